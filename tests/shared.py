@@ -1,0 +1,12 @@
+"""Reference values and real ultrasound that lie outside the repository; tests that need them skip where they are absent."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("TUSFLOW_SHARED", REPOSITORY.parent / "shared"))
+
+needs_golden = pytest.mark.skipif(not (SHARED / "golden").is_dir(), reason=f"no reference values at {SHARED / 'golden'}")
+needs_real = pytest.mark.skipif(not (SHARED / "real").is_dir(), reason=f"no real ultrasound at {SHARED / 'real'}")

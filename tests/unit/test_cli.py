@@ -1,0 +1,41 @@
+"""Flags from the schema: config -> flags -> settings is the identity."""
+
+import shlex
+
+import pytest
+
+from workflow_scripts import cli
+from workflow_scripts.errors import UserError
+from workflow_scripts.study.schema import config_schema, recipe_defaults
+
+RECIPES = [name for name in config_schema()["$defs"] if name.endswith("_recipe")]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_flags_and_settings_are_inverse(recipe):
+    parser = cli.stage_parser("a stage")
+    cli.add_settings(parser, recipe)
+    defaults = recipe_defaults(recipe)
+    assert cli.settings(parser.parse_args([])) == defaults
+    assert cli.settings(parser.parse_args(shlex.split(cli.flags(defaults)))) == defaults
+
+
+def test_every_kind_of_value_survives():
+    parser = cli.stage_parser("a stage")
+    cli.add_settings(parser, "pretraining_recipe")
+    changed = recipe_defaults("pretraining_recipe")
+    changed.update(loss_con=False, projection=[8, 4], lr=1e-7, optimiser="adamw")
+    changed["augmentation"]["flip"] = 0.125
+    assert cli.settings(parser.parse_args(shlex.split(cli.flags(changed)))) == changed
+
+
+def test_user_errors_become_one_message(capsys, tmp_path):
+    def stage(_):
+        raise UserError("row 3 is wrong; mend it")
+
+    log = tmp_path / "logs" / "stage.log"
+    with pytest.raises(SystemExit) as end:
+        cli.run(stage, cli.stage_parser("a stage"), ["--log", str(log)])
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "error: row 3 is wrong; mend it\n"
+    assert log.read_text() == "error: row 3 is wrong; mend it\n"

@@ -1,0 +1,170 @@
+"""Command lines of the stages.
+
+A stage's numeric settings are described once, in schemas/config.schema.yaml; `add_settings` turns such a description
+into flags (nested keys become dotted: `--augmentation.flip 0.5`) and `flags` turns a config section into the same
+flags, so that config, command line and `--help` cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from workflow_scripts.errors import UserError
+from workflow_scripts.study.schema import recipe_schema
+
+T = TypeVar("T")
+TYPES: dict[str, Callable[[str], Any]] = {"integer": int, "number": float, "string": str}
+
+
+def stage_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser whose help shows the stage's docstring and the defaults; every stage takes `--log FILE`."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--log", type=Path, help="also write messages to this file")
+    return parser
+
+
+def add_settings(parser: argparse.ArgumentParser, recipe: str) -> None:
+    """Add one flag per key of the schema's definition `recipe` (for example `finetuning_recipe`)."""
+    group = parser.add_argument_group("settings")
+    for key, schema in _leaves(recipe_schema(recipe)):
+        text = f"{schema.get('description', '')} (default: {schema['default']})".replace("%", "%%")
+        common: dict[str, Any] = {"default": schema["default"], "help": text, "dest": f"settings.{key}"}
+        flag = "--" + key.replace("_", "-")
+        if schema.get("type") == "boolean":
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+        elif schema.get("type") == "array":
+            group.add_argument(flag, nargs="*", type=TYPES[schema["items"]["type"]], **common)
+        else:
+            kind = TYPES[schema.get("type", "string")]
+            group.add_argument(flag, type=kind, choices=schema.get("enum"), **common)
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The nested settings that `add_settings` parsed."""
+    nested: dict[str, Any] = {}
+    for name, value in vars(arguments).items():
+        if name.startswith("settings."):
+            *parents, key = name.removeprefix("settings.").split(".")
+            level = nested
+            for parent in parents:
+                level = level.setdefault(parent, {})
+            level[key] = value
+    return nested
+
+
+def flags(values: Mapping[str, Any], prefix: str = "") -> str:
+    """Shell-quoted flags for a config section, the inverse of `add_settings` and `settings`."""
+    words: list[str] = []
+    for key, value in values.items():
+        name = prefix + key.replace("_", "-")
+        if isinstance(value, Mapping):
+            words.append(flags(value, f"{name}."))
+        elif isinstance(value, bool):
+            words.append(f"--{name}" if value else "--" + _negated(name))
+        elif isinstance(value, (list, tuple)):
+            words.append(" ".join([f"--{name}", *(shlex.quote(str(item)) for item in value)]))
+        else:
+            words.append(f"--{name} {shlex.quote(str(value))}")
+    return " ".join(words)
+
+
+def _negated(name: str) -> str:
+    return f"no-{name}"
+
+
+def _leaves(schema: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for key, value in schema["properties"].items():
+        if "properties" in value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Add what every training takes: device, threads, work directory, time limit and code version."""
+    group = parser.add_argument_group("how it runs (never changes what is computed, but for the device's rounding)")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto, a GPU if there is one)")
+    group.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    group.add_argument("--work-dir", type=Path, required=True, help="folder for checkpoints; a matching one is continued")
+    group.add_argument(
+        "--time-limit", type=float, help="minutes of this job; the training checkpoints and ends itself before (default and 0: no limit)"
+    )
+    group.add_argument("--code-version", default="", help="fingerprint of the code; another one starts afresh")
+
+
+def progress(items: Iterable[T], label: str, unit: str, total: int | None = None, initial: int = 0) -> Iterator[T]:
+    """Iterate with a progress bar on stderr: lively on a terminal, a line every 15 s in a log."""
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    yield from tqdm(
+        items, desc=label, unit=unit, total=total, initial=initial, mininterval=0.5 if terminal else 15.0,
+        dynamic_ncols=terminal, ascii=not terminal,
+    )  # fmt: skip
+
+
+def say(text: str) -> None:
+    """Print a message to stderr, and so to the log."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class _Tee:
+    """A text stream that writes to two, and is a terminal where the first is."""
+
+    def __init__(self, first: TextIO, second: TextIO) -> None:
+        self.first, self.second = first, second
+
+    def write(self, text: str) -> int:
+        self.second.write(text)
+        return self.first.write(text)
+
+    def flush(self) -> None:
+        self.first.flush()
+        self.second.flush()
+
+    def isatty(self) -> bool:
+        return self.first.isatty()
+
+    def fileno(self) -> int:
+        return self.first.fileno()
+
+
+@contextmanager
+def _logging_to(path: Path | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = sys.stderr
+    with path.open("w", encoding="utf-8") as file:
+        sys.stderr = _Tee(before, file)  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            sys.stderr = before
+
+
+def run(stage: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> None:
+    """Parse, run the stage, and turn a `UserError` into one clear message and exit status 1."""
+    arguments = parser.parse_args(argv)
+    # Threads must be set before NumPy or torch load their BLAS; -1 and unset mean "as given".
+    threads = getattr(arguments, "threads", None)
+    if threads:
+        for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ[variable] = str(threads)
+    with _logging_to(arguments.log):
+        try:
+            stage(arguments)
+        except UserError as error:
+            say(f"error: {error}")
+            sys.exit(1)

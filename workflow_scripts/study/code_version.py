@@ -1,0 +1,86 @@
+"""A fingerprint of the code that computes a stage's result.
+
+Snakemake's own `code` trigger sees a comment in a rule but not a change in an imported module. Here it is the other
+way round: the fingerprint covers the stage's entry point and every module of the package that it imports, at any depth,
+and leaves out what cannot change a result: comments, layout, docstrings and log lines.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+ROOT = PACKAGE.parent
+# Calls whose value is thrown away and that only talk: `say(...)`, `print(...)`.
+TALK = {"say", "print"}
+# Modules that bring settings in and messages out; the settings themselves are parameters of the rules.
+NEUTRAL = {"workflow_scripts.cli", "workflow_scripts.errors"}
+
+
+@cache
+def code_version(stage: str) -> str:
+    """Sixteen hexadecimal digits that change when code behind `workflow_scripts/<stage>.py` changes its meaning."""
+    modules = sorted(_reach(f"{PACKAGE.name}.{stage}"))
+    if not modules:
+        raise FileNotFoundError(f"no stage {PACKAGE / stage}.py")
+    digest = hashlib.sha256()
+    for module in modules:
+        digest.update(f"{module}\0{_meaning(module)}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def reached_modules(stage: str) -> set[str]:
+    """Names of the package's modules that a stage imports, itself included."""
+    return set(_reach(f"{PACKAGE.name}.{stage}"))
+
+
+def _file(module: str) -> Path | None:
+    path = ROOT.joinpath(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    file = _file(module)
+    assert file is not None, module
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _reach(start: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        module = waiting.pop()
+        if module in found or module in NEUTRAL or _file(module) is None:
+            continue
+        found.add(module)
+        for node in ast.walk(_tree(module)):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names if alias.name.startswith(PACKAGE.name)]
+            elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE.name):
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
+
+
+@cache
+def _meaning(module: str) -> str:
+    file = _file(module)
+    assert file is not None, module
+    # A tree of its own, since the visitor changes it. Without positions, layout and comments leave no trace.
+    return ast.dump(_Silence().visit(ast.parse(file.read_text(encoding="utf-8"))))
+
+
+class _Silence(ast.NodeTransformer):
+    """Drops docstrings and talk (a body may end empty: the tree is only printed, never compiled)."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        value = node.value
+        is_text = isinstance(value, ast.Constant) and isinstance(value.value, str)
+        is_talk = isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in TALK
+        return None if is_text or is_talk else node

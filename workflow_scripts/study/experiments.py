@@ -1,0 +1,96 @@
+"""Experiments: what the table rows ask to be fine-tuned, each once however many rows name it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from workflow_scripts.study.config import BASELINES, LABELLED_SET, SYNTHETIC_SETS
+
+TABLES = ("table1", "table2", "table3", "table4")
+UNAUGMENTED = {"markers": 0.0, "rotation": 0.0, "flip": 0.0, "shift": 0.0}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One fine-tuning experiment: where it starts, which labels it learns, and a named change of the recipe."""
+
+    init: str
+    labels: str
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its folder below finetuning/."""
+        return "-".join(part for part in (self.init, self.labels, self.variant) if part)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether no network is trained."""
+        return self.init in BASELINES
+
+
+def experiment_of(row: Mapping[str, Any], config: Mapping[str, Any]) -> Experiment:
+    """The experiment that a table row shows."""
+    return Experiment(row["init"], row.get("labels", config["finetuning"]["labels"]), row["variant"])
+
+
+def explained_experiments(config: Mapping[str, Any]) -> list[Experiment]:
+    """Figure 5's experiments: the explained start with the full augmentation and without any."""
+    start, labels = config["figures"]["explained"], config["finetuning"]["labels"]
+    return [Experiment(start, labels), Experiment(start, labels, "unaugmented")] if start else []
+
+
+def experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
+    """Every experiment of the study by name."""
+    rows = [experiment_of(row, config) for table in TABLES for row in config["tables"][table]["rows"]]
+    return {experiment.name: experiment for experiment in [*rows, *explained_experiments(config)]}
+
+
+def finetuning_recipe(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fine-tuning settings of an experiment."""
+    recipe = dict(config["finetuning"]["recipe"])
+    return {**recipe, "augmentation": UNAUGMENTED} if experiment.variant == "unaugmented" else recipe
+
+
+def pretraining_recipe(run: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The pretraining settings of a run: the common recipe with the run's own changes."""
+    common, own = config["pretraining"]["recipe"], config["pretraining"]["runs"][run]["recipe"]
+    merged = {**common, **own}
+    merged["augmentation"] = {**common["augmentation"], **own.get("augmentation", {})}
+    return merged
+
+
+def switches(init: str, table: str, config: Mapping[str, Any]) -> dict[str, str]:
+    """The descriptive columns of a row in tables 3 (which sets) and 4 (which losses), as the paper prints them."""
+    run = config["pretraining"]["runs"].get(init)
+    if table == "table3":
+        sets, organs = set(run["sets"]) if run else set(), config["data"]["organs"]
+        target = config["data"]["target_organ"]
+        columns = {f"real {organ}": _yes(organ in sets or (organ == target and LABELLED_SET in sets)) for organ in organs}
+        synthetic = {"synthetic": "Xg", "filtered": "Xgf"}
+        return {**columns, f"synthetic {target}": ", ".join(synthetic[s] for s in SYNTHETIC_SETS if s in sets) or "–"}
+    if table == "table4":
+        if run is None:
+            return {"L_con": "no", "L_sup": "no", "lambda": "–"}
+        recipe = pretraining_recipe(init, config)
+        weight = recipe["organ_weight"]
+        return {"L_con": _yes(recipe["loss_con"]), "L_sup": _yes(weight > 0), "lambda": f"{weight:.1f}"}
+    return {}
+
+
+def table_row(row: Mapping[str, Any], table: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a table as the table stage takes it: name, experiment, start, its printed sample count, switches."""
+    start = config["initialisations"].get(row["init"], {})
+    return {
+        "name": row["name"],
+        "experiment": experiment_of(row, config).name,
+        "init": row["init"],
+        "samples": start.get("samples", "–"),
+        "switches": switches(row["init"], table, config),
+    }
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

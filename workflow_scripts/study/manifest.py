@@ -1,0 +1,91 @@
+"""The validated manifest of a study: one row per raw frame."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from workflow_scripts.errors import UserError
+
+SCHEMA_PATH = Path(__file__).parents[2] / "schemas" / "manifest.schema.yaml"
+# Beyond this many problems a list helps nobody.
+SHOWN = 30
+
+
+def read_manifest(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a manifest (comma or semicolon separated, UTF-8, with or without a byte-order mark), cells stripped.
+
+    Raises `UserError` when the file is missing, no UTF-8, or has a ragged row.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"the manifest {path} does not exist; data.manifest in the config names it") from None
+    except UnicodeDecodeError:
+        raise UserError(f"the manifest {path} is not UTF-8; save it as CSV UTF-8") from None
+    header = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text), delimiter=";" if header.count(";") > header.count(",") else ",")
+    rows = []
+    for row in reader:
+        if None in row or None in row.values():
+            raise UserError(f"{path} line {reader.line_num}: the row has another number of cells than the header")
+        rows.append({key.strip(): value.strip() for key, value in row.items()})
+    return rows
+
+
+def load_manifest(path: str | Path, data: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Read and validate a manifest against the config's section `data`.
+
+    Raises `UserError` that lists every problem with its line and column.
+    """
+    rows = read_manifest(path)
+    problems = list(_problems(rows, data))
+    if problems:
+        shown = "\n".join(f"  {path} {text}" for text in problems[:SHOWN])
+        more = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise UserError(f"the manifest has mistakes:\n{shown}{more}")
+    return rows
+
+
+def _problems(rows: list[dict[str, str]], data: Mapping[str, Any]) -> Iterator[str]:
+    import yaml
+
+    schema = yaml.safe_load(SCHEMA_PATH.read_text(encoding="utf-8"))
+    if not rows:
+        yield "holds no row"
+        return
+    missing = [column for column in schema["required"] if column not in rows[0]]
+    if missing:
+        yield f"line 1: missing column {', '.join(missing)}"
+        return
+    patterns = {name: re.compile(column["pattern"]) for name, column in schema["properties"].items() if "pattern" in column}
+    seen: dict[str, int] = {}
+    for line, row in enumerate(rows, start=2):
+        for column, pattern in patterns.items():
+            if column in row and not pattern.match(row[column]):
+                yield f"line {line}, column {column}: {row[column]!r} is not allowed (must match {pattern.pattern})"
+        image_id = row["image_id"]
+        if image_id in seen:
+            yield f"line {line}, column image_id: {image_id!r} stands already in line {seen[image_id]}"
+        seen.setdefault(image_id, line)
+        if row["organ"] not in data["organs"]:
+            yield f"line {line}, column organ: {row['organ']!r} is not one of data.organs ({', '.join(data['organs'])})"
+        if row["label"] and row["label"] not in data["classes"]:
+            yield f"line {line}, column label: {row['label']!r} is not one of data.classes ({', '.join(data['classes'])})"
+        if row["label"] and row["organ"] != data["target_organ"]:
+            yield f"line {line}, column label: only {data['target_organ']} frames carry labels; empty it"
+        if row["label"] and not row["patient_id"]:
+            yield f"line {line}, column patient_id: a labelled frame needs its patient, or folds would leak"
+        if row["device"] not in data["crop_profiles"]:
+            known = ", ".join(data["crop_profiles"]) or "none"
+            yield f"line {line}, column device: no crop profile {row['device']!r} in data.crop_profiles ({known})"
+        path = PurePosixPath(row["path"].replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or re.match(r"^[A-Za-z]:", row["path"]):
+            yield f"line {line}, column path: {row['path']!r} leaves data.root ({data['root']})"
+        if data["source"] == "phantoms" and row.get("truth", "") not in data["classes"] and row["organ"] == data["target_organ"]:
+            yield f"line {line}, column truth: a phantom needs the class to draw ({', '.join(data['classes'])})"

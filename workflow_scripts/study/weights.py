@@ -1,0 +1,78 @@
+"""Networks that the workflow does not train itself: which files, from where, and which rows need them."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts.errors import UserError
+from workflow_scripts.study.config import BASELINES
+from workflow_scripts.study.experiments import TABLES
+
+# Downloads are made by a rule only into this folder; a file elsewhere is brought by hand.
+FOLDER = "weights/"
+CONNECT_SECONDS = 5
+
+
+@dataclass
+class WeightFile:
+    """A file of weights, where it comes from, and what asks for it."""
+
+    file: str
+    url: str
+    sha256: str
+    used_by: list[str] = field(default_factory=list)
+
+
+def weight_files(config: Mapping[str, Any]) -> dict[str, WeightFile]:
+    """Every file of weights that the config names, by path."""
+    found: dict[str, WeightFile] = {}
+    for name, start in config["initialisations"].items():
+        if start["layout"] == "scratch":
+            continue
+        weight = found.setdefault(start["file"], WeightFile(start["file"], start["url"], start["sha256"]))
+        if name in config["audit"]["initialisations"]:
+            weight.used_by.append("audit.initialisations")
+        runs = [run for run, entry in config["pretraining"]["runs"].items() if entry["init"] == name]
+        for table in TABLES:
+            for row in config["tables"][table]["rows"]:
+                if row["init"] not in BASELINES and row["init"] in (name, *runs):
+                    weight.used_by.append(f"{table} row {row['name']!r}")
+    if config["embedding"]["network"] == "inception":
+        inception = config["embedding"]["inception"]
+        weight = WeightFile(inception["file"], inception["url"], inception["sha256"])
+        found.setdefault(inception["file"], weight).used_by.append("embedding.network (filter, metrics, privacy)")
+    return found
+
+
+def require_files(config: Mapping[str, Any], needed: Collection[str]) -> None:
+    """Raise `UserError` unless every needed file of weights is here or its URL answers.
+
+    `needed` are the paths that the planned jobs read or make; files of weights among them are looked at, others ignored.
+    """
+    problems = []
+    for weight in weight_files(config).values():
+        if weight.file not in needed or Path(weight.file).is_file():
+            continue
+        reason = _unreachable(weight.url) if weight.file.startswith(FOLDER) else f"it lies outside {FOLDER}"
+        if reason:
+            rows = "; ".join(weight.used_by) or "nothing in a table"
+            source = f"download it from {weight.url} on a machine with network" if weight.url else "get it from its authors"
+            problems.append(f"  {weight.file} is missing and cannot be fetched ({reason}). Needed by: {rows}. {source} and put it there")
+    if problems:
+        raise UserError("networks that this run needs are not at hand:\n" + "\n".join(problems))
+
+
+def _unreachable(url: str) -> str:
+    if not url:
+        return "the config gives no url"
+    try:
+        request = urllib.request.Request(url, method="HEAD")  # noqa: S310  (the user's own URL)
+        with urllib.request.urlopen(request, timeout=CONNECT_SECONDS):  # noqa: S310
+            return ""
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        return str(getattr(error, "reason", error))
