@@ -1,0 +1,60 @@
+# make demo   the whole workflow on phantoms, on a laptop        make test         every test but the cluster's
+# make lint   formatters, linters, type checker                  make test-fast    what takes under three minutes
+PYTHON ?= python3
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+READY := .venv/ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# One thread per job: the demo's trainings are small, so several at once beat one that is split.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-fast test-cluster lint format lock figures clean help
+
+help:
+	@sed -n '1,2s/^# //p' Makefile
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: tusflow needs Python 3.11 or newer; say 'make PYTHON=/path/to/python3.11 …'" >&2; exit 1; }
+	@echo "setting up .venv (about 6 GB, mostly PyTorch) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv \
+		|| { echo "error: cannot make a virtual environment; install Python's venv module (Debian: python3-venv)" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) \
+		|| { echo "error: the Python package index cannot be reached; setting up needs it" >&2; exit 1; }
+	@$(BIN)/uv pip install --python $(BIN)/python --requirements requirements.lock \
+		|| { echo "error: the packages of requirements.lock could not be installed (network? disk?)" >&2; exit 1; }
+	@touch $@
+
+demo: $(READY)
+	@echo "drawing phantoms, training and testing on them: about 10 minutes on two cores …"
+	@$(BIN)/snakemake --configfile demo/config.yaml --cores $(CORES) --quiet rules host reason
+	@$(BIN)/python -m workflow_scripts.show_results --results results/demo
+
+test: $(READY)
+	@$(BIN)/python -m pytest -m "not cluster"
+
+test-fast: $(READY)
+	@$(BIN)/python -m pytest -m "not slow and not cluster"
+
+test-cluster: $(READY)
+	@$(BIN)/python -m pytest -m cluster
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/snakefmt --check Snakefile rules
+	@$(BIN)/snakemake --lint
+	@$(BIN)/mypy
+
+format: $(READY)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@$(BIN)/snakefmt Snakefile rules
+
+lock: $(READY)
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --generate-hashes --no-emit-index-url \
+		pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf .venv results data/phantoms

@@ -1,0 +1,41 @@
+# From raw ultrasound frames to the tables of the paper. Start it from this folder:
+#   snakemake -n                     what would be done
+#   snakemake --cores 8              everything, on this machine
+#   snakemake --profile slurm        everything, on a cluster
+#   snakemake --cores 8 tables       one of the named targets of rules/targets.smk
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/weights.smk"
+include: "rules/audit.smk"
+include: "rules/pretraining.smk"
+include: "rules/diffusion.smk"
+include: "rules/synthesis.smk"
+include: "rules/finetuning.smk"
+include: "rules/tables.smk"
+include: "rules/figures.smk"
+include: "rules/targets.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    input:
+        [result(f"tables/{table}.csv") for table in TABLES],
+        [result(f"figures/{figure}.png") for figure in FIGURES],
+        [result(f"release/{cohort}synthetic.zip") for cohort in COHORTS],
+        result("report.html"),
+
+
+# Before the first job of a run: are the downloaded networks that it needs at hand, or can they be fetched?
+onstart:
+    require_weights(workflow.dag.needrun_jobs())

@@ -1,0 +1,179 @@
+# What the rules share: the validated study, artefact paths, cohorts.
+import json
+import os
+import sys
+from pathlib import Path
+from shlex import quote
+
+sys.path.insert(0, workflow.basedir)
+# Stages run as `python -m workflow_scripts.<stage>`, also when Snakemake is started with --directory.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")]))
+
+from snakemake.exceptions import WorkflowError
+
+from workflow_scripts.cli import flags
+from workflow_scripts.errors import UserError
+from workflow_scripts.study import experiments as study
+from workflow_scripts.study.code_version import code_version
+from workflow_scripts.study.config import (
+    LABELLED_SET,
+    SYNTHETIC_SETS,
+    load_config,
+    organs_of,
+)
+from workflow_scripts.study.manifest import load_manifest
+from workflow_scripts.study.weights import require_files, weight_files
+
+# The config.yaml of the working directory, then what --configfile and --config change in it.
+_changes = [str(file) for file in workflow.overwrite_configfiles]
+_words = workflow.config_settings.config_args or []
+CONFIG_FLAGS = " ".join(
+    (["--configfile", *map(quote, _changes)] if _changes else [])
+    + (["--config", *map(quote, _words)] if _words else [])
+)
+
+try:
+    config = load_config(config, [Path("config.yaml"), *map(Path, _changes)])
+    load_manifest(config["data"]["manifest"], config["data"])
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = config["results"]
+DATA = config["data"]
+SEEDS = config["seeds"]
+FOLDS = range(config["folds"])
+REAL_SETS = [LABELLED_SET, *DATA["organs"]]
+EXPERIMENTS = study.experiments(config)
+RUNS = config["pretraining"]["runs"]
+CLASSES = " ".join(quote(name) for name in DATA["classes"])
+# Phantoms must never pass for patients: everything a person looks at carries this.
+ORIGIN = "PHANTOM" if DATA["source"] == "phantoms" else ""
+ORIGIN_FLAG = f"--origin {ORIGIN}" if ORIGIN else ""
+# A cohort is what one generator and one encoder may see: all patients, or (holdout: per_fold) all but one fold's.
+COHORTS = [f"seed{seed}_fold{fold}/" for seed in SEEDS for fold in FOLDS] if config["holdout"] == "per_fold" else [""]
+# The pretraining runs that something asks for; the config may hold more.
+_encoder = config["embedding"]["network"].partition(":")[2]
+_starts = {*config["audit"]["initialisations"], _encoder, *(e.init for e in EXPERIMENTS.values())}
+PRETRAINED = [run for run in RUNS if run in _starts]
+READY_MODEL = config["diffusion"]["model"]
+TABLES = [table for table in study.TABLES if config["tables"][table]["rows"]] + ["generation"]
+
+
+wildcard_constraints:
+    cohort=r"(seed\d+_fold\d+/)?",
+    experiment="|".join(EXPERIMENTS) or "none",
+    fold=r"\d+",
+    init=r"[A-Za-z][A-Za-z0-9_]*",
+    policy="complete|filtered|flipped|reviewed",
+    real_set="|".join(REAL_SETS),
+    run="|".join(RUNS) or "none",
+    seed=r"\d+",
+    shard=r"\d+",
+    synthetic_set="|".join(SYNTHETIC_SETS),
+    table="|".join(study.TABLES),
+
+
+def result(path):
+    """Path of an artefact; wildcards stay in place."""
+    return f"{RESULTS}/{path}"
+
+
+def log_of(path):
+    """Path of a stage's log."""
+    return f"{RESULTS}/logs/{path}.log"
+
+
+def left_out_folds(wildcards):
+    """The fold file that names the patients a cohort leaves out, if it leaves out any."""
+    seed = wildcards.cohort.partition("_")[0]
+    return [result(f"folds/{seed}.csv")] if seed else []
+
+
+def left_out_flags(wildcards):
+    """The flags that keep a cohort's left-out patients away."""
+    seed, _, fold = wildcards.cohort.rstrip("/").partition("_fold")
+    return f"--folds {quote(result(f'folds/{seed}.csv'))} --exclude-fold {fold}" if seed else ""
+
+
+def start_layout(init):
+    """Key layout of the weights that a training starts from."""
+    return "timm" if init in RUNS else config["initialisations"][init]["layout"]
+
+
+def start_weights(init, seed):
+    """The weights that the folds of one seed start from: none, one file, or (holdout: per_fold) one per fold."""
+    if init not in RUNS:
+        file = config["initialisations"][init].get("file")
+        return [file] if file else []
+    return [
+        result(f"pretraining/{init}/{cohort}backbone.safetensors")
+        for cohort in COHORTS
+        if not cohort or cohort.startswith(f"seed{seed}_")
+    ]
+
+
+def require_weights(jobs):
+    """Refuse to start while a network that the planned jobs read is neither here nor to be had."""
+    needed = {str(file) for job in jobs for file in [*job.input, *job.output]}
+    try:
+        require_files(config, needed)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def frames_of_phantoms(wildcards):
+    """The drawn frames, where the study is one of phantoms."""
+    return [result("phantoms/frames.csv")] if ORIGIN else []
+
+
+def mix(wildcards, suffix):
+    """The stores (.npy) or indexes (.csv) of a run's sets; synthetic ones belong to the run's cohort."""
+    return [
+        result(f"views/{wildcards.cohort if name in SYNTHETIC_SETS else ''}{name}{suffix}")
+        for name in RUNS[wildcards.run]["sets"]
+    ]
+
+
+def generator(wildcards):
+    """The folder of the diffusion model: the study's own, or one that the config brings."""
+    return config["diffusion"]["model"] or result(f"diffusion/{wildcards.cohort}model")
+
+
+def embedding_weights(wildcards):
+    """The embedding network's weights: Inception's, or the encoder that the cohort pretrained."""
+    network = config["embedding"]["network"]
+    if network == "inception":
+        return config["embedding"]["inception"]["file"]
+    run = network.removeprefix("encoder:")
+    return result(f"pretraining/{run}/{wildcards.cohort}backbone.safetensors")
+
+
+def experiment_weights(wildcards):
+    """The weights that an experiment's folds start from."""
+    return start_weights(EXPERIMENTS[wildcards.experiment].init, wildcards.seed)
+
+
+def experiment_labels(wildcards):
+    """The label set that an experiment learns."""
+    return result(f"labels/{EXPERIMENTS[wildcards.experiment].labels}.csv")
+
+
+def table_experiments(table):
+    """The experiments that a table shows, each once, in the order of its rows."""
+    rows = config["tables"][table]["rows"]
+    return list(dict.fromkeys(study.experiment_of(row, config).name for row in rows))
+
+
+def table_parameters(table):
+    """The parameter files of the pretraining runs that a table shows; they know how many views each run saw."""
+    starts = dict.fromkeys(row["init"] for row in config["tables"][table]["rows"])
+    return [result(f"pretraining/{init}/{COHORTS[0]}parameters.json") for init in starts if init in RUNS]
+
+
+def table_rows(table):
+    """The rows of a table as the table stage takes them, JSON."""
+    rows = [study.table_row(row, table, config) for row in config["tables"][table]["rows"]]
+    for row in rows:
+        if row["init"] in RUNS:
+            row["parameters"] = result(f"pretraining/{row['init']}/{COHORTS[0]}parameters.json")
+    return quote(json.dumps(rows, ensure_ascii=False))

@@ -1,0 +1,79 @@
+# Frames -> views, folds and the original labels (SPEC 1).
+rule draw_phantoms:
+    input:
+        manifest=DATA["manifest"],
+    output:
+        frames=result("phantoms/frames.csv"),
+    log:
+        log_of("draw_phantoms"),
+    conda:
+        "../envs/data.yaml"
+    threads: 2
+    params:
+        root=quote(DATA["root"]),
+        code=code_version("phantoms"),
+    shell:
+        "exec python -m workflow_scripts.phantoms frames --manifest {input.manifest:q} --root {params.root}"
+        " --output {output.frames:q} --threads {threads} --log {log:q}"
+
+
+# The frames themselves are no inputs: 26 000 of them would be looked at in every start of Snakemake. After
+# replacing frames in place, `snakemake -R crop_views` cuts them again.
+rule crop_views:
+    input:
+        manifest=DATA["manifest"],
+        phantoms=frames_of_phantoms,
+    output:
+        views=result("views/{real_set}.npy"),
+        index=result("views/{real_set}.csv"),
+    log:
+        log_of("crop_views/{real_set}"),
+    conda:
+        "../envs/data.yaml"
+    threads: 2
+    params:
+        root=quote(DATA["root"]),
+        target=DATA["target_organ"],
+        profiles=quote(json.dumps(DATA["crop_profiles"])),
+        size=DATA["size"],
+        bad=DATA["on_bad_frame"],
+        code=code_version("crop"),
+    shell:
+        "exec python -m workflow_scripts.crop --manifest {input.manifest:q} --root {params.root}"
+        " --set {wildcards.real_set} --target-organ {params.target} --profiles {params.profiles}"
+        " --size {params.size} --on-bad-frame {params.bad} --threads {threads}"
+        " --output-views {output.views:q} --output-index {output.index:q} --log {log:q}"
+
+
+rule draw_folds:
+    input:
+        index=result("views/labelled.csv"),
+    output:
+        folds=result("folds/seed{seed}.csv"),
+    log:
+        log_of("draw_folds/seed{seed}"),
+    conda:
+        "../envs/data.yaml"
+    params:
+        folds=config["folds"],
+        positive=quote(DATA["classes"][1]),
+        code=code_version("folds"),
+    shell:
+        "exec python -m workflow_scripts.folds --index {input.index:q} --folds {params.folds}"
+        " --seed {wildcards.seed} --positive {params.positive} --output {output.folds:q} --log {log:q}"
+
+
+rule complete_labels:
+    input:
+        index=result("views/labelled.csv"),
+    output:
+        labels=result("labels/complete.csv"),
+    log:
+        log_of("complete_labels"),
+    conda:
+        "../envs/data.yaml"
+    params:
+        code=code_version("complete_labels"),
+    shell:
+        "exec python -m workflow_scripts.complete_labels --index {input.index:q}"
+        " --output {output.labels:q} --log {log:q}"

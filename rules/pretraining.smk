@@ -1,0 +1,35 @@
+# Contrastive pretraining per data mix (SPEC 3).
+rule pretrain:
+    input:
+        views=lambda wildcards: mix(wildcards, ".npy"),
+        index=lambda wildcards: mix(wildcards, ".csv"),
+        folds=left_out_folds,
+        weights=lambda wildcards: start_weights(RUNS[wildcards.run]["init"], seed=None),
+    output:
+        backbone=result("pretraining/{run}/{cohort}backbone.safetensors"),
+        heads=result("pretraining/{run}/{cohort}heads.safetensors"),
+        metrics=result("pretraining/{run}/{cohort}metrics.jsonl"),
+        parameters=result("pretraining/{run}/{cohort}parameters.json"),
+    log:
+        log_of("pretrain/{run}/{cohort}pretrain"),
+    conda:
+        "../envs/training.yaml"
+    threads: 1
+    resources:
+        runtime=0,
+    params:
+        settings=lambda wildcards: flags(study.pretraining_recipe(wildcards.run, config)),
+        organs=" ".join(DATA["organs"]),
+        left_out=left_out_flags,
+        backbone=config["model"]["backbone"],
+        layout=lambda wildcards: start_layout(RUNS[wildcards.run]["init"]),
+        work=result("work/pretrain/{run}/{cohort}run"),
+        code=code_version("pretrain"),
+    shell:
+        "exec python -m workflow_scripts.pretrain --views {input.views:q} --index {input.index:q}"
+        " --organs {params.organs} {params.left_out} --backbone {params.backbone}"
+        " --layout {params.layout} --weights {input.weights:q} {params.settings}"
+        " --output {output.backbone:q} --output-heads {output.heads:q}"
+        " --output-metrics {output.metrics:q} --output-parameters {output.parameters:q}"
+        " --work-dir {params.work:q} --code-version {params.code} --time-limit {resources.runtime}"
+        " --threads {threads} --log {log:q}"
