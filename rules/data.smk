@@ -11,10 +11,13 @@ rule draw_phantoms:
     threads: 2
     params:
         root=quote(DATA["root"]),
+        target=DATA["target_organ"],
+        positive=quote(DATA["classes"][1]),
         code=code_version("phantoms"),
     shell:
         "exec python -m workflow_scripts.phantoms frames --manifest {input.manifest:q} --root {params.root}"
-        " --output {output.frames:q} --threads {threads} --log {log:q}"
+        " --target-organ {params.target} --positive {params.positive} --output {output.frames:q}"
+        " --threads {threads} --log {log:q}"
 
 
 # The frames themselves are no inputs: 26 000 of them would be looked at in every start of Snakemake. After

@@ -1,0 +1,129 @@
+"""Dry runs: the shipped config, a study of paper size, mistakes that stop a run before it starts."""
+
+import ast
+import csv
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.shared import REPOSITORY
+from tests.workflow.study import ENVIRONMENT, Study
+from workflow_scripts.study.code_version import reached_modules
+
+HEADER = ["image_id", "path", "patient_id", "organ", "label", "device", "side", "truth"]
+
+
+def test_shipped_config_plans_every_stage_in_a_fresh_clone(tmp_path: Path):
+    study = Study(tmp_path, [])
+    (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
+    planned = study.planned()
+    assert planned["fetch_weights"] == 3  # ImageNet, USCL, Inception
+    assert planned["audit_train"] == 2 * 4
+    assert planned["pretrain"] == 13
+    assert planned["sample_shard"] == 20
+    assert planned["make_table"] == 4
+    assert planned["make_report"] == 1
+
+
+def test_a_study_of_paper_size_is_planned_quickly_in_at_most_200_jobs(tmp_path: Path):
+    with (tmp_path / "data_manifest.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(HEADER)
+        for patient in range(220):
+            for side in ("left", "right"):
+                name = f"P{patient:03}_{side}"
+                label = "inhomogeneous" if patient % 5 == 0 else "homogeneous"
+                row = [name, f"{name}.bmp", f"P{patient:03}", "testicle", label, "esaote_mylab", side, label]
+                writer.writerow(row)
+        for i in range(25_790):
+            organ = "testicle" if i < 1664 else "thyroid"
+            writer.writerow([f"U{i:05}", f"u/{i}.bmp", f"Q{i:05}", organ, "", "esaote_mylab", "", "homogeneous"])
+    start = time.monotonic()
+    planned = Study(tmp_path, []).planned()
+    assert time.monotonic() - start < 15
+    assert sum(planned.values()) <= 200
+
+
+def test_per_fold_holdout_plans_one_generator_per_seed_and_fold(tmp_path: Path):
+    (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
+    planned = Study(tmp_path, []).change("holdout", {"holdout": "per_fold"}).planned()
+    assert planned["train_diffusion"] == 4 * 3
+    assert planned["pretrain"] == 13 * 4 * 3
+
+
+def test_mistakes_in_config_and_manifest_stop_a_dry_run_with_their_lines(tmp_path: Path):
+    lines = (REPOSITORY / "data_manifest.csv").read_text().splitlines()
+    (tmp_path / "data_manifest.csv").write_text("\n".join([*lines, lines[-1]]) + "\n")
+    study = Study(tmp_path, [])
+    output = study.snakemake("--dry-run", check=False)
+    assert f"line {len(lines) + 1}, column image_id" in output
+    assert "Traceback" not in output
+    output = study.change("typo", {"finetuning": {"recipe": {"epoch": 3}}}).snakemake("--dry-run", check=False)
+    assert "typo.yaml line 3, finetuning.recipe: unknown key 'epoch'" in output
+
+
+def test_missing_weights_stop_a_run_before_its_first_job(tmp_path: Path):
+    (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
+    nowhere = {"initialisations": {"imagenet": {"url": "https://127.0.0.1:9/resnet18-f37072fd.pth"}}}
+    study = Study(tmp_path, []).change("offline", nowhere)
+    output = study.snakemake("--cores", "1", "results/finetuning/imagenet-complete/seed0.csv", check=False)
+    assert "weights/resnet18-f37072fd.pth is missing and cannot be fetched" in output
+    assert "table1 row 'complete'" in output
+    assert "uscl" not in output.partition("are not at hand")[2]
+    assert not (tmp_path / "results").exists()
+
+
+def imports_torch(rule_stage: str) -> bool:
+    """Whether a stage's code, at any depth, imports torch."""
+    for module in reached_modules(rule_stage):
+        file = REPOSITORY.joinpath(*module.split(".")).with_suffix(".py")
+        if not file.exists():
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.split(".")[0] in ("torch", "timm", "diffusers") for name in names):
+                return True
+    return False
+
+
+TORCH_RULES = {
+    "audit_train": "audit", "pretrain": "pretrain", "train_diffusion": "train_diffusion", "sample_shard": "sample",
+    "embed": "embed", "finetune": "finetune", "explain": "explain",
+}  # fmt: skip
+CHEAP_STAGES = [
+    "phantoms", "crop", "folds", "complete_labels", "vote", "clean_labels", "fetch_weights", "holdout", "join_shards",
+    "filter_manifold", "generation_metrics", "privacy", "release", "baseline", "join_seeds", "table", "generation_table",
+    "frame_figures", "filter_figure", "privacy_figure", "audit_figure", "training_figure",
+]  # fmt: skip
+
+
+def torch_processes(planned: dict[str, int]) -> int:
+    return sum(count for rule, count in planned.items() if rule in TORCH_RULES)
+
+
+@pytest.mark.parametrize("stage", CHEAP_STAGES)
+def test_stages_that_need_no_torch_do_not_reach_it(stage: str):
+    assert not imports_torch(stage)
+
+
+def test_stages_that_need_torch_are_known():
+    assert all(imports_torch(stage) for stage in TORCH_RULES.values())
+
+
+def test_the_smallest_study_starts_few_processes_that_import_torch(fresh: Study):
+    assert torch_processes(fresh.planned()) <= 12
+
+
+def test_the_demo_starts_few_processes_that_import_torch(tmp_path: Path):
+    (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
+    assert torch_processes(Study(tmp_path, [REPOSITORY / "demo" / "config.yaml"]).planned()) <= 25
+
+
+def test_snakemake_runs_from_the_repository_without_options(tmp_path: Path):
+    done = subprocess.run(
+        ["snakemake", "--dry-run", "--quiet"], cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

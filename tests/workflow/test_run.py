@@ -1,0 +1,148 @@
+"""The workflow from frames to tables, at its smallest: results, partial reruns, SIGKILL in the middle."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.study import ENVIRONMENT, Study, smallest_study
+from workflow_scripts.files import read_csv, read_npy
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_table_has_its_rows(finished: Study):
+    tables = finished.folder / "results" / "tables"
+    for name, rows in {"table1": 3, "table2": 3, "table3": 2, "table4": 1}.items():
+        table = read_csv(tables / f"{name}.csv")
+        assert len(table) == rows
+        assert table["accuracy_mean"].between(0, 100).all()
+        for suffix in ("md", "tex", "html"):
+            text = (tables / f"{name}.{suffix}").read_text(encoding="utf-8")
+            assert "PHANTOM" in text
+    assert {"unfiltered", "filtered"} <= set(read_csv(tables / "generation.csv")["set"])
+
+
+def test_every_view_is_predicted_once_by_a_fold_that_did_not_see_its_patient(finished: Study):
+    results = finished.folder / "results"
+    views = read_csv(results / "views" / "labelled.csv")
+    folds = read_csv(results / "folds" / "seed0.csv").set_index("patient_id")["fold"]
+    for file in (results / "finetuning").glob("*/seed0.csv"):
+        table = read_csv(file)
+        assert sorted(table["view_id"]) == sorted(views["view_id"])
+        assert (table["fold"] == table["patient_id"].map(folds)).all()
+
+
+def test_views_hold_the_boxes_of_every_frame(finished: Study):
+    results = finished.folder / "results"
+    with (finished.folder / "data_manifest.csv").open() as file:
+        frames = list(csv.DictReader(file))
+    sizes = {name: len(read_npy(results / "views" / f"{name}.npy")) for name in ("labelled", "testicle", "thyroid")}
+    assert sum(sizes.values()) == 2 * len(frames)
+    assert sizes["labelled"] == 2 * sum(bool(frame["label"]) for frame in frames)
+
+
+def test_report_release_and_model_card_say_phantom(finished: Study):
+    results = finished.folder / "results"
+    assert "PHANTOM" in (results / "report.html").read_text(encoding="utf-8")
+    assert "PHANTOM" in (results / "diffusion" / "model" / "README.md").read_text(encoding="utf-8")
+    shutil.unpack_archive(results / "release" / "synthetic.zip", finished.folder / "unpacked")
+    assert "PHANTOM" in next((finished.folder / "unpacked").rglob("README.md")).read_text(encoding="utf-8")
+
+
+def test_a_finished_study_has_nothing_left_to_do(finished: Study):
+    assert finished.planned() == {}
+
+
+def test_touching_files_reruns_nothing(finished: Study, tmp_path: Path):
+    study = copy_of(finished, tmp_path)
+    for name in ("views/labelled.npy", "labels/complete.csv", "pretraining/ud/backbone.safetensors"):
+        (study.folder / "results" / name).touch()
+    assert study.planned() == {}
+
+
+def test_only_what_is_affected_runs(finished: Study, tmp_path: Path):
+    study = copy_of(finished, tmp_path)
+    (study.folder / "results" / "tables" / "table2.md").unlink()
+    assert study.planned() == {"make_table": 1, "make_report": 1}
+    seed = study.change("seed", {"seeds": [0, 1]}).planned("finetuning")
+    # A second seed audits and fine-tunes for itself; nothing that exists is trained again but what its votes change.
+    assert seed["audit_train"] == 1
+    assert "pretrain" not in seed
+    assert "train_diffusion" not in seed
+    rows = {"tables": {"table2": {"rows": [{"name": "Xgf too", "init": "xgf"}, {"name": "filtered", "init": "xgf", "labels": "filtered"}]}}}
+    assert study.change("row", rows).planned("tables") == {
+        "clean_labels": 1, "finetune": 1, "join_seeds": 1, "make_table": 1,
+    }  # fmt: skip
+    forced = study.planned("--forcerun", "pretrain")
+    assert forced["pretrain"] == 2
+    assert "train_diffusion" not in forced
+    assert "crop_views" not in forced
+
+
+def test_a_changed_setting_reruns_the_stages_it_belongs_to(finished: Study, tmp_path: Path):
+    study = copy_of(finished, tmp_path)
+    planned = study.change("steps", {"synthesis": {"recipe": {"steps": 4}}}).planned("tables")
+    assert planned["sample_shard"] == 1
+    assert "train_diffusion" not in planned
+    assert "audit_train" not in planned
+    planned = study.change("figure", {"figures": {"views_per_sheet": 6}}).planned()
+    assert planned == {"draw_views": 3, "make_report": 1}
+
+
+def test_a_run_killed_in_the_middle_and_continued_gives_the_same_tables(finished: Study, tmp_path: Path):
+    study = smallest_study(tmp_path / "study")
+    process = subprocess.Popen(
+        study.command("--cores", "2"), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    # Killed with a diffusion model half trained: its checkpoint is written and the model is not.
+    work = study.folder / "results" / "work" / "diffusion" / "run"
+    wait_for(lambda: list(work.glob("*.pt")), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (study.folder / "results" / "diffusion" / "model").exists()
+    study.snakemake("--cores", "2")
+    assert study.tables() == finished.tables()
+
+
+def test_per_fold_holdout_trains_one_generator_and_encoder_per_fold(tmp_path: Path):
+    study = smallest_study(tmp_path / "study").change(
+        "per_fold",
+        {
+            "holdout": "per_fold",
+            "tables": {
+                "table1": {"rows": []},
+                "table2": {"rows": [{"name": "UD", "init": "ud", "labels": "complete"}]},
+                "table3": {"rows": [{"name": "Xgf", "init": "xgf", "labels": "complete"}]},
+                "table4": {"rows": []},
+            },
+            "figures": {"explained": ""},
+        },
+    )
+    study.snakemake("--cores", "2", "tables")
+    results = study.folder / "results"
+    assert len(list((results / "pretraining" / "ud").glob("seed0_fold*/backbone.safetensors"))) == 2
+    assert len(list((results / "diffusion").glob("seed0_fold*/model"))) == 2
+    assert "test patients" in (results / "tables" / "table2.md").read_text(encoding="utf-8")
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "the run never came that far"
+        time.sleep(0.05)
+
+
+def copy_of(study: Study, folder: Path) -> Study:
+    """A copy with the same time stamps and Snakemake's records."""
+    shutil.copytree(study.folder, folder / "copy", symlinks=True)
+    return Study(folder / "copy", study.changes)
+
+
