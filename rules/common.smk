@@ -21,7 +21,7 @@ from workflow_scripts.study.config import (
     load_config,
     organs_of,
 )
-from workflow_scripts.study.manifest import load_manifest
+from workflow_scripts.study.manifest import filled_sets, load_manifest
 from workflow_scripts.study.weights import require_files, weight_files
 
 # The config.yaml of the working directory, then what --configfile and --config change in it.
@@ -34,7 +34,10 @@ CONFIG_FLAGS = " ".join(
 
 try:
     config = load_config(config, [Path("config.yaml"), *map(Path, _changes)])
-    load_manifest(config["data"]["manifest"], config["data"])
+    EXPERIMENTS = study.experiments(config)
+    PRETRAINED = study.pretraining_runs(config)
+    _frames = load_manifest(config["data"]["manifest"], config["data"])
+    REAL_SETS = filled_sets(_frames, config, PRETRAINED)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -42,8 +45,6 @@ RESULTS = config["results"]
 DATA = config["data"]
 SEEDS = config["seeds"]
 FOLDS = range(config["folds"])
-REAL_SETS = [LABELLED_SET, *DATA["organs"]]
-EXPERIMENTS = study.experiments(config)
 RUNS = config["pretraining"]["runs"]
 CLASSES = " ".join(quote(name) for name in DATA["classes"])
 # Phantoms must never pass for patients: everything a person looks at carries this.
@@ -51,10 +52,6 @@ ORIGIN = "PHANTOM" if DATA["source"] == "phantoms" else ""
 ORIGIN_FLAG = f"--origin {ORIGIN}" if ORIGIN else ""
 # A cohort is what one generator and one encoder may see: all patients, or (holdout: per_fold) all but one fold's.
 COHORTS = [f"seed{seed}_fold{fold}/" for seed in SEEDS for fold in FOLDS] if config["holdout"] == "per_fold" else [""]
-# The pretraining runs that something asks for; the config may hold more.
-_encoder = config["embedding"]["network"].partition(":")[2]
-_starts = {*config["audit"]["initialisations"], _encoder, *(e.init for e in EXPERIMENTS.values())}
-PRETRAINED = [run for run in RUNS if run in _starts]
 READY_MODEL = config["diffusion"]["model"]
 TABLES = [table for table in study.TABLES if config["tables"][table]["rows"]] + ["generation"]
 

@@ -15,7 +15,6 @@ rule hold_out_patients:
     params:
         share=config["diffusion"]["holdout_patients"],
         seed=config["diffusion"]["recipe"]["seed"],
-        positive=quote(DATA["classes"][1]),
         left_out=left_out_flags,
         code=code_version("holdout"),
     shell:

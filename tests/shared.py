@@ -8,5 +8,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("TUSFLOW_SHARED", REPOSITORY.parent / "shared"))
 
-needs_golden = pytest.mark.skipif(not (SHARED / "golden").is_dir(), reason=f"no reference values at {SHARED / 'golden'}")
+needs_golden = pytest.mark.skipif(
+    not (SHARED / "golden").is_dir(), reason=f"no reference values at {SHARED / 'golden'}"
+)
 needs_real = pytest.mark.skipif(not (SHARED / "real").is_dir(), reason=f"no real ultrasound at {SHARED / 'real'}")

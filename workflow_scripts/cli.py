@@ -92,11 +92,17 @@ def _leaves(schema: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Add what every training takes: device, threads, work directory, time limit and code version."""
     group = parser.add_argument_group("how it runs (never changes what is computed, but for the device's rounding)")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto, a GPU if there is one)")
-    group.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    group.add_argument("--work-dir", type=Path, required=True, help="folder for checkpoints; a matching one is continued")
     group.add_argument(
-        "--time-limit", type=float, help="minutes of this job; the training checkpoints and ends itself before (default and 0: no limit)"
+        "--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto, a GPU if there is one)"
+    )
+    group.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    group.add_argument(
+        "--work-dir", type=Path, required=True, help="folder for checkpoints; a matching one is continued"
+    )
+    group.add_argument(
+        "--time-limit",
+        type=float,
+        help="minutes of this job; the training checkpoints and ends itself before (default and 0: no limit)",
     )
     group.add_argument("--code-version", default="", help="fingerprint of the code; another one starts afresh")
 
@@ -154,7 +160,9 @@ def _logging_to(path: Path | None) -> Iterator[None]:
             sys.stderr = before
 
 
-def run(stage: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> None:
+def run(
+    stage: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> None:
     """Parse, run the stage, and turn a `UserError` into one clear message and exit status 1."""
     arguments = parser.parse_args(argv)
     # Threads must be set before NumPy or torch load their BLAS; -1 and unset mean "as given".

@@ -48,7 +48,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes `path`'s place (an old folder goes), on failure it is removed."""
+    """Yield a temporary folder beside `path`; on success it takes `path`'s place (an old one goes), else it goes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -145,20 +145,22 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def recorded_sha256(path: str | Path) -> Path:
+def sha256_record(path: str | Path) -> Path:
     """The file beside `path` that records its checksum, in the format of sha256sum."""
     return Path(f"{path}.sha256")
 
 
+def recorded_sha256(path: str | Path) -> str:
+    """The checksum that is recorded beside `path`, or "" where none is."""
+    record = sha256_record(path)
+    return record.read_text(encoding="utf-8").partition(" ")[0].strip() if record.is_file() else ""
+
+
 def verify_recorded_sha256(path: str | Path) -> None:
     """Raise `UserError` where a checksum is recorded beside `path` and `path` is another file now."""
-    record = recorded_sha256(path)
-    if not record.is_file():
-        return
-    recorded = record.read_text(encoding="utf-8").split()[:1]
-    actual = sha256(path)
-    if recorded != [actual]:
+    recorded = recorded_sha256(path)
+    if recorded and (actual := sha256(path)) != recorded:
         raise UserError(
-            f"{path} has the SHA-256 {actual}, but {record} records {' '.join(recorded) or 'nothing'}: the file has "
-            f"changed since it was fetched. Fetch it again, or delete {record} if the change is meant"
+            f"{path} has the SHA-256 {actual}, but {sha256_record(path)} records {recorded}: the file has changed "
+            f"since it was fetched. Fetch it again, or delete {sha256_record(path)} if the change is meant"
         )

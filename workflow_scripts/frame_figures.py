@@ -75,7 +75,9 @@ def draw_boxes(arguments: argparse.Namespace) -> None:
 
     rows = read_manifest(arguments.manifest)
     profiles = json.loads(arguments.profiles)
-    by_organ = {organ: [row for row in rows if row["organ"] == organ] for organ in dict.fromkeys(r["organ"] for r in rows)}
+    by_organ = {
+        organ: [row for row in rows if row["organ"] == organ] for organ in dict.fromkeys(r["organ"] for r in rows)
+    }
     share = -(-arguments.count // len(by_organ))
     chosen = [group[i] for group in by_organ.values() for i in evenly(len(group), share)][: arguments.count]
     columns = min(2, len(chosen))

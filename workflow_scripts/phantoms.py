@@ -20,21 +20,31 @@ def parser() -> argparse.ArgumentParser:
     parser = stage_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     manifest = commands.add_parser("manifest", help="write a manifest", allow_abbrev=False)
-    manifest.add_argument("--labelled-patients", type=int, default=48, help="patients, two testicles each (default: 48)")
+    manifest.add_argument(
+        "--labelled-patients", type=int, default=48, help="patients, two testicles each (default: 48)"
+    )
     manifest.add_argument("--unlabelled-testicles", type=int, default=40, help="frames without label (default: 40)")
     manifest.add_argument("--thyroids", type=int, default=80, help="frames of the second organ (default: 80)")
-    manifest.add_argument("--positive-share", type=float, default=0.2, help="share of positive testicles (default: 0.2)")
-    manifest.add_argument("--wrong-labels", type=float, default=0.08, help="share of labels planted wrong (default: 0.08)")
+    manifest.add_argument(
+        "--positive-share", type=float, default=0.2, help="share of positive testicles (default: 0.2)"
+    )
+    manifest.add_argument(
+        "--wrong-labels", type=float, default=0.08, help="share of labels planted wrong (default: 0.08)"
+    )
     manifest.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
     manifest.add_argument("--output", type=Path, required=True, help="the manifest")
     frames = commands.add_parser("frames", help="draw the frames of a manifest", allow_abbrev=False)
     frames.add_argument("--manifest", type=Path, required=True, help="manifest with the column truth")
     frames.add_argument("--root", type=Path, required=True, help="folder below which the frames go")
     frames.add_argument("--target-organ", default="testicle", help="organ drawn as a testicle (default: testicle)")
-    frames.add_argument("--positive", default="inhomogeneous", help="truth drawn inhomogeneous (default: inhomogeneous)")
+    frames.add_argument(
+        "--positive", default="inhomogeneous", help="truth drawn inhomogeneous (default: inhomogeneous)"
+    )
     frames.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
     frames.add_argument("--threads", type=int, default=1, help="processes that draw (default: 1)")
-    frames.add_argument("--output", type=Path, required=True, help="CSV of image_id and sha256, written when all are drawn")
+    frames.add_argument(
+        "--output", type=Path, required=True, help="CSV of image_id and sha256, written when all are drawn"
+    )
     frames.add_argument("--log", type=Path, help="also write messages to this file", default=argparse.SUPPRESS)
     return parser
 

@@ -12,8 +12,12 @@ from workflow_scripts.errors import UserError
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--results", type=Path, default=Path("results"), help="the config's `results` folder (default: results)")
-    parser.add_argument("--tables", nargs="+", default=["table2", "generation"], help="tables to print (default: table2 generation)")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="the config's `results` folder (default: results)"
+    )
+    parser.add_argument(
+        "--tables", nargs="+", default=["table2", "generation"], help="tables to print (default: table2 generation)"
+    )
     return parser
 
 

@@ -33,7 +33,9 @@ def version() -> str:
 def test_words_do_not_count(package: Path):
     before = version()
     stage = package / "stage.py"
-    stage.write_text(stage.read_text().replace("A stage.", "Another text.").replace("hello", "hi") + "\n\n# a comment\n")
+    stage.write_text(
+        stage.read_text().replace("A stage.", "Another text.").replace("hello", "hi") + "\n\n# a comment\n"
+    )
     loss = package / "training" / "loss.py"
     loss.write_text('def f(x):\n    """Doubles."""\n    return (\n        2 * x\n    )\n')
     (package / "plot.py").write_text("def draw():\n    return 2\n")

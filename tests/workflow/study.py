@@ -63,7 +63,18 @@ class Study:
 
 def job_counts(output: str) -> dict[str, int]:
     """The job statistics that Snakemake prints first, without the targets and the total."""
-    targets = {"all", "crop", "audit", "diffusion", "synthesis", "pretraining", "finetuning", "tables", "figures", "report"}
+    targets = {
+        "all",
+        "crop",
+        "audit",
+        "diffusion",
+        "synthesis",
+        "pretraining",
+        "finetuning",
+        "tables",
+        "figures",
+        "report",
+    }
     _, _, statistics = output.partition("Job stats:")
     rows = re.findall(r"^(\w+) +(\d+)$", statistics.partition("total")[0], flags=re.MULTILINE)
     return {rule: int(count) for rule, count in rows if rule not in targets}
@@ -73,7 +84,15 @@ def phantom_study(folder: Path, changes: list[Path], *manifest: str) -> Study:
     """A study of phantoms with a manifest of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(
-        [sys.executable, "-m", "workflow_scripts.phantoms", "manifest", "--output", folder / "data_manifest.csv", *manifest],
+        [
+            sys.executable,
+            "-m",
+            "workflow_scripts.phantoms",
+            "manifest",
+            "--output",
+            folder / "data_manifest.csv",
+            *manifest,
+        ],
         cwd=REPOSITORY,
         check=True,
     )

@@ -75,7 +75,13 @@ def test_only_what_is_affected_runs(finished: Study, tmp_path: Path):
     assert seed["audit_train"] == 1
     assert "pretrain" not in seed
     assert "train_diffusion" not in seed
-    rows = {"tables": {"table2": {"rows": [{"name": "Xgf too", "init": "xgf"}, {"name": "filtered", "init": "xgf", "labels": "filtered"}]}}}
+    rows = {
+        "tables": {
+            "table2": {
+                "rows": [{"name": "Xgf too", "init": "xgf"}, {"name": "filtered", "init": "xgf", "labels": "filtered"}]
+            }
+        }
+    }
     assert study.change("row", rows).planned("tables") == {
         "clean_labels": 1, "finetune": 1, "join_seeds": 1, "make_table": 1,
     }  # fmt: skip
@@ -144,5 +150,3 @@ def copy_of(study: Study, folder: Path) -> Study:
     """A copy with the same time stamps and Snakemake's records."""
     shutil.copytree(study.folder, folder / "copy", symlinks=True)
     return Study(folder / "copy", study.changes)
-
-

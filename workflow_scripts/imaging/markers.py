@@ -34,9 +34,7 @@ def draw_markers(images: torch.Tensor, uniforms: torch.Tensor | np.ndarray, prob
     stroke = max(0.6 * pixel, 0.004)  # half the width of a line; at least about a pixel, or it would vanish
     for kind in range(KINDS):
         for repeat in range(REPEATS):
-            occurs, x1, y1, x2, y2, scale, bright = (
-                draws[:, kind, repeat, i].view(count, 1, 1) for i in range(DRAWS)
-            )
+            occurs, x1, y1, x2, y2, scale, bright = (draws[:, kind, repeat, i].view(count, 1, 1) for i in range(DRAWS))
             x1, y1, x2, y2 = (0.1 + 0.8 * value for value in (x1, y1, x2, y2))
             size = 0.02 + 0.02 * scale
             if kind == 0:

@@ -53,7 +53,9 @@ def draw_frame(seed: int, image_id: str, patient_id: str, organ: str, inhomogene
     frame = np.zeros(FRAME, np.uint8)
     for (top, left), plane in zip(CORNERS, PLANES, strict=True):
         draws = generator(seed, "view", image_id, plane)
-        reflectivity = thyroid_map(draws, patient, plane) if thyroid else testicle_map(draws, patient, plane, inhomogeneous)
+        reflectivity = (
+            thyroid_map(draws, patient, plane) if thyroid else testicle_map(draws, patient, plane, inhomogeneous)
+        )
         view = as_grey(speckle(draws, reflectivity), patient)
         if draws.random() < 0.35:
             draw_callipers(draws, view)

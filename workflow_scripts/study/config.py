@@ -27,7 +27,8 @@ def load_config(merged: Mapping[str, Any], files: Sequence[Path]) -> dict[str, A
 
     schema = config_schema()
     problems = [
-        (tuple(error.absolute_path), _explain(error)) for error in Draft202012Validator(schema).iter_errors(dict(merged))
+        (tuple(error.absolute_path), _explain(error))
+        for error in Draft202012Validator(schema).iter_errors(dict(merged))
     ]
     if not problems:
         config = with_defaults(merged, schema)
@@ -35,7 +36,9 @@ def load_config(merged: Mapping[str, Any], files: Sequence[Path]) -> dict[str, A
         if not problems:
             return config
     lines = _Lines(files)
-    raise UserError("the config has mistakes:\n" + "\n".join(f"  {lines.where(path)}: {text}" for path, text in problems))
+    raise UserError(
+        "the config has mistakes:\n" + "\n".join(f"  {lines.where(path)}: {text}" for path, text in problems)
+    )
 
 
 def _explain(error: Any) -> str:
@@ -56,13 +59,19 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterable[tuple[Path_, str]]:
     data, runs, initialisations = config["data"], config["pretraining"]["runs"], config["initialisations"]
     starts = {*initialisations, *runs}
     if data["target_organ"] not in data["organs"]:
-        yield ("data", "target_organ"), f"{data['target_organ']!r} is not one of data.organs ({', '.join(data['organs'])})"
+        yield (
+            ("data", "target_organ"),
+            f"{data['target_organ']!r} is not one of data.organs ({', '.join(data['organs'])})",
+        )
     for name in (LABELLED_SET, *SYNTHETIC_SETS):
         if name in data["organs"]:
             yield ("data", "organs"), f"{name!r} names a set of views and cannot name an organ"
     for name, profile in data["crop_profiles"].items():
         if profile["kind"] == "boxes" and len(profile["boxes"]) != len(profile["views"]):
-            yield ("data", "crop_profiles", name), f"{len(profile['boxes'])} boxes but {len(profile['views'])} view names"
+            yield (
+                ("data", "crop_profiles", name),
+                f"{len(profile['boxes'])} boxes but {len(profile['views'])} view names",
+            )
     for name in initialisations:
         if name in runs:
             yield ("pretraining", "runs", name), f"{name!r} is also an initialisation; give one of them another name"
@@ -84,13 +93,19 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterable[tuple[Path_, str]]:
             yield (*where, "recipe", "loss_con"), "without L_con only L_sup is left, and it needs two organs"
     for i, name in enumerate(config["audit"]["initialisations"]):
         if name not in starts:
-            yield ("audit", "initialisations", i), f"no initialisation or pretraining run {name!r}; there are {_list(starts)}"
+            yield (
+                ("audit", "initialisations", i),
+                f"no initialisation or pretraining run {name!r}; there are {_list(starts)}",
+            )
     for table in ("table1", "table2", "table3", "table4"):
         names = set()
         for i, row in enumerate(config["tables"][table]["rows"]):
             where = ("tables", table, "rows", i)
             if row["init"] not in {*starts, *BASELINES}:
-                yield (*where, "init"), f"no initialisation or pretraining run {row['init']!r}; there are {_list(starts)}"
+                yield (
+                    (*where, "init"),
+                    f"no initialisation or pretraining run {row['init']!r}; there are {_list(starts)}",
+                )
             if row["init"] in BASELINES and row["variant"]:
                 yield (*where, "variant"), f"the baseline {row['init']!r} has no fine-tuning recipe to change"
             if row.get("labels", config["finetuning"]["labels"]) == "reviewed" and not config["audit"]["decisions"]:
@@ -107,11 +122,20 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterable[tuple[Path_, str]]:
         if name not in runs:
             yield ("embedding", "network"), f"no pretraining run {name!r}; there are {_list(runs)}"
         elif set(runs[name]["sets"]) & set(SYNTHETIC_SETS):
-            yield ("embedding", "network"), f"{name!r} is trained on synthetic views, so it cannot judge them; name a run on real sets"
+            yield (
+                ("embedding", "network"),
+                f"{name!r} is trained on synthetic views, so it cannot judge them; name a run on real sets",
+            )
     if config["diffusion"]["model"] and config["holdout"] == "per_fold":
-        yield ("diffusion", "model"), "a ready model has seen every fold's patients; holdout: per_fold must train its own"
+        yield (
+            ("diffusion", "model"),
+            "a ready model has seen every fold's patients; holdout: per_fold must train its own",
+        )
     if config["synthesis"]["shards"] > config["synthesis"]["images"]:
-        yield ("synthesis", "shards"), f"{config['synthesis']['shards']} shards of {config['synthesis']['images']} images"
+        yield (
+            ("synthesis", "shards"),
+            f"{config['synthesis']['shards']} shards of {config['synthesis']['images']} images",
+        )
 
 
 def organs_of(sets: Iterable[str], config: Mapping[str, Any]) -> list[str]:

@@ -48,6 +48,14 @@ def experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
     return {experiment.name: experiment for experiment in [*rows, *explained_experiments(config)]}
 
 
+def pretraining_runs(config: Mapping[str, Any]) -> list[str]:
+    """The pretraining runs that a row, the audit, figure 5 or the embedding asks for; the config may hold more."""
+    encoder = config["embedding"]["network"].partition(":")[2]
+    starts = {experiment.init for experiment in experiments(config).values()}
+    asked = {*config["audit"]["initialisations"], encoder, *starts}
+    return [run for run in config["pretraining"]["runs"] if run in asked]
+
+
 def finetuning_recipe(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
     """The fine-tuning settings of an experiment."""
     recipe = dict(config["finetuning"]["recipe"])
@@ -68,7 +76,9 @@ def switches(init: str, table: str, config: Mapping[str, Any]) -> dict[str, str]
     if table == "table3":
         sets, organs = set(run["sets"]) if run else set(), config["data"]["organs"]
         target = config["data"]["target_organ"]
-        columns = {f"real {organ}": _yes(organ in sets or (organ == target and LABELLED_SET in sets)) for organ in organs}
+        columns = {
+            f"real {organ}": _yes(organ in sets or (organ == target and LABELLED_SET in sets)) for organ in organs
+        }
         synthetic = {"synthetic": "Xg", "filtered": "Xgf"}
         return {**columns, f"synthetic {target}": ", ".join(synthetic[s] for s in SYNTHETIC_SETS if s in sets) or "–"}
     if table == "table4":

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from workflow_scripts.errors import UserError
+from workflow_scripts.study.config import LABELLED_SET
 
 SCHEMA_PATH = Path(__file__).parents[2] / "schemas" / "manifest.schema.yaml"
 # Beyond this many problems a list helps nobody.
@@ -63,7 +64,9 @@ def _problems(rows: list[dict[str, str]], data: Mapping[str, Any]) -> Iterator[s
     if missing:
         yield f"line 1: missing column {', '.join(missing)}"
         return
-    patterns = {name: re.compile(column["pattern"]) for name, column in schema["properties"].items() if "pattern" in column}
+    patterns = {
+        name: re.compile(column["pattern"]) for name, column in schema["properties"].items() if "pattern" in column
+    }
     seen: dict[str, int] = {}
     for line, row in enumerate(rows, start=2):
         for column, pattern in patterns.items():
@@ -87,5 +90,29 @@ def _problems(rows: list[dict[str, str]], data: Mapping[str, Any]) -> Iterator[s
         path = PurePosixPath(row["path"].replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or re.match(r"^[A-Za-z]:", row["path"]):
             yield f"line {line}, column path: {row['path']!r} leaves data.root ({data['root']})"
-        if data["source"] == "phantoms" and row.get("truth", "") not in data["classes"] and row["organ"] == data["target_organ"]:
+        if (
+            data["source"] == "phantoms"
+            and row.get("truth", "") not in data["classes"]
+            and row["organ"] == data["target_organ"]
+        ):
             yield f"line {line}, column truth: a phantom needs the class to draw ({', '.join(data['classes'])})"
+
+
+def filled_sets(rows: list[dict[str, str]], config: Mapping[str, Any], runs: Iterable[str]) -> list[str]:
+    """The names of the real view sets that have a frame, `labelled` first.
+
+    Raises `UserError` when nothing is labelled, or one of the pretraining `runs` lists a set without any frame.
+    """
+    data = config["data"]
+    organs = {row["organ"] for row in rows if not row["label"]}
+    sets = [LABELLED_SET] * any(row["label"] for row in rows) + [organ for organ in data["organs"] if organ in organs]
+    if LABELLED_SET not in sets:
+        raise UserError(f"the manifest {data['manifest']} labels no frame; classification needs labels")
+    for run in runs:
+        for name in config["pretraining"]["runs"][run]["sets"]:
+            if name in data["organs"] and name not in sets:
+                raise UserError(
+                    f"pretraining.runs.{run} lists the set {name!r}, but {data['manifest']} has no {name} frame without a "
+                    "label; take the set out of the run"
+                )
+    return sets

@@ -26,7 +26,9 @@ def uniforms(seed: int, stream: str, step: int, samples: Sequence[int] | np.ndar
     return np.stack([philox(seed, stream, step, int(s)).random(count, dtype=np.float32) for s in samples])
 
 
-def normals(seed: int, stream: str, step: int, samples: Sequence[int] | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def normals(
+    seed: int, stream: str, step: int, samples: Sequence[int] | np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
     """float32 (len(samples), *shape) standard normal: row i depends on (seed, stream, step, samples[i]) alone."""
     return np.stack([philox(seed, stream, step, int(s)).standard_normal(shape, dtype=np.float32) for s in samples])
 

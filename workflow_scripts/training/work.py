@@ -67,7 +67,9 @@ class WorkDir:
         state = self._state()
         if state.get("fingerprint") != wanted:
             if state:
-                changed = sorted(k for k in {*wanted, *state["fingerprint"]} if wanted.get(k) != state["fingerprint"].get(k))
+                changed = sorted(
+                    k for k in {*wanted, *state["fingerprint"]} if wanted.get(k) != state["fingerprint"].get(k)
+                )
                 say(f"{path} belongs to another run (differs in: {', '.join(changed)}); starting afresh")
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True)

@@ -1,0 +1,154 @@
+"""Embedding networks, with weights that the test makes in the original layouts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from workflow_scripts import embed
+from workflow_scripts.errors import UserError
+from workflow_scripts.manifold.features import load_encoder, load_inception
+
+CPU = torch.device("cpu")
+
+
+class Layers(torch.nn.Module):
+    """In place of Inception's layers: normalised images (B, 3, 299, 299) to (B, 2048, 1, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 2048, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.convolution(torch.nn.functional.adaptive_avg_pool2d(torch.relu(x), 1))
+
+
+class Inception(torch.nn.Module):
+    """The outside of the FID network's TorchScript: `layers`, and a call with `return_features`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = Layers()
+
+    def forward(self, x: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        return self.layers((x - 128) / 128).flatten(1)
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "some name.pt"
+    torch.jit.script(Inception()).save(str(file))
+    return file
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import timm
+
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "backbone.safetensors"
+    save_file(timm.create_model("resnet18", num_classes=0).state_dict(), file)
+    return file
+
+
+@pytest.fixture
+def views(tmp_path: Path) -> list[Path]:
+    generator = np.random.default_rng(0)
+    files = []
+    for name, count in (("labelled", 5), ("synthetic", 3)):
+        files.append(tmp_path / f"{name}.npy")
+        np.save(files[-1], generator.integers(0, 256, (count, 40, 40)).astype(np.uint8))
+    return files
+
+
+def run_embed(network: str, weights: Path, views: list[Path], *more: str) -> list[np.ndarray]:
+    outputs = [file.with_name(f"{file.stem}_{network}.npy") for file in views]
+    embed.main(embed.parser().parse_args([
+        "--network", network, "--weights", str(weights), "--views", *map(str, views), "--output", *map(str, outputs),
+        "--device", "cpu", *more,
+    ]))  # fmt: skip
+    return [np.load(file) for file in outputs]
+
+
+@pytest.mark.parametrize(("network", "width"), [("inception", 2048), ("encoder", 512)])
+def test_features_do_not_depend_on_the_batch(
+    network: str, width: int, views: list[Path], request: pytest.FixtureRequest
+) -> None:
+    weights = request.getfixturevalue(network)
+    large, small = run_embed(network, weights, views), run_embed(network, weights, views, "--batch-size", "2")
+    for features, again, count in zip(large, small, (5, 3), strict=True):
+        assert features.shape == (count, width)
+        assert features.dtype == np.float32
+        np.testing.assert_allclose(again, features, rtol=1e-4, atol=1e-5)
+    assert np.abs(large[0][0] - large[0][1]).max() > 1e-3
+
+
+def test_inception_is_resized_and_normalised_as_clean_fid_does(inception: Path, views: list[Path]) -> None:
+    from PIL import Image
+
+    stored = np.load(views[0])
+    network = torch.jit.load(str(inception))
+    resized = np.stack(
+        [np.asarray(Image.fromarray(v.astype(np.float32)).resize((299, 299), Image.Resampling.BICUBIC)) for v in stored]
+    )
+    images = torch.from_numpy(resized.clip(0, 255))[:, None].expand(-1, 3, -1, -1)
+    with torch.inference_mode():
+        expected = network(images, return_features=True).numpy()
+    np.testing.assert_allclose(load_inception(inception, CPU)(stored), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_encoder_sees_what_fine_tuning_sees(encoder: Path, views: list[Path]) -> None:
+    import timm
+    from safetensors.torch import load_file
+
+    stored = np.load(views[0])
+    model = timm.create_model("resnet18", num_classes=0)
+    model.load_state_dict(load_file(encoder))
+    images = (torch.from_numpy(stored).float() / 255 - 0.5) / 0.25
+    with torch.inference_mode():
+        expected = model.eval()(torch.stack([images] * 3, dim=1)).numpy()
+    np.testing.assert_allclose(load_encoder("resnet18", encoder, CPU)(stored), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_wrong_weights_are_refused(inception: Path, encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load_inception(tmp_path / "none.pt", CPU)
+    with pytest.raises(UserError, match="does not exist"):
+        load_encoder("resnet18", tmp_path / "none.safetensors", CPU)
+    with pytest.raises(UserError, match="not the TorchScript FID Inception"):
+        load_inception(encoder, CPU)
+    (tmp_path / "cut.pt").write_bytes(inception.read_bytes()[:1000])
+    with pytest.raises(UserError, match="not the TorchScript FID Inception"):
+        load_inception(tmp_path / "cut.pt", CPU)
+    torch.jit.script(Layers()).save(str(tmp_path / "other.pt"))
+    with pytest.raises(UserError, match="not the TorchScript FID Inception"):
+        load_inception(tmp_path / "other.pt", CPU)
+    with pytest.raises(UserError, match="does not hold the weights of resnet10t"):
+        load_encoder("resnet10t", encoder, CPU)
+    with pytest.raises(UserError, match="does not hold"):
+        load_encoder("resnet18", inception, CPU)
+    with pytest.raises(UserError, match="no such network"):
+        load_encoder("resnet1818", encoder, CPU)
+
+
+def test_stage_refuses_what_is_no_store(encoder: Path, views: list[Path]) -> None:
+    np.save(views[1], np.zeros((3, 40, 40), np.float32))
+    with pytest.raises(UserError, match="no view store"):
+        run_embed("encoder", encoder, views)
+    with pytest.raises(UserError, match="2 stores"):
+        embed.main(embed.parser().parse_args([
+            "--network", "encoder", "--weights", str(encoder), "--views", *map(str, views), "--output", "one.npy",
+        ]))  # fmt: skip
+
+
+def test_damaged_weights_are_noticed(encoder: Path, views: list[Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    weights = load_file(encoder)
+    weights["conv1.weight"][0] = float("nan")
+    save_file(weights, tmp_path / "nan.safetensors")
+    with pytest.raises(UserError, match="NaN or infinity for view 0"):
+        run_embed("encoder", tmp_path / "nan.safetensors", views)

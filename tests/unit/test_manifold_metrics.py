@@ -1,0 +1,179 @@
+"""Metrics against reference values, closed forms and conventions; the stage's rows."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.shared import SHARED, needs_golden
+from workflow_scripts import generation_metrics
+from workflow_scripts.errors import UserError
+from workflow_scripts.manifold.metrics import (
+    Generated,
+    coverage,
+    frechet,
+    kernel_distance,
+    moments,
+    precision_density,
+    recall,
+    reference_batches,
+)
+from workflow_scripts.manifold.neighbours import radii
+
+
+def cloud(seed: int, count: int, width: int = 8, offset: float = 0.0, scale: float = 1.0) -> np.ndarray:
+    return (scale * np.random.default_rng(seed).standard_normal((count, width)) + offset).astype(np.float32)
+
+
+@needs_golden
+def test_parity_with_prdc_and_the_reference_fid() -> None:
+    golden = np.load(SHARED / "golden" / "manifold.npz")
+    real, fake = golden["real"], golden["fake"]
+    for batch, expected in enumerate(golden["pr_k3"]):
+        rows = slice(64 * batch, 64 * batch + 64)
+        small = Generated(fake[rows], 3).against(real[rows])
+        large = Generated(fake[:1000], 3).against(real[rows])
+        values = [
+            small["precision"],
+            small["recall"],
+            *(large[m] for m in ("precision", "recall", "density", "coverage")),
+        ]
+        np.testing.assert_allclose(values, expected, atol=1e-12)
+    assert frechet(moments(real), moments(fake)) == pytest.approx(float(golden["fid"]), rel=1e-6)
+
+
+def test_mode_collapse_is_precise_without_recall_and_scatter_the_reverse() -> None:
+    real = cloud(0, 300)
+    collapsed, scattered = real[:1] + cloud(1, 300, scale=0.01), cloud(2, 300, scale=4.0)
+    assert precision_density(real, collapsed, 3)[0] == 1
+    assert recall(real, collapsed, radii(collapsed, 3)) < 0.05
+    assert coverage(real, collapsed, 3) < 0.05
+    assert precision_density(real, scattered, 3)[0] < 0.2
+    assert recall(real, scattered, radii(scattered, 3)) > 0.9
+
+
+def test_the_same_distribution_has_density_about_one() -> None:
+    assert precision_density(cloud(0, 2000), cloud(1, 2000), 5)[1] == pytest.approx(1, abs=0.1)
+
+
+def test_frechet_closed_forms() -> None:
+    features = cloud(0, 50)
+    assert frechet(moments(features), moments(features)) == pytest.approx(0, abs=1e-9)
+    assert frechet(moments(features), moments(features + 2)) == pytest.approx(4 * features.shape[1], rel=1e-6)
+    # Commuting covariances: |m1 - m2|² + sum (s1 - s2)².
+    centred = features - features.mean(axis=0, dtype=np.float64)
+    assert frechet(moments(centred), moments(3 * centred)) == pytest.approx(
+        4 * centred.var(axis=0, ddof=1).sum(), rel=1e-9
+    )
+
+
+def test_frechet_with_fewer_views_than_features_equals_the_matrix_square_root() -> None:
+    first, second = cloud(0, 20, 30).astype(np.float64), cloud(1, 25, 30, 0.3).astype(np.float64)
+    covariances = np.cov(first.T), np.cov(second.T)
+    values, vectors = np.linalg.eigh(covariances[0])
+    root = (vectors * np.sqrt(np.where(values > 1e-9, values, 0))) @ vectors.T
+    product = np.linalg.eigvalsh(root @ covariances[1] @ root)
+    expected = (
+        np.square(first.mean(0) - second.mean(0)).sum() + sum(np.trace(c) for c in covariances)
+        - 2 * np.sqrt(product[product > 1e-9]).sum()
+    )  # fmt: skip
+    assert frechet(moments(first), moments(second)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_kid_equals_its_definition_and_is_unbiased(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workflow_scripts.manifold.metrics.KERNEL_BLOCK", 7)
+    real, fake = cloud(0, 20), cloud(1, 15, offset=0.5)
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (a.astype(np.float64) @ b.T.astype(np.float64) / a.shape[1] + 1) ** 3
+
+    def others(values: np.ndarray) -> float:
+        return float(values[~np.eye(len(values), dtype=bool)].mean())
+
+    expected = others(kernel(real, real)) + others(kernel(fake, fake)) - 2 * kernel(real, fake).mean()
+    assert kernel_distance(real, fake) == pytest.approx(expected, rel=1e-10)
+    draws = [kernel_distance(cloud(2 * i, 30), cloud(2 * i + 1, 20)) for i in range(100, 300)]
+    assert abs(np.mean(draws)) < 3 * np.std(draws) / np.sqrt(len(draws))
+
+
+def test_batches_are_disjoint_and_too_few_views_are_refused_with_numbers() -> None:
+    batches = reference_batches(200, 3, 64, seed=0)
+    assert batches.shape == (3, 64)
+    assert len(np.unique(batches)) == 192
+    np.testing.assert_array_equal(batches, reference_batches(200, 3, 64, seed=0))
+    assert (batches != reference_batches(200, 3, 64, seed=1)).any()
+    with pytest.raises(UserError, match=r"192 views.*191.*at most 63"):
+        reference_batches(191, 3, 64, seed=0)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """30 patients with 4 views, the last 5 held out; 150 generated views, every third outside."""
+    patients = np.repeat([f"p{i:02d}" for i in range(30)], 4)
+    np.save(tmp_path / "labelled.npy", cloud(0, 120))
+    pd.DataFrame({"view_id": [f"v{i}" for i in range(120)], "patient_id": patients}).to_csv(
+        tmp_path / "labelled.csv", index=False
+    )
+    np.save(tmp_path / "synthetic.npy", cloud(1, 150))
+    pd.DataFrame({"index": range(150), "inside": [int(i % 3 > 0) for i in range(150)], "distance_ratio": 0.5}).to_csv(
+        tmp_path / "filter.csv", index=False
+    )
+    pd.DataFrame({"patient_id": [f"p{i:02d}" for i in range(25, 30)]}).to_csv(tmp_path / "holdout.csv", index=False)
+    pd.DataFrame({"patient_id": [f"p{i:02d}" for i in range(30)], "fold": [i % 3 for i in range(30)]}).to_csv(
+        tmp_path / "folds.csv", index=False
+    )
+    return tmp_path
+
+
+def run_metrics(study: Path, *more: str) -> pd.DataFrame:
+    arguments = generation_metrics.parser().parse_args([
+        "--real", f"{study}/labelled.npy", "--real-index", f"{study}/labelled.csv", "--synthetic",
+        f"{study}/synthetic.npy",
+        "--filter", f"{study}/filter.csv", "--output", f"{study}/metrics.csv", "--metric-batch-size", "20", *more,
+    ])  # fmt: skip
+    generation_metrics.main(arguments)
+    return pd.read_csv(study / "metrics.csv")
+
+
+def test_stage_writes_every_set(study: Path) -> None:
+    table = run_metrics(study, "--holdout", f"{study}/holdout.csv")
+    whole = table[table["batch"].isna()].set_index(["set", "metric"])["value"]
+    sizes = {"unfiltered": 150, "filtered": 100, "real": 20, "unfiltered_equal": 20, "filtered_equal": 20}
+    assert {name: int(whole[name, "size"]) for name in sizes} == sizes
+    assert set(table["set"]) == set(sizes)
+    for name in sizes:
+        assert {"precision", "recall", "fid", "density", "coverage", "kid", "size"} == set(whole[name].index)
+    assert sorted(table["batch"].dropna().unique()) == [0, 1, 2]
+    # The unbatched values are those of all training views.
+    real, fake = np.load(study / "labelled.npy")[:100], np.load(study / "synthetic.npy")
+    assert whole["unfiltered", "precision"] == precision_density(real, fake, 3)[0]
+    assert whole["unfiltered", "fid"] == pytest.approx(frechet(moments(real), moments(fake)))
+
+
+def test_stage_leaves_patients_out(study: Path) -> None:
+    without = run_metrics(study)
+    assert "real" not in set(without["set"])
+    fold = run_metrics(
+        study, "--holdout", f"{study}/holdout.csv", "--folds", f"{study}/folds.csv", "--exclude-fold", "1"
+    )
+    row = fold[(fold["set"] == "real") & (fold["metric"] == "size")]
+    assert row["value"].item() == 4 * sum(i % 3 != 1 for i in range(25, 30))
+
+
+def test_stage_refuses_what_does_not_fit(study: Path) -> None:
+    with pytest.raises(UserError, match=r"240 views.*learnt from 120.*at most 40"):
+        run_metrics(study, "--metric-batch-size", "80")
+    with pytest.raises(UserError, match="no fold 7"):
+        run_metrics(study, "--folds", f"{study}/folds.csv", "--exclude-fold", "7")
+    with pytest.raises(UserError, match="give both"):
+        run_metrics(study, "--exclude-fold", "0")
+    pd.DataFrame({"patient_id": ["p00", "stranger"]}).to_csv(study / "holdout.csv", index=False)
+    with pytest.raises(UserError, match="stranger"):
+        run_metrics(study, "--holdout", f"{study}/holdout.csv")
+    np.save(study / "synthetic.npy", cloud(1, 149))
+    with pytest.raises(UserError, match=r"149.*150"):
+        run_metrics(study)
+    pd.DataFrame({"index": range(149), "inside": 0, "distance_ratio": 2.0}).to_csv(study / "filter.csv", index=False)
+    with pytest.raises(UserError, match=r"filtered set has 0"):
+        run_metrics(study)

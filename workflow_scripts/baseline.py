@@ -1,0 +1,66 @@
+"""Predict every view without a network, out of fold: by the commonest class, or by texture statistics.
+
+Learns from the views that the label policy keeps, with its labels; predicts all views of the test fold. The output has
+the columns that fine-tuning writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from workflow_scripts.cli import progress, run, stage_parser
+from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.baselines import KINDS, majority_probability, texture_features, texture_probability
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("--kind", choices=KINDS, required=True, help="which baseline")
+    parser.add_argument("--views", type=Path, required=True, help="store of the labelled views (.npy)")
+    parser.add_argument("--index", type=Path, required=True, help="its CSV index")
+    parser.add_argument("--labels", type=Path, required=True, help="CSV label set")
+    parser.add_argument("--folds", type=Path, required=True, help="CSV patient_id,fold")
+    parser.add_argument("--seed", type=int, required=True, help="seed whose folds these are")
+    parser.add_argument(
+        "--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="the two label names"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="CSV of predictions")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Features once, then one model per fold."""
+    import numpy as np
+
+    from workflow_scripts.evaluation.predictions import PREDICTION_COLUMNS, align, decide
+    from workflow_scripts.files import read_csv, read_npy, write_csv
+
+    views, index = read_npy(arguments.views), read_csv(arguments.index)
+    if len(views) != len(index):
+        raise UserError(f"{arguments.views} holds {len(views)} views, its index {len(index)} rows; cut the views again")
+    table = align(index, read_csv(arguments.labels), read_csv(arguments.folds))
+    truth = (table["label_policy"] == arguments.classes[1]).to_numpy()
+    kept, fold_of = table["kept"].to_numpy() == 1, table["fold"].to_numpy()
+
+    features = np.zeros((len(views), 0))
+    if arguments.kind == "texture":
+        features = np.stack([texture_features(view) for view in progress(views, "texture", "view", len(views))])
+    probability = np.full(len(views), np.nan)
+    for fold in np.unique(fold_of):
+        train, test = kept & (fold_of != fold), fold_of == fold
+        if not train.any():
+            raise UserError(f"fold {fold} has no training views; {arguments.labels} keeps none outside it")
+        if arguments.kind == "texture":
+            probability[test] = texture_probability(features[train], truth[train], features[test])
+        else:
+            probability[test] = majority_probability(truth[train], int(test.sum()))
+    table = table.assign(
+        seed=arguments.seed, probability=probability, prediction=decide(probability, arguments.classes)
+    )
+    write_csv(table[PREDICTION_COLUMNS], arguments.output)
+
+
+if __name__ == "__main__":
+    run(main, parser())

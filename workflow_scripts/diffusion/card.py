@@ -1,0 +1,51 @@
+"""The card that lies in a model's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def model_card(origin: str, facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Markdown for a trained model; `origin` (for example PHANTOM) heads it when the views are no patients'."""
+    warning = (
+        f"> **{origin}**: trained on views of this origin, not on patients. Not for any clinical question.\n\n"
+        if origin
+        else ""
+    )
+    title = "Diffusion model of ultrasound views" + (f" ({origin})" if origin else "")
+    lines = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    recipe = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
+    return f"""---
+library_name: diffusers
+pipeline_tag: unconditional-image-generation
+---
+# {title}
+
+{warning}An unconditional DDPM with learned variance, for grey views. The weights are the exponential moving average of
+the training's. `DDPMPipeline.from_pretrained` loads this folder.
+
+| training | |
+|---|---|
+{lines}
+
+| setting | |
+|---|---|
+{recipe}
+
+Models of this kind can store views that they were trained on, and the weights may reveal who was among the training
+patients. Treat the weights as patient data: an audit of generated images says nothing about the weights.
+"""
+
+
+def import_card(source: str) -> str:
+    """Markdown for a model that was trained elsewhere and converted."""
+    return f"""---
+library_name: diffusers
+pipeline_tag: unconditional-image-generation
+---
+# Diffusion model of grey images, imported
+
+Converted from the guided-diffusion state dict `{source}`. What it was trained on is not known here; the weights may
+store training images.
+"""

@@ -1,0 +1,95 @@
+"""A diffusion model as a Diffusers folder: `DDPMPipeline.from_pretrained` loads it, and so does the sampler here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+from workflow_scripts.diffusion.process import linear_range, schedule_betas
+from workflow_scripts.diffusion.unet import IMAGE_CHANNELS, OUTPUT_CHANNELS
+from workflow_scripts.errors import UserError
+from workflow_scripts.files import read_json
+
+MARKER = "model_index.json"
+BETA_SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
+# What the process of process.py is, in the words of a scheduler's config.
+SCHEDULER_MUST_BE = {
+    "prediction_type": "epsilon",
+    "variance_type": "learned_range",
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
+    "thresholding": False,
+    "rescale_betas_zero_snr": False,
+}
+
+
+def refuse_foreign_folder(path: Path) -> None:
+    """Raise UserError if writing a model to `path` would replace something that is no model."""
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / MARKER).is_file()):
+        raise UserError(f"{path} exists and is no diffusion model; name another --output or move it away")
+
+
+def save_pipeline(unet: UNet2DModel, timesteps: int, schedule: str, path: Path) -> None:
+    """Write network and schedule (`cosine` or `linear`) as a `DDPMPipeline` folder, weights as safetensors."""
+    beta_start, beta_end = linear_range(timesteps) if schedule == "linear" else (0.0001, 0.02)
+    scheduler = DDPMScheduler(
+        num_train_timesteps=timesteps,
+        beta_schedule=BETA_SCHEDULES[schedule],
+        beta_start=beta_start,
+        beta_end=beta_end,
+        # The default, `leading`, would sample other timesteps than the ones that sample.py keeps.
+        timestep_spacing="linspace",
+        **SCHEDULER_MUST_BE,
+    )
+    DDPMPipeline(unet, scheduler).save_pretrained(path)
+
+
+def load_pipeline(path: Path) -> tuple[UNet2DModel, np.ndarray]:
+    """The network (in evaluation mode, on CPU) and the float64 (T,) betas of a model folder.
+
+    UserError if the folder is none, or its model is not unconditional, grey, and of learned-range variance.
+    """
+    if not (path / MARKER).is_file():
+        raise UserError(f"{path} is no Diffusers folder (it has no {MARKER})")
+    try:
+        scheduler = read_json(path / "scheduler" / "scheduler_config.json")
+        unet = UNet2DModel.from_pretrained(
+            path / "unet", local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} does not load as a DDPMPipeline with a UNet2DModel: {error}") from error
+    for key, value in SCHEDULER_MUST_BE.items():
+        # A model folder may leave a key out; then its DDPMScheduler has the library's default.
+        given = scheduler.get(key, getattr(DDPMScheduler().config, key))
+        if given != value:
+            raise UserError(f"{path}: the scheduler has {key} {given!r}; models are sampled here with {value!r} only")
+    channels = (unet.config.in_channels, unet.config.out_channels)
+    if channels != (IMAGE_CHANNELS, OUTPUT_CHANNELS):
+        raise UserError(
+            f"{path}: the network maps {channels[0]} channels to {channels[1]}; needed: {IMAGE_CHANNELS} (grey) to "
+            f"{OUTPUT_CHANNELS} (noise and learned variance)"
+        )
+    if unet.class_embedding is not None:
+        raise UserError(f"{path}: the network is conditioned on classes; only unconditional models are sampled here")
+    if not isinstance(unet.config.sample_size, int):
+        raise UserError(f"{path}: sample_size in unet/config.json must be one number, not {unet.config.sample_size!r}")
+    return unet.eval(), _scheduler_betas(scheduler, path)
+
+
+def _scheduler_betas(scheduler: Mapping[str, Any], path: Path) -> np.ndarray:
+    defaults = DDPMScheduler().config
+    schedule, timesteps, start, end, trained = (
+        scheduler.get(key, getattr(defaults, key))
+        for key in ("beta_schedule", "num_train_timesteps", "beta_start", "beta_end", "trained_betas")
+    )
+    if trained is not None:
+        return np.asarray(trained, dtype=np.float64)
+    if schedule == "linear":
+        return np.linspace(start, end, timesteps, dtype=np.float64)
+    if schedule == BETA_SCHEDULES["cosine"]:
+        return schedule_betas("cosine", timesteps)
+    raise UserError(f"{path}: beta_schedule {schedule!r} is not supported (squaredcos_cap_v2 and linear are)")

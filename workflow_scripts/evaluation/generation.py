@@ -1,0 +1,97 @@
+"""The generation table: how close the generated sets come to the real views (paper, section 4; SPEC 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.aggregation import mean_and_std
+from workflow_scripts.evaluation.rendering import Table, plus_minus
+
+# Names of the sets as printed; sets that are not named here follow under their own name.
+SETS = {
+    "unfiltered": "generated, unfiltered",
+    "filtered": "generated, filtered",
+    "real": "real, held-out patients",
+    "unfiltered_equal": "unfiltered, equal size",
+    "filtered_equal": "filtered, equal size",
+}
+# Shares, printed in percent; everything else keeps its unit.
+SHARES = ("precision", "recall", "density", "coverage")
+SHOWN = {"precision": "precision", "recall": "recall", "fid": "FID"}
+
+
+def generation_numbers(metrics: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Numbers of the sets, one row each.
+
+    `metrics` are the tables set, metric, batch, value of one or more generators. `<metric>_mean`, `<metric>_std`: over
+    the numbered reference batches of all generators (std n - 1), shares in percent; `<metric>_all`: all real views as
+    one reference, averaged over the generators; `size`: views of the set, averaged over the generators.
+    """
+    table = pd.concat(metrics, ignore_index=True)
+    if not {"unfiltered", "filtered"} <= set(table["set"]):
+        raise UserError(
+            f"the metrics name the sets {', '.join(sorted(set(table['set'])))}; unfiltered and filtered are needed"
+        )
+    names = [name for name in SETS if name in set(table["set"])]
+    names += [name for name in table["set"].unique() if name not in SETS]
+    rows = []
+    for name in names:
+        mine = table[table["set"] == name]
+        row: dict[str, object] = {"name": name}
+        for metric in (metric for metric in mine["metric"].unique() if metric != "size"):
+            values = mine[mine["metric"] == metric]
+            scale = 100 if metric in SHARES else 1
+            in_batches = values["batch"].notna()
+            if in_batches.any():
+                mean, std = mean_and_std(scale * values["value"][in_batches].to_numpy())
+                row |= {f"{metric}_mean": mean, f"{metric}_std": std}
+            if not in_batches.all():
+                row[f"{metric}_all"] = scale * float(values["value"][~in_batches].mean())
+        sizes = mine[mine["metric"] == "size"]["value"]
+        row["size"] = float(sizes.mean()) if len(sizes) else float("nan")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def generation_layout(
+    values: pd.DataFrame, batches: int, generators: int, generated: int, kept: int, origin: str
+) -> Table:
+    """The paper's layout: set, precision, recall, FID, size; the paper's numbers beside it where `values` has them.
+
+    `batches` reference batches per generator; the filter kept `kept` of `generated` views of all generators.
+    """
+    shown = {key: title for key, title in SHOWN.items() if f"{key}_mean" in values}
+    paper = [key for key in shown if f"paper_{key}_mean" in values]
+    header = ["set", *shown.values(), "size", *(f"{SHOWN[key]} (paper)" for key in paper)]
+    rows = []
+    for _, value in values.iterrows():
+        size = "–" if value["size"] != value["size"] else f"{value['size']:.0f}"
+        cells = [plus_minus(value[f"{key}_mean"], value[f"{key}_std"]) for key in shown]
+        ours = [SETS.get(value["name"], value["name"]), *cells, size]
+        rows.append((*ours, *(plus_minus(value[f"paper_{key}_mean"], value[f"paper_{key}_std"]) for key in paper)))
+    names = list(values["name"])
+    of_each = "" if generators == 1 else f" for each of {generators} generators (one per seed and fold)"
+    notes = [
+        "Precision and recall in percent (k nearest neighbours, Eq. 5-6), FID (Eq. 7). Mean ± std (n − 1) over "
+        f"{batches} disjoint reference batches of real views{of_each}, each against the whole set.",
+        f"The manifold filter kept {kept} of {generated} generated views ({kept / generated:.1%}).",
+        "These metrics depend on the sizes of both sides: compare rows of different size with care; the rows of equal "
+        "size are random subsamples. Recall is high for a generator that copies.",
+    ]
+    if "real" in names:
+        notes.append(
+            "The row of real views of patients that the generator never saw is what perfect samples would score."
+        )
+    return Table(
+        label="generation",
+        title="Generated views against real ones",
+        header=tuple(header),
+        rows=tuple(rows),
+        text_columns=1,
+        notes=tuple(notes),
+        rules=tuple(names.index(name) for name in ("real", "unfiltered_equal") if name in names),
+        origin=origin,
+    )

@@ -1,0 +1,72 @@
+"""Is a difference between two rows more than chance?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Mean paired difference, its confidence interval and two-sided p value; NaN where they do not exist."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def corrected_paired_test(differences: np.ndarray, folds: int, level: float = 0.95) -> PairedTest:
+    """Nadeau and Bengio's corrected resampled t test, as Bouckaert and Frank apply it to repeated cross-validation.
+
+    `differences` (n,) are paired by run: same seed, same fold. The training parts of the runs overlap, so that the
+    variance of their mean is not s²/n but (1/n + n_test/n_train) s², where n_test/n_train = 1 / (folds - 1); t has
+    n - 1 degrees of freedom. A single run has no p value. Runs that all differ by the same amount have no variance:
+    p is then 1 if the amount is 0, else 0.
+    """
+    from scipy import stats
+
+    values = np.asarray(differences, np.float64)
+    n, mean, nan = len(values), float(np.mean(values)), float("nan")
+    if n < 2 or np.isnan(mean):
+        return PairedTest(mean, nan, nan, nan)
+    error = math.sqrt((1 / n + 1 / (folds - 1)) * float(values.var(ddof=1)))
+    if error == 0:
+        return PairedTest(mean, mean, mean, 1.0 if mean == 0 else 0.0)
+    margin = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    return PairedTest(mean, mean - margin, mean + margin, float(2 * stats.t.sf(abs(mean) / error, n - 1)))
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Holm's step-down correction of p values (M,) for the M comparisons of a table; NaN does not count."""
+    p = np.asarray(p_values, np.float64)
+    corrected = np.full(len(p), np.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(factors * p[order]), 1.0)
+    return corrected
+
+
+def patient_bootstrap(
+    correct: np.ndarray, views: np.ndarray, draws: int = 10_000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of accuracy under redrawing the patients (given the trained networks).
+
+    `correct` and `views`, (P, S), count each patient's correct and all scored views in each seed's out-of-fold
+    predictions. Patients are drawn with replacement and bring all their views and seeds along; accuracy is pooled
+    within a seed and averaged over the seeds.
+    """
+    patients = len(correct)
+    generator = np.random.default_rng(seed)
+    accuracy = []
+    # In blocks: the counts of all draws at once would need draws x patients numbers.
+    for start in range(0, draws, 1000):
+        times = generator.multinomial(patients, np.full(patients, 1 / patients), size=min(1000, draws - start))
+        with np.errstate(invalid="ignore"):
+            accuracy.append((times @ correct / (times @ views)).mean(axis=1))
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(np.concatenate(accuracy), [tail, 1 - tail])
+    return float(low), float(high)

@@ -1,0 +1,83 @@
+"""How close the generated views come to the real ones (Eq. 6-7 of the paper, and more).
+
+Rows `set, metric, batch, value`. Numbered batches are the paper's protocol: disjoint reference batches of real views
+the generator learnt from, each against the whole generated set. An empty batch is all those views against the whole
+set. Sets: `unfiltered`, `filtered`; `real`, views of held-out patients, which is what perfect samples would score (it
+is there when these patients have more views than the metrics' k); `unfiltered_equal`, `filtered_equal`, random
+subsamples as large as the smallest of the sets, since every one of these metrics depends on the size. Metric `size`
+is the set's size.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from workflow_scripts.cli import add_settings, progress, run, say, settings, stage_parser
+from workflow_scripts.errors import UserError
+from workflow_scripts.files import read_csv, read_npy, write_csv
+from workflow_scripts.manifold.reference import add_reference, check_rows, real_masks
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("--real", type=Path, required=True, help="features of the labelled views")
+    parser.add_argument("--real-index", type=Path, required=True, help="index of the labelled views")
+    parser.add_argument("--synthetic", type=Path, required=True, help="features of the generated views")
+    parser.add_argument("--filter", type=Path, required=True, help="the manifold filter's answers")
+    add_reference(parser)
+    parser.add_argument("--output", type=Path, required=True, help="CSV of the metrics")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    add_settings(parser, "manifold_recipe")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Compute the metrics of each set."""
+    import numpy as np
+    import pandas as pd
+
+    from workflow_scripts.manifold.metrics import Generated, kernel_distance, reference_batches
+
+    recipe = settings(arguments)
+    k = recipe["metric_k"]
+    real, synthetic = read_npy(arguments.real), read_npy(arguments.synthetic)
+    index, decisions = read_csv(arguments.real_index), read_csv(arguments.filter)
+    check_rows({str(arguments.real): len(real), str(arguments.real_index): len(index)})
+    check_rows({str(arguments.synthetic): len(synthetic), str(arguments.filter): len(decisions)})
+    training, held_out = real_masks(index, arguments.holdout, arguments.folds, arguments.exclude_fold)
+    reference = real[training]
+    batches = reference_batches(len(reference), recipe["metric_batches"], recipe["metric_batch_size"], recipe["seed"])
+
+    sets = {"unfiltered": np.asarray(synthetic), "filtered": synthetic[decisions["inside"].to_numpy() == 1]}
+    for name, features in sets.items():
+        if len(features) <= k:
+            raise UserError(
+                f"the {name} set has {len(features)} generated views, its metrics need more than metric_k = {k}: raise "
+                "synthesis.images, or manifold.recipe.filter_k if the filter keeps too few"
+            )
+    if held_out.sum() > k:
+        sets["real"] = real[held_out]
+    else:
+        say(f"no `real` row: held-out patients have {held_out.sum()} views, it needs more than metric_k = {k}")
+    size = min(len(features) for features in sets.values())
+    generator = np.random.default_rng(recipe["seed"])
+    for name in ("unfiltered", "filtered"):
+        chosen = np.sort(generator.permutation(len(sets[name]))[:size])
+        sets[f"{name}_equal"] = sets[name][chosen]
+
+    rows: list[tuple[str, str, int | None, float]] = []
+    for name, features in progress(sets.items(), "metrics", "set", len(sets)):
+        generated = Generated(features, k)
+        for batch, members in enumerate(batches):
+            values = generated.against(reference[members])
+            rows += [(name, metric, batch, value) for metric, value in values.items()]
+        values = generated.against(reference) | {"kid": kernel_distance(reference, features), "size": len(features)}
+        rows += [(name, metric, None, value) for metric, value in values.items()]
+    table = pd.DataFrame(rows, columns=["set", "metric", "batch", "value"]).astype({"batch": "Int64"})
+    write_csv(table, arguments.output)
+
+
+if __name__ == "__main__":
+    run(main, parser())

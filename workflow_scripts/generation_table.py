@@ -1,0 +1,61 @@
+"""Make the generation table: precision, recall and FID of the generated sets, and of real views beside them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from workflow_scripts.cli import run, stage_parser
+from workflow_scripts.errors import UserError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = stage_parser(__doc__)
+    parser.add_argument(
+        "--metrics", type=Path, nargs="+", required=True, help="CSV set,metric,batch,value of each generator"
+    )
+    parser.add_argument(
+        "--filter", type=Path, nargs="+", required=True, help="CSV of the manifold filter of each generator"
+    )
+    parser.add_argument("--reference-numbers", action="store_true", help="print the paper's numbers beside ours")
+    parser.add_argument("--origin", default="", help="what the numbers come from if not from patients: PHANTOM")
+    parser.add_argument("--output-csv", type=Path, required=True, help="all numbers")
+    parser.add_argument("--output-md", type=Path, required=True, help="Markdown")
+    parser.add_argument("--output-tex", type=Path, required=True, help="LaTeX")
+    parser.add_argument("--output-html", type=Path, required=True, help="HTML page")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Read, average, lay out, write."""
+    from workflow_scripts.evaluation.generation import generation_layout, generation_numbers
+    from workflow_scripts.evaluation.rendering import html_page, latex, markdown
+    from workflow_scripts.evaluation.tables import with_paper_numbers
+    from workflow_scripts.files import read_csv, write_csv, write_text
+
+    if len(arguments.metrics) != len(arguments.filter):
+        raise UserError(
+            f"--metrics names {len(arguments.metrics)} files, --filter {len(arguments.filter)}: one of each"
+        )
+    metrics = [read_csv(path) for path in arguments.metrics]
+    inside = [read_csv(path)["inside"] for path in arguments.filter]
+    values = generation_numbers(metrics)
+    if arguments.reference_numbers:
+        values = with_paper_numbers("generation", values)
+    page = generation_layout(
+        values,
+        batches=int(metrics[0]["batch"].nunique()),
+        generators=len(metrics),
+        generated=sum(map(len, inside)),
+        kept=sum(int(column.sum()) for column in inside),
+        origin=arguments.origin,
+    )
+    write_text(markdown(page), arguments.output_md)
+    write_text(latex(page), arguments.output_tex)
+    write_text(html_page(page), arguments.output_html)
+    write_csv(values.assign(origin=arguments.origin), arguments.output_csv)
+
+
+if __name__ == "__main__":
+    run(main, parser())

@@ -1,0 +1,126 @@
+"""The view store: one uint8 array on disk and a CSV index beside it, written frame by frame in bounded memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workflow_scripts.cli import progress
+from workflow_scripts.errors import UserError
+from workflow_scripts.files import atomic_path, write_rows
+from workflow_scripts.imaging.crop import cut_views
+from workflow_scripts.imaging.frames import read_frame
+
+INDEX_COLUMNS = ("view_id", "image_id", "patient_id", "organ", "label", "view")
+# Frames per task: enough to hide what it costs to hand one out, few enough to keep the results that wait small.
+CHUNK = 8
+
+# The views of a frame, or the text of what is wrong with it.
+Views = list[tuple[str, np.ndarray]] | str
+
+
+def views_of_row(row: Mapping[str, str], root: Path, profiles: Mapping[str, Any], size: int) -> Views:
+    """The views of one manifest row, or the text of what is wrong with its frame (errors must cross processes)."""
+    try:
+        frame = read_frame(row["path"], root, row["image_id"])
+        return cut_views(frame, profiles[row["device"]], size, row["image_id"])
+    except UserError as error:
+        return str(error)
+
+
+def _views_of_rows(
+    rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int
+) -> list[Views]:
+    return [views_of_row(row, root, profiles, size) for row in rows]
+
+
+def write_store(
+    rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int, threads: int,
+    views_path: Path, index_path: Path, skip_bad: bool,
+) -> tuple[int, list[str]]:  # fmt: skip
+    """Decode and crop the frames of `rows` in `threads` processes, and write their views in the order of the rows.
+
+    Returns the number of views and what was wrong with each bad frame. Raises `UserError` that lists all bad frames
+    unless `skip_bad`, and where no view is left; then nothing is written. The index is written last: where it
+    exists, the store is complete.
+    """
+    index: list[dict[str, str]] = []
+    bad: list[str] = []
+    # Spawned, not forked: the progress bar keeps a thread, and a fork copies whatever lock that holds.
+    workers = ProcessPoolExecutor(threads, multiprocessing.get_context("spawn")) if threads > 1 else nullcontext()
+    with atomic_path(views_path) as temporary:
+        # Appended rather than mapped: skipped frames make the length known only at the end, and a full disk is then
+        # an error with a message, where a mapped file would end the process.
+        with temporary.open("wb") as file, workers as pool:
+            _write_header(file, 0, size)
+            start = file.tell()
+            decoded = _decoded(rows, root, profiles, size, threads, pool)
+            for row, views in zip(rows, progress(decoded, "crop", "frame", len(rows)), strict=True):
+                if isinstance(views, str):
+                    bad.append(views)
+                    continue
+                for name, view in views:
+                    file.write(view.tobytes())
+                    index.append(_entry(row, name))
+            file.seek(0)
+            # NumPy leaves room in the header for any number of rows.
+            _write_header(file, len(index), size)
+            if file.tell() != start:
+                raise RuntimeError("the header of the view store has changed its length")
+        if bad and not skip_bad:
+            raise UserError(
+                f"{_listing(bad)}\nmend them or take their rows out of the manifest; "
+                "data.on_bad_frame: skip goes on without them"
+            )
+        if not index:
+            raise UserError(f"no frame is left, all were skipped: {_listing(bad)}")
+        index_path.unlink(missing_ok=True)  # an old index must not lie beside new views, should we die in between
+    write_rows(index, INDEX_COLUMNS, index_path)
+    return len(index), bad
+
+
+def _write_header(file: Any, count: int, size: int) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _entry(row: Mapping[str, str], view: str) -> dict[str, str]:
+    kept = {key: row[key] for key in ("image_id", "patient_id", "organ", "label")}
+    return {"view_id": f"{row['image_id']}#{view}", **kept, "view": view}
+
+
+def _decoded(
+    rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int, threads: int,
+    pool: ProcessPoolExecutor | None,
+) -> Iterator[Views]:  # fmt: skip
+    """Views or complaints in the order of the rows; at most 2 `threads` + 1 chunks wait, which bounds the memory."""
+    if pool is None:
+        for row in rows:
+            yield views_of_row(row, root, profiles, size)
+        return
+    waiting: deque[Future[list[Views]]] = deque()
+    try:
+        for start in range(0, len(rows), CHUNK):
+            waiting.append(pool.submit(_views_of_rows, rows[start : start + CHUNK], root, profiles, size))
+            if len(waiting) > 2 * threads:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    except BrokenProcessPool:
+        raise UserError(
+            f"one of the {threads} processes that decode frames was killed, most likely for lack of memory; "
+            "use fewer --threads or give the job more memory"
+        ) from None
+
+
+def _listing(bad: Sequence[str]) -> str:
+    frames = "1 frame cannot be used" if len(bad) == 1 else f"{len(bad)} frames cannot be used"
+    return "\n".join([f"{frames}:", *(f"  {text}" for text in bad)])

@@ -1,0 +1,133 @@
+"""The dataset card of a released synthetic set: Markdown with the front matter that dataset hubs read."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+METRICS = {
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "fid": "Fréchet distance",
+    "kid": "KID",
+}
+SETS = {
+    "filtered": "released set, before copies were taken out",
+    "unfiltered": "everything generated",
+    "real": "views of held-out patients (what perfect samples would score)",
+}
+
+
+def plain(text: str) -> str:
+    """User text as Markdown that shows it literally: no markup, no HTML, one line."""
+    line = " ".join(text.split())
+    # A bare address would become a link; with its colon as an entity it stays text.
+    escaped = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", html.escape(line, quote=False))
+    return re.sub(r"://", "&#58;//", escaped)
+
+
+def dataset_card(
+    title: str,
+    licence: str,
+    contact: str,
+    organ: str,
+    origin: str,
+    counts: Mapping[str, int],
+    size: int,
+    privacy: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, str]],
+) -> str:
+    """The card's Markdown.
+
+    `counts`: generated, filtered, copies, released. `privacy`: the copy audit's summary. `metrics`: rows of
+    metrics.csv (set, metric, batch, value). `origin`: empty, or the stamp of data that come from no patient.
+    """
+    stamp = f"**{plain(origin)}**: made from drawn phantoms, not from patients.\n\n" if origin else ""
+    source = "drawn phantom frames" if origin else "B-mode ultrasound frames"
+    tags = ["synthetic", "ultrasound", *([origin.lower()] if origin else [])]
+    front = {"pretty_name": _line(title), "tags": tags} | (
+        {"license": "other", "license_name": _line(licence)} if licence else {}
+    )
+    header = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items())
+    return f"""---
+{header}
+---
+# {plain(title)}
+
+{stamp}{counts["released"]} synthetic {plain(organ)} ultrasound views, greyscale PNG, {size} x {size} pixels. No image
+is a recording: all were drawn by a diffusion model that learnt from {source}. `metadata.csv` names each file, its
+organ and its number in the generated set. It holds no labels, no real views and no names or numbers of patients.
+
+| | |
+|---|---|
+| origin | {plain(origin) if origin else "diffusion model trained on real views"} |
+| licence | {plain(licence) if licence else "not chosen: ask before you use or pass on the set"} |
+| contact | {plain(contact) if contact else "not given"} |
+
+## How it was made
+| step | views |
+|---|---|
+| generated | {counts["generated"]} |
+| inside the manifold of the real views (filter) | {counts["filtered"]} |
+| of these, flagged by the copy audit and left out | {counts["copies"]} |
+| released | {counts["released"]} |
+
+The filter keeps a generated view if its features lie within one of the real views' balls, whose radius is the
+distance to the k-th nearest real view. Each remaining view was compared with all training views, and left out if it
+comes closer to one than views of patients that the generator never saw come.
+
+## Quality
+{_metric_table(metrics)}
+
+Precision and recall with nearest-neighbour balls around disjoint reference batches of real views (mean ± standard
+deviation over the batches), and around all training views. All of them depend on the number of views, so compare sets
+of one size only.
+
+## Privacy
+{_privacy(privacy)}
+
+## Intended use
+Pretraining and augmentation of models for research, and tests of software.
+
+## Must not be used for
+- diagnosis, treatment or any decision about a patient, or training of a product without proof on real data;
+- attempts to find the people whose recordings the generator learnt from;
+- statistics about disease, patients or devices: the set keeps the training set's biases and adds its own;
+- passing the images off as recordings.
+"""
+
+
+def _metric_table(metrics: Sequence[Mapping[str, str]]) -> str:
+    lines = ["| set | metric | reference batches | all training views |", "|---|---|---|---|"]
+    for set_name, description in SETS.items():
+        for metric, metric_name in METRICS.items():
+            rows = [row for row in metrics if row["set"] == set_name and row["metric"] == metric]
+            batches = [float(row["value"]) for row in rows if row["batch"] != ""]
+            whole = [float(row["value"]) for row in rows if row["batch"] == ""]
+            if rows:
+                spread = f" ± {stdev(batches):.3g}" if len(batches) > 1 else ""
+                batch_text = f"{mean(batches):.4g}{spread}" if batches else ""
+                lines.append(f"| {description} | {metric_name} | {batch_text} | {f'{whole[0]:.4g}' if whole else ''} |")
+    return "\n".join(lines)
+
+
+def _privacy(privacy: Mapping[str, Any]) -> str:
+    auc = privacy["membership_auc"]["filtered"]
+    return f"""{plain(privacy["may_say"])}
+
+Membership: training views lie nearer to the filtered set than held-out ones with probability {auc["value"]:.2f} (95 %
+interval {auc["low"]:.2f} to {auc["high"]:.2f}; 0.5 is no difference).
+
+**What this does not show.** {plain(privacy["may_not_say"])}
+
+**Caveats.** {plain(privacy["caveats"])}"""
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,103 @@
+"""Embedding networks: what turns views into the features of the manifold.
+
+`inception`: the TorchScript FID network as clean-fid loads, resizes for and calls it ("clean" mode, 2048 features).
+`encoder`: a backbone pretrained by this workflow, seen as fine-tuning sees it (input (x/255 - 0.5) / 0.25).
+Features are float32 and do not depend on the batch size but for the last bits of float32 sums.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from workflow_scripts.errors import UserError
+
+INPUT_MEAN, INPUT_STD = 0.5, 0.25
+INCEPTION_SIDE = 299
+
+# A network takes uint8 views (B, side, side) on the CPU and gives float32 features (B, D) on the CPU.
+Network = Callable[[np.ndarray], np.ndarray]
+
+
+def load_encoder(backbone: str, weights: Path, device: torch.device) -> Network:
+    """The timm network `backbone` without classifier, with the weights of a pretraining's backbone.safetensors."""
+    import timm
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        model = timm.create_model(backbone, num_classes=0)
+    except RuntimeError as error:
+        raise UserError(f"--backbone {backbone!r}: timm knows no such network ({error})") from error
+    try:
+        model.load_state_dict(load_file(_existing(weights)), strict=True)
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"{weights} does not hold the weights of {backbone} without classifier: {_short(error)}"
+        ) from error
+    model.to(device).eval()
+
+    @torch.inference_mode()
+    def network(views: np.ndarray) -> np.ndarray:
+        images = torch.from_numpy(views).to(device).float().div(255).sub(INPUT_MEAN).div(INPUT_STD)
+        return model(images[:, None].expand(-1, 3, -1, -1)).float().cpu().numpy()
+
+    return network
+
+
+def load_inception(weights: Path, device: torch.device) -> Network:
+    """clean-fid's Inception from a local file (inception-2015-12-05.pt); nothing is downloaded."""
+    from cleanfid.inception_torchscript import InceptionV3W
+    from cleanfid.resize import build_resizer
+
+    resize = build_resizer("clean")
+    source = _existing(weights).resolve()
+    # clean-fid looks for a fixed name inside a folder.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "inception-2015-12-05.pt").symlink_to(source)
+        try:
+            model = InceptionV3W(folder, download=False).to(device).eval()
+            with torch.inference_mode():
+                model(torch.zeros(1, 3, INCEPTION_SIDE, INCEPTION_SIDE, device=device))
+        except (RuntimeError, AttributeError) as error:
+            raise UserError(
+                f"{weights} is not the TorchScript FID Inception network (inception-2015-12-05.pt): {_short(error)}. "
+                "Fetch it again, see embedding.inception in config.yaml"
+            ) from error
+
+    @torch.inference_mode()
+    def network(views: np.ndarray) -> np.ndarray:
+        images = np.stack([resize(np.repeat(view[:, :, None], 3, axis=2)) for view in views])
+        return model(torch.from_numpy(images).to(device).permute(0, 3, 1, 2)).float().cpu().numpy()
+
+    return network
+
+
+def embed(views: np.ndarray, network: Network, batch_size: int) -> Iterator[np.ndarray]:
+    """Features of uint8 views (N, side, side), batch by batch."""
+    for start in range(0, len(views), batch_size):
+        features = network(np.array(views[start : start + batch_size]))
+        bad = ~np.isfinite(features).all(axis=1)
+        if bad.any():
+            raise UserError(
+                f"the network gives NaN or infinity for view {start + int(bad.argmax())}: its weights are damaged"
+            )
+        yield features
+
+
+def _existing(weights: Path) -> Path:
+    if not weights.is_file():
+        raise UserError(
+            f"{weights} (--weights) does not exist; config.yaml's embedding section says which network is used and"
+            " where it comes from"
+        )
+    return weights
+
+
+def _short(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines)[:300]

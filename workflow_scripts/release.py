@@ -1,0 +1,127 @@
+"""Pack the releasable synthetic set: filtered views without those the copy audit flags, as one deterministic archive.
+
+The zip holds `train/synthetic_<number>.png` with `train/metadata.csv` (the ImageFolder layout of dataset hubs),
+`README.md` (a dataset card) and `checksums.sha256`. The same inputs give the same bytes. Nothing of real views is in
+it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workflow_scripts.cli import progress, run, say, stage_parser
+from workflow_scripts.errors import UserError
+from workflow_scripts.files import atomic_path, read_json, read_npy, read_rows
+from workflow_scripts.manifold.card import dataset_card
+from workflow_scripts.manifold.reference import check_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can state
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("--views", type=Path, required=True, help="store of the generated views")
+    parser.add_argument("--filter", type=Path, required=True, help="the manifold filter's answers")
+    parser.add_argument("--privacy", type=Path, required=True, help="the copy audit's answers")
+    parser.add_argument("--privacy-summary", type=Path, required=True, help="the copy audit's summary")
+    parser.add_argument("--metrics", type=Path, required=True, help="the generation metrics")
+    parser.add_argument("--organ", required=True, help="organ of the views")
+    parser.add_argument("--title", default="Synthetic ultrasound views", help="title of the card")
+    parser.add_argument("--licence", default="", help="licence; the card says 'not chosen' without one")
+    parser.add_argument("--contact", default="", help="whom to ask")
+    parser.add_argument(
+        "--origin", default="", help="stamp on the card and in the metadata, for example PHANTOM (default: none)"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="zip")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Pack the archive."""
+    views = read_npy(arguments.views)
+    filtered, audited = read_rows(arguments.filter), read_rows(arguments.privacy)
+    check_rows({
+        str(arguments.views): len(views), str(arguments.filter): len(filtered), str(arguments.privacy): len(audited),
+    })  # fmt: skip
+    kept = [row["inside"] == "1" for row in filtered]
+    copies = [row["copy"] == "1" for row in audited]
+    released = [number for number, inside in enumerate(kept) if inside and not copies[number]]
+    counts = {
+        "generated": len(views),
+        "filtered": sum(kept),
+        "copies": sum(inside and copy for inside, copy in zip(kept, copies, strict=True)),
+        "released": len(released),
+    }
+    if not released:
+        raise UserError(
+            f"nothing is left to release: of {len(views)} generated views the filter keeps {counts['filtered']}, and"
+            f" the copy audit flags {counts['copies']} of those. Generate more views or train the generator for fewer"
+            " steps"
+        )
+    card = dataset_card(
+        title=arguments.title,
+        licence=arguments.licence,
+        contact=arguments.contact,
+        organ=arguments.organ,
+        origin=arguments.origin,
+        counts=counts,
+        size=views.shape[1],
+        privacy=read_json(arguments.privacy_summary),
+        metrics=read_rows(arguments.metrics),
+    )
+    with atomic_path(arguments.output) as temporary:
+        files = members(views, released, arguments.organ, arguments.origin, card)
+        pack(progress(files, "pack", "file", total=len(released) + 2), temporary)
+    say(f"released {len(released)} of {len(views)} generated views, {counts['copies']} left out as possible copies")
+
+
+def members(views: np.ndarray, released: list[int], organ: str, origin: str, card: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file of the archive, sorted by name."""
+    from PIL import Image
+
+    yield "README.md", card.encode()
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["file_name", "organ", "index", "origin"])
+    names = {number: f"synthetic_{number:06d}.png" for number in released}
+    for number, name in names.items():
+        writer.writerow([name, organ, number, origin or "generated"])
+    yield "train/metadata.csv", table.getvalue().encode()
+    for number, name in names.items():
+        image = io.BytesIO()
+        Image.fromarray(views[number]).save(image, format="PNG", compress_level=6)
+        yield f"train/{name}", image.getvalue()
+
+
+def pack(files: Iterator[tuple[str, bytes]], path: Path) -> None:
+    """Write a zip that depends on names and contents only, with `checksums.sha256` over all other files."""
+    checksums = []
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files:
+            checksums.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
+            archive.writestr(_entry(name), content, compresslevel=6)
+        archive.writestr(_entry("checksums.sha256"), "".join(checksums), compresslevel=6)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, EPOCH)
+    # PNG is compressed already.
+    entry.compress_type = zipfile.ZIP_STORED if name.endswith(".png") else zipfile.ZIP_DEFLATED
+    entry.create_system = 3
+    entry.external_attr = 0o644 << 16
+    return entry
+
+
+if __name__ == "__main__":
+    run(main, parser())

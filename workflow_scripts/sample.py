@@ -1,0 +1,114 @@
+"""Draw one shard of the synthetic views from a diffusion model.
+
+Image j is the same whatever the number of shards and the batch size (up to the arithmetic's rounding). Finished batches
+and the one at work survive an interruption.
+
+    python -m workflow_scripts.sample --model diffusion/model --images 20000 --shards 20 --shard 0 \\
+        --output synthesis/shards/0.npy --work-dir work/synthesis/0
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from workflow_scripts.cli import add_settings, add_training, progress, run, say, settings, stage_parser
+
+# A batch at work is saved about this often; on a CPU it can take hours.
+SAVE_SECONDS = 300
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = stage_parser(__doc__)
+    parser.add_argument(
+        "--model", type=Path, required=True, help="Diffusers folder: grey, unconditional, learned range"
+    )
+    parser.add_argument("--images", type=int, required=True, help="images of all shards together")
+    parser.add_argument("--shards", type=int, default=1, help="number of shards (default: 1)")
+    parser.add_argument("--shard", type=int, default=0, help="which of them to draw, from 0 (default: 0)")
+    parser.add_argument("--output", type=Path, required=True, help=".npy, uint8 (n, size, size)")
+    add_settings(parser, "synthesis_recipe")
+    add_training(parser)
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Load the model, draw batch after batch, write the shard."""
+    import time
+
+    import numpy as np
+    import torch
+
+    from workflow_scripts.diffusion.pipeline import load_pipeline
+    from workflow_scripts.diffusion.process import GaussianProcess, spaced_timesteps
+    from workflow_scripts.diffusion.sampler import image_noise, reverse_steps, shard_range, to_grey
+    from workflow_scripts.files import read_npy, sha256, write_npy
+    from workflow_scripts.training.device import select_device
+    from workflow_scripts.training.work import Clock, Interrupted, WorkDir
+
+    clock = Clock(arguments.time_limit)
+    recipe = settings(arguments)
+    seed, sampler, length, batch_size = (recipe[key] for key in ("seed", "sampler", "steps", "batch_size"))
+    images = shard_range(arguments.images, arguments.shards, arguments.shard)
+    device = select_device(arguments.device, arguments.threads)
+    unet, betas = load_pipeline(arguments.model)
+    kept = spaced_timesteps(len(betas), length, evenly=sampler == "ddim")
+    side = unet.config.sample_size
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    unet = unet.to(device, memory_format=layout)
+    process = GaussianProcess(betas, kept, device)
+    say(f"images {images.start} to {images.stop - 1} of {arguments.images}, {length} {sampler} steps on {device}")
+
+    work = WorkDir(
+        arguments.work_dir,
+        {
+            "settings": recipe,
+            "images": [images.start, images.stop],
+            "unet": sha256(arguments.model / "unet"),
+            "betas": betas.tolist(),
+            "device": device.type,
+            "code_version": arguments.code_version,
+        },
+    )
+    # Progress counts reverse steps over all batches: finished batches lie in files, the one at work in a checkpoint.
+    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    finished = work.state["progress"] // length
+
+    def batch_file(number: int) -> Path:
+        return work.path / f"batch_{number}.npy"
+
+    def draw() -> Iterator[int]:
+        """The images of the batches that are not finished yet, each batch once it is on disk."""
+        for number, batch in enumerate(batches):
+            if number < finished:
+                continue
+            x, begun = image_noise(seed, 0, batch, side, device), 0
+            checkpoint = work.load("batch.pt")
+            if checkpoint is not None and checkpoint["batch"] == number:
+                x, begun = checkpoint["x"].to(device), checkpoint["done"]
+            saved = time.monotonic()
+            for done, state in reverse_steps(unet, process, x, begun, batch, seed, sampler):
+                x = state
+                is_over = clock.is_over()
+                if done < length and (is_over or time.monotonic() - saved > SAVE_SECONDS):
+                    work.save("batch.pt", {"batch": number, "done": done, "x": x.cpu()}, number * length + done)
+                    saved = time.monotonic()
+                    if is_over:
+                        raise Interrupted(
+                            f"time is over at image {batch[0]}, step {done} of {length}; try again to go on"
+                        )
+            write_npy(to_grey(x), batch_file(number))
+            work.advance((number + 1) * length)
+            yield from batch
+
+    before = sum(len(batch) for batch in batches[:finished])
+    for _ in progress(draw(), "sampling", "image", len(images), before):
+        pass
+    write_npy(np.concatenate([read_npy(batch_file(number)) for number in range(len(batches))]), arguments.output)
+    work.close()
+
+
+if __name__ == "__main__":
+    run(main, parser())

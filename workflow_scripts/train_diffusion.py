@@ -1,0 +1,113 @@
+"""Train the diffusion model on the labelled views (paper, section 4).
+
+It learns from every labelled view, whatever the label policy, but for the patients that are held out. Killed or out of
+time, the same command continues where it was. The output is a Diffusers folder with the averaged (EMA) weights:
+
+    python -m workflow_scripts.train_diffusion --views views/labelled.npy --index views/labelled.csv \\
+        --holdout diffusion/holdout.csv --output diffusion/model --output-metrics diffusion/metrics.jsonl \\
+        --work-dir work/diffusion
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from pathlib import Path
+
+from workflow_scripts.cli import add_settings, add_training, run, say, settings, stage_parser
+from workflow_scripts.errors import UserError
+from workflow_scripts.manifold.reference import add_reference
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("--views", type=Path, required=True, help="store of the labelled views (.npy)")
+    parser.add_argument("--index", type=Path, required=True, help="its index (.csv)")
+    add_reference(parser)
+    parser.add_argument(
+        "--origin", default="", help="where the views come from if not from patients, for example PHANTOM"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the trained model")
+    parser.add_argument(
+        "--output-metrics", type=Path, required=True, help="JSON lines of loss, gradient norm and speed"
+    )
+    add_settings(parser, "diffusion_recipe")
+    add_training(parser)
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Check, train, write."""
+    import diffusers
+    import numpy as np
+    import torch
+
+    from workflow_scripts.diffusion.card import model_card
+    from workflow_scripts.diffusion.pipeline import refuse_foreign_folder, save_pipeline
+    from workflow_scripts.diffusion.process import schedule_betas
+    from workflow_scripts.diffusion.training import NETWORK_KEYS, train
+    from workflow_scripts.diffusion.unet import architecture
+    from workflow_scripts.files import atomic_directory, read_csv, read_npy, sha256, write_json, write_text
+    from workflow_scripts.manifold.reference import check_rows, real_masks
+    from workflow_scripts.training.device import select_device
+    from workflow_scripts.training.work import Clock, WorkDir
+
+    clock = Clock(arguments.time_limit)
+    recipe = settings(arguments)
+    refuse_foreign_folder(arguments.output)
+    views, index = read_npy(arguments.views), read_csv(arguments.index)
+    if views.dtype != np.uint8 or views.ndim != 3 or views.shape[1] != views.shape[2]:
+        raise UserError(f"{arguments.views} is no store of square uint8 views: {views.dtype} {views.shape}")
+    check_rows({str(arguments.views): len(views), str(arguments.index): len(index)})
+    schedule_betas(recipe["schedule"], recipe["timesteps"])
+    architecture(views.shape[1], **{key: recipe[key] for key in NETWORK_KEYS})
+    seen, _ = real_masks(index, arguments.holdout, arguments.folds, arguments.exclude_fold)
+    rows = np.flatnonzero(seen)
+    if len(rows) < recipe["batch_size"]:
+        raise UserError(
+            f"{arguments.index}: {len(rows)} views to learn from ({len(index) - len(rows)} left out) are fewer than "
+            f"one batch of {recipe['batch_size']}; bring more or lower batch_size"
+        )
+    patients = index["patient_id"].to_numpy()
+    facts = {
+        "views": len(rows),
+        "patients": len(set(patients[rows])),
+        "views left out": len(index) - len(rows),
+        "view size": views.shape[1],
+    }
+    say(", ".join(f"{name} {value}" for name, value in facts.items()))
+
+    device = select_device(arguments.device, arguments.threads)
+    fingerprint = {
+        "settings": recipe,
+        "views": sha256(arguments.views),
+        "learned_rows": rows.tolist(),
+        "code_version": arguments.code_version,
+    }
+    work = WorkDir(arguments.work_dir, fingerprint)
+    unet = train(views, rows, recipe, device, work, clock)
+
+    parameters = {
+        "origin": arguments.origin,
+        **facts,
+        "settings": recipe,
+        "views_sha256": fingerprint["views"],
+        "exclude_fold": arguments.exclude_fold,
+        "code_version": arguments.code_version,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+        },
+    }
+    with atomic_directory(arguments.output) as folder:
+        save_pipeline(unet, recipe["timesteps"], recipe["schedule"], folder)
+        write_json(parameters, folder / "parameters.json")
+        write_text(model_card(arguments.origin, facts, recipe), folder / "README.md")
+    write_text(work.metrics_file().read_text(encoding="utf-8"), arguments.output_metrics)
+    work.close()
+
+
+if __name__ == "__main__":
+    run(main, parser())

@@ -1,0 +1,131 @@
+"""The two random views of an image in contrastive pretraining (paper, section 3), drawn per image in batches.
+
+The paper names no magnitudes and the released code draws one geometric transform for the whole batch; here every image
+has parameters of its own, from uniforms that depend on (seed, view, step, global index) alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from workflow_scripts.training.backbone import to_unit
+from workflow_scripts.training.device import to_device
+from workflow_scripts.training.geometry import affine_matrices, warp
+from workflow_scripts.training.randomness import uniforms
+
+# What one view of one image draws, in this order.
+DRAWS = (
+    "area", "ratio", "left", "top", "rotation", "flip", "brightness", "contrast", "blur", "sigma",
+    "side", "across", "down",
+)  # fmt: skip
+# Standard deviations of the blur in pixels: light, since the texture is what the network must learn.
+SIGMAS = (0.3, 1.2)
+BLUR_RADIUS = 3
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Magnitudes; meaning and defaults: `pretraining_recipe.augmentation` in schemas/config.schema.yaml."""
+
+    crop_scale: float
+    crop_ratio: float
+    flip: float
+    rotation: float
+    brightness: float
+    contrast: float
+    blur: float
+    black_square: float
+
+
+def augment(images: Tensor, settings: Augmentation, seed: int, stream: str, step: int, indices: np.ndarray) -> Tensor:
+    """One random view of each image: uint8 (N, H, W) with H = W -> float32 (N, 1, H, W) in [0, 1], on the same device.
+
+    `stream` names the view (`view0`, `view1`), `indices` (N,) are the images' global indices. An image's view depends
+    on these, on `seed` and on `step`, not on the rest of the batch.
+    """
+    numbers = uniforms(seed, stream, step, indices, len(DRAWS))
+    draw = dict(zip(DRAWS, to_device(numbers, images.device).unbind(1), strict=True))
+    # Which images are blurred is settled on the CPU: choosing them on a GPU would wait for it at every step.
+    blurred = to_device(np.flatnonzero(numbers[:, DRAWS.index("blur")] < settings.blur), images.device)
+
+    views = warp(to_unit(images), crop_matrices(draw, settings))
+    brightness = _between(draw["brightness"], settings.brightness)
+    contrast = _between(draw["contrast"], settings.contrast)
+    views = jitter(views, brightness, contrast)
+    if len(blurred):
+        low, high = SIGMAS
+        views[blurred] = gaussian_blur(views[blurred], low + (high - low) * draw["sigma"][blurred])
+    return black_out(views, settings.black_square * draw["side"], draw["across"], draw["down"])
+
+
+def crop_matrices(draw: dict[str, Tensor], settings: Augmentation) -> Tensor:
+    """Random resized crop, rotation about the crop's centre and horizontal flip as one map (N, 2, 3) for `warp`.
+
+    `draw` holds uniforms (N,) in [0, 1): the crop's share of the area is uniform in [crop_scale, 1], its aspect ratio
+    log-uniform in [1 / crop_ratio, crop_ratio] (sides beyond the image are cut to it), its place uniform in the image.
+    """
+    area = settings.crop_scale + (1 - settings.crop_scale) * draw["area"]
+    stretch = torch.exp(_between(draw["ratio"], 0.5 * math.log(settings.crop_ratio)))
+    width = (area.sqrt() * stretch).clamp(max=1)
+    height = (area.sqrt() / stretch).clamp(max=1)
+    return affine_matrices(
+        angle=_between(draw["rotation"], settings.rotation),
+        scale_x=width,
+        scale_y=height,
+        shift_x=(1 - width) * (2 * draw["left"] - 1),
+        shift_y=(1 - height) * (2 * draw["top"] - 1),
+        flip=draw["flip"] < settings.flip,
+    )
+
+
+def jitter(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
+    """Change brightness, then contrast about each image's mean, by shares (N,) > -1; images (N, 1, H, W) in [0, 1]."""
+    images = (images * (1 + brightness)[:, None, None, None]).clamp(0, 1)
+    means = images.mean(dim=(1, 2, 3), keepdim=True)
+    return (means + (images - means) * (1 + contrast)[:, None, None, None]).clamp(0, 1)
+
+
+def gaussian_blur(images: Tensor, sigmas: Tensor) -> Tensor:
+    """Blur each image (N, 1, H, W) with its own standard deviation (N,) in pixels, edges replicated.
+
+    Kernels end at `BLUR_RADIUS` pixels. Rows and columns are weighted sums of shifted images, for all images at once.
+    """
+    offsets = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=images.device)
+    weights = torch.exp(-0.5 * (offsets / sigmas[:, None]) ** 2)
+    weights = (weights / weights.sum(dim=1, keepdim=True))[:, :, None, None, None]
+    height, width = images.shape[-2:]
+    for dimension, size in ((2, height), (3, width)):
+        pad = (0, 0, BLUR_RADIUS, BLUR_RADIUS) if dimension == 2 else (BLUR_RADIUS, BLUR_RADIUS, 0, 0)
+        padded = F.pad(images, pad, mode="replicate")
+        images = sum(
+            (weights[:, i] * padded.narrow(dimension, i, size) for i in range(len(offsets))), torch.zeros_like(images)
+        )
+    return images
+
+
+def black_out(images: Tensor, sides: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    """Black out one square per image (N, 1, H, W): `sides` (N,) in shares of the side, its place by (N,) in [0, 1].
+
+    0 puts it at the left (top) edge, 1 at the right (bottom) edge; it lies wholly inside. A pixel belongs to it if its
+    centre does.
+    """
+    size = images.shape[-1]
+    centres = (torch.arange(size, device=images.device) + 0.5) / size
+
+    def covered(place: Tensor) -> Tensor:
+        start = (1 - sides) * place
+        return (centres >= start[:, None]) & (centres < (start + sides)[:, None])
+
+    square = covered(down)[:, :, None] & covered(across)[:, None, :]
+    return images.masked_fill(square[:, None], 0.0)
+
+
+def _between(uniform: Tensor, largest: float) -> Tensor:
+    """[0, 1) -> [-largest, largest)."""
+    return largest * (2 * uniform - 1)

@@ -1,0 +1,424 @@
+"""Training of a backbone with a linear head over cross-validation folds (paper, sections 3.1 and 4; SPEC 2 and 6).
+
+Fine-tuning and the noisy-label audit share it: they differ in labels, recipe and in what is kept of the result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from workflow_scripts.cli import progress, say
+from workflow_scripts.errors import UserError
+from workflow_scripts.training.backbone import (
+    Classifier,
+    create_backbone,
+    load_initialisation,
+    normalise,
+    standardise,
+    to_unit,
+)
+from workflow_scripts.training.device import autocast
+from workflow_scripts.training.geometry import affine_matrices, warp
+from workflow_scripts.training.randomness import epoch_order, philox, uniforms
+from workflow_scripts.training.work import Clock, Interrupted, WorkDir, append_metrics, trim_metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Draws per view for angle, flip and two shifts; those for markers follow.
+GEOMETRY_UNIFORMS = 4
+# A checkpoint costs up to a second for ResNet-18, as much as an epoch on a GPU: save by time, not by epochs.
+CHECKPOINT_SECONDS = 60.0
+PREDICTION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The definition finetuning_augmentation of the config schema."""
+
+    markers: float
+    rotation: float
+    flip: float
+    shift: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The definitions finetuning_recipe and audit_recipe of the config schema, which have the same keys."""
+
+    epochs: int
+    batch_size: int
+    backbone_lr: float
+    head_lr: float
+    weight_decay: float
+    sampler: str
+    augmentation: Augmentation
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Recipe:
+        """From the nested settings of the config or the command line; every key must be there."""
+        return cls(**{**settings, "augmentation": Augmentation(**settings["augmentation"])})
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What the training of one fold gives."""
+
+    fold: int
+    weights: dict[str, Tensor]
+    """State of the classifier after the last epoch, on CPU."""
+    training: np.ndarray
+    """Rows it was trained on, int64 (n,)."""
+    losses: np.ndarray
+    """Training losses, float64 (epochs, n): cross-entropy in nats, NaN where the sampler left a view out."""
+    test: np.ndarray
+    """Rows of the fold, int64 (m,)."""
+    probabilities: np.ndarray
+    """Their probability of the positive class, float64 (m,) in [0, 1]."""
+
+
+def initial_classifier(backbone: str, layout: str, path: Path | None, seed: int, fold: int) -> Classifier:
+    """The classifier a fold starts from; whatever is random in its weights is a function of (seed, fold)."""
+    fold_seed = int(philox(seed, f"fold{fold}/weights").integers(2**63))
+    network = create_backbone(backbone, fold_seed)
+    load_initialisation(network, layout, path, fold_seed)
+    return Classifier(network, fold_seed)
+
+
+def draw_order(labels: np.ndarray, sampler: str, seed: int, stream: str, epoch: int) -> np.ndarray:
+    """The views of one epoch in order, as positions in `labels`, int64 (n,).
+
+    `labels` (n,) are 0 and 1, both present. `shuffle`: each view once. `weighted`: each draw picks a class by a fair
+    coin, then any of its views, with replacement. A function of (labels, seed, stream, epoch).
+    """
+    if sampler == "shuffle":
+        return epoch_order(seed, f"{stream}/order", epoch, len(labels))
+    coins, picks = philox(seed, f"{stream}/order", epoch).random((2, len(labels)))
+    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
+    choices = [members[(picks * len(members)).astype(np.int64)] for members in classes]
+    return np.where(coins < 0.5, choices[1], choices[0])
+
+
+def draw_samples(order: np.ndarray, rows: np.ndarray, total: int) -> np.ndarray:
+    """A number per draw of an epoch that its augmentation depends on, int64 (n,).
+
+    A view's row at its first draw in the epoch, then row + total, row + 2 total, … so that a view that the weighted
+    sampler draws again is augmented afresh. `total` is the number of views in the store.
+    """
+    sorting = np.argsort(order, kind="stable")
+    ordered = order[sorting]
+    starts = np.searchsorted(ordered, ordered)
+    repeats = np.empty(len(order), dtype=np.int64)
+    repeats[sorting] = np.arange(len(order)) - starts
+    return rows[order] + repeats * total
+
+
+def mean_per_view(order: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Loss of each view in an epoch, float64 (n,), from the losses (n,) of the draws `order` (n,); NaN if none."""
+    counts = np.bincount(order, minlength=len(order))
+    sums = np.bincount(order, weights=losses, minlength=len(order))
+    return np.divide(sums, counts, out=np.full(len(order), np.nan), where=counts > 0)
+
+
+def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
+    """Start and end of each batch; nothing is dropped.
+
+    A last batch of one view joins the one before, since batch normalisation cannot train on a single view.
+    """
+    starts = list(range(0, count, batch_size))
+    if len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], count], strict=True))
+
+
+def augmentation_draws(settings: Augmentation) -> int:
+    """Number of uniform draws per view that `augment` takes."""
+    if not settings.markers:
+        return GEOMETRY_UNIFORMS
+    from workflow_scripts.imaging.markers import MARKER_UNIFORMS
+
+    return GEOMETRY_UNIFORMS + MARKER_UNIFORMS
+
+
+def augment(images: Tensor, draws: np.ndarray, settings: Augmentation) -> Tensor:
+    """Markers, then rotation, flip and shift in one resampling (SPEC 6); what is moved in from outside is black.
+
+    `images` float (N, 1, H, W) in [0, 1], `draws` float32 (N, augmentation_draws) in [0, 1). Image i depends on
+    draws[i] alone. Rotation in degrees and shift as a share of the side are uniform, either way.
+    """
+    if settings.markers:
+        from workflow_scripts.imaging.markers import draw_markers
+
+        images = draw_markers(images, draws[:, GEOMETRY_UNIFORMS:], settings.markers)
+    if not (settings.rotation or settings.flip or settings.shift):
+        return images
+    angle, flip, shift_x, shift_y = draws[:, :GEOMETRY_UNIFORMS].T
+    scale = np.ones_like(angle)
+    theta = affine_matrices(
+        (2 * angle - 1) * settings.rotation,
+        scale,
+        scale,
+        # The side is 2 long in the coordinates of affine_matrices.
+        (2 * shift_x - 1) * 2 * settings.shift,
+        (2 * shift_y - 1) * 2 * settings.shift,
+        flip < settings.flip,
+    )
+    return warp(images, theta)
+
+
+def count_steps(views: int, recipe: Recipe) -> int:
+    """Optimisation steps of a fold that trains on `views` views."""
+    return recipe.epochs * len(batch_bounds(views, recipe.batch_size))
+
+
+def train_fold(
+    model: Classifier, views: Tensor, labels: np.ndarray, training: np.ndarray, recipe: Recipe, seed: int, fold: int,
+    work: WorkDir, clock: Clock, steps_before: int = 0,
+) -> np.ndarray:  # fmt: skip
+    """Train `model` in place and return its training losses, float64 (epochs, n) as in `Fold`.
+
+    `views` uint8 (N, H, W) on the model's device, `labels` (N,) 0 or 1, `training` (n,) the rows to train on. A loss is
+    that of the view as it was augmented and in the batch it was in, before the step it led to, averaged where it was
+    drawn more than once in the epoch. Checkpoints go to `fold<f>.pt` of `work`; `steps_before` are the steps of the
+    folds before. Raises `Interrupted` after a checkpoint when the clock is over, `UserError` when a loss is no number.
+    """
+    device = views.device
+    model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimiser = _optimiser(model, recipe)
+    stream, bounds = f"fold{fold}", batch_bounds(len(training), recipe.batch_size)
+    targets = torch.as_tensor(labels, device=device)
+    losses = np.full((recipe.epochs, len(training)), np.nan)
+    drawn: list[Tensor] = []
+    first, steps = 0, recipe.epochs * len(bounds)
+    state = work.load(f"{stream}.pt")
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        first, losses = state["step"], state["losses"].numpy()
+        drawn = [state["drawn"].to(device)]
+    trim_metrics(work.metrics_file(), steps_before + first)
+
+    saved = time.monotonic()
+    for step in progress(range(first, steps), f"seed {seed} {stream}", "step", total=steps, initial=first):
+        epoch, batch = divmod(step, len(bounds))
+        if batch == 0 or step == first:
+            order = draw_order(labels[training], recipe.sampler, seed, stream, epoch)
+            samples = draw_samples(order, training, len(views))
+            draws = uniforms(seed, f"{stream}/augmentation", epoch, samples, augmentation_draws(recipe.augmentation))
+            rows = torch.as_tensor(training[order], device=device)
+        start, end = bounds[batch]
+        with torch.no_grad():
+            images = standardise(augment(to_unit(views[rows[start:end]]), draws[start:end], recipe.augmentation))
+        with autocast(device):
+            logits = model(images.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(logits.float(), targets[rows[start:end]], reduction="none")
+        optimiser.zero_grad(set_to_none=True)
+        loss.mean().backward()
+        optimiser.step()
+        drawn.append(loss.detach())
+
+        if batch == len(bounds) - 1:
+            # One transfer back per epoch: each makes the CPU wait for the GPU.
+            epoch_losses = torch.cat(drawn).double().cpu().numpy()
+            drawn = []
+            if not np.isfinite(epoch_losses).all():
+                raise UserError(
+                    f"seed {seed}, fold {fold}, epoch {epoch + 1}: the training loss is no number any more. "
+                    f"Lower head_lr ({recipe.head_lr}) or backbone_lr ({recipe.backbone_lr})"
+                )
+            losses[epoch] = mean_per_view(order, epoch_losses)
+            row = {"step": steps_before + step + 1, "fold": fold, "epoch": epoch + 1, "loss": epoch_losses.mean()}
+            append_metrics(work.metrics_file(), row)
+        is_over = clock.is_over() and step + 1 < steps
+        if is_over or time.monotonic() - saved >= CHECKPOINT_SECONDS:
+            part = torch.cat(drawn) if drawn else torch.empty(0)
+            work.save(
+                f"{stream}.pt",
+                {
+                    "model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1,
+                    "losses": torch.from_numpy(losses), "drawn": part,
+                },
+                steps_before + step + 1,
+            )  # fmt: skip
+            saved = time.monotonic()
+        if is_over:
+            raise Interrupted(
+                f"the time of this job is over at step {step + 1} of {steps} of seed {seed}, fold {fold}; "
+                f"it is saved in {work.path} and the next try continues it"
+            )
+    return losses
+
+
+def predict(model: nn.Module, views: Tensor) -> np.ndarray:
+    """Probability of the positive class in eval mode without augmentation, float64 (N,); `views` uint8 (N, H, W).
+
+    float32 whatever the training's arithmetic; a view's probability depends on its batch by no more than rounding.
+    """
+    model.eval()
+    parts = []
+    with torch.inference_mode():
+        for part in views.split(PREDICTION_BATCH):
+            logits = model(normalise(part).contiguous(memory_format=torch.channels_last))
+            parts.append(logits.double().softmax(dim=1)[:, 1].cpu())
+    return torch.cat(parts).numpy()
+
+
+def cross_validate(
+    models: Mapping[int, Classifier], views: np.ndarray, labels: np.ndarray, kept: np.ndarray, folds: np.ndarray,
+    recipe: Recipe, seed: int, device: torch.device, work: WorkDir, clock: Clock,
+) -> list[Fold]:  # fmt: skip
+    """Train one model per fold on the kept views of the other folds and predict every view of its own.
+
+    `models` by fold as they start, `views` uint8 (N, H, W), `labels` (N,) 0 or 1, `kept` (N,) bool, `folds` (N,) int.
+    Folds that `work` holds are not trained again. Raises as `train_fold` does.
+    """
+    resident = torch.from_numpy(np.array(views)).to(device)
+    results = []
+    steps = 0
+    for fold, model in sorted(models.items()):
+        training, test = np.flatnonzero(kept & (folds != fold)), np.flatnonzero(folds == fold)
+        done = work.load(f"fold{fold}_done.pt")
+        if done is None:
+            losses = train_fold(model, resident, labels, training, recipe, seed, fold, work, clock, steps)
+            probabilities = predict(model, resident[torch.from_numpy(test).to(device)])
+            done = {
+                "weights": {name: value.cpu() for name, value in model.state_dict().items()},
+                "losses": torch.from_numpy(losses),
+                "probabilities": torch.from_numpy(probabilities),
+            }
+            work.save(f"fold{fold}_done.pt", done, steps + count_steps(len(training), recipe))
+            (work.path / f"fold{fold}.pt").unlink(missing_ok=True)
+        steps += count_steps(len(training), recipe)
+        losses, probabilities = done["losses"].numpy(), done["probabilities"].numpy()
+        results.append(Fold(fold, done["weights"], training, losses, test, probabilities))
+        say(f"seed {seed}, fold {fold}: {len(training)} views trained on, mean loss {_trend(losses)}")
+    return results
+
+
+def join_tables(
+    index: pd.DataFrame,
+    folds: pd.DataFrame,
+    labels: pd.DataFrame | None,
+    classes: Sequence[str],
+    sources: Sequence[str],
+) -> pd.DataFrame:
+    """One row per view, in the order of `index`: view_id, patient_id, fold, label_original, label_policy, keep.
+
+    `index` (view_id, patient_id, label), `folds` (patient_id, fold), `labels` (view_id, label, keep) or None for the
+    original labels; `sources` are their three names for messages. Raises `UserError` where they do not agree, where a
+    label is none of `classes`, and where a fold would train on one class only.
+    """
+    index_file, folds_file, labels_file = sources
+    _require_columns(index, ("view_id", "patient_id", "label"), index_file)
+    _require_columns(folds, ("patient_id", "fold"), folds_file)
+    _require_unique(index, "view_id", index_file)
+    # A patient listed twice could be in two folds, trained on in one and tested in the other.
+    _require_unique(folds, "patient_id", folds_file)
+    _require_same(index["patient_id"], folds["patient_id"], "patients", index_file, folds_file)
+    if labels is None:
+        labels, labels_file = index[["view_id", "label"]].assign(keep=1), index_file
+    _require_columns(labels, ("view_id", "label", "keep"), labels_file)
+    _require_unique(labels, "view_id", labels_file)
+    _require_same(index["view_id"], labels["view_id"], "views", index_file, labels_file)
+    for table, file in ((index, index_file), (labels, labels_file)):
+        wrong = table.loc[~table["label"].isin(list(classes))]
+        if len(wrong):
+            row = wrong.iloc[0]
+            raise UserError(
+                f"{file}: {len(wrong)} views have a label other than {' and '.join(classes)}, "
+                f"for example {row['view_id']}: {row['label']!r}"
+            )
+    if not labels["keep"].isin([0, 1]).all():
+        raise UserError(f"{labels_file}: column keep must be 0 or 1 everywhere")
+
+    labels = labels.set_index("view_id").loc[index["view_id"]]
+    joined = index[["view_id", "patient_id"]].assign(
+        fold=folds.set_index("patient_id")["fold"].loc[index["patient_id"]].to_numpy(),
+        label_original=index["label"].to_numpy(),
+        label_policy=labels["label"].to_numpy(),
+        keep=labels["keep"].to_numpy(),
+    )
+    _require_both_classes(joined, classes)
+    return joined
+
+
+def load_views(path: Path, count: int, index: Path) -> np.ndarray:
+    """The views, uint8 (N, H, H), memory-mapped; raises `UserError` unless there are `count`, as `index` has."""
+    from workflow_scripts.files import read_npy
+
+    views = read_npy(path)
+    if views.dtype != np.uint8 or views.ndim != 3 or views.shape[1] != views.shape[2]:
+        raise UserError(f"{path} holds {views.dtype} {views.shape}; expected square views, uint8 (N, size, size)")
+    if len(views) != count:
+        raise UserError(f"{path} has {len(views)} views, but {index} describes {count}; crop the views again")
+    return views
+
+
+def weights_by_fold(weights: Sequence[Path], folds: Sequence[int], layout: str) -> dict[int, Path | None]:
+    """The file each fold starts from: none for scratch, one for all folds, or one per fold in order."""
+    if len(weights) not in (0, 1, len(folds)):
+        raise UserError(f"--weights names {len(weights)} files for {len(folds)} folds; give none, one, or one per fold")
+    if not weights and layout != "scratch":
+        raise UserError(f"--layout {layout} needs --weights; only scratch starts without a file")
+    files: list[Path | None] = list(weights) if len(weights) == len(folds) else [*weights, None][:1] * len(folds)
+    return dict(zip(folds, files, strict=True))
+
+
+def _optimiser(model: Classifier, recipe: Recipe) -> torch.optim.Optimizer:
+    groups = [
+        {"params": list(model.backbone.parameters()), "lr": recipe.backbone_lr},
+        {"params": list(model.head.parameters()), "lr": recipe.head_lr},
+    ]
+    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
+
+
+def _trend(losses: np.ndarray) -> str:
+    return f"{np.nanmean(losses[0]):.3f} in the first epoch, {np.nanmean(losses[-1]):.3f} in the last"
+
+
+def _require_columns(table: pd.DataFrame, columns: Iterable[str], file: str) -> None:
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise UserError(f"{file} lacks the columns {', '.join(missing)}")
+
+
+def _require_unique(table: pd.DataFrame, column: str, file: str) -> None:
+    repeated = table.loc[table[column].duplicated(), column]
+    if len(repeated):
+        raise UserError(f"{file}: {column} {repeated.iloc[0]} has more than one row")
+
+
+def _require_same(first: pd.Series, second: pd.Series, what: str, first_file: str, second_file: str) -> None:
+    for here, there, missing in (
+        (first_file, second_file, set(first) - set(second)),
+        (second_file, first_file, set(second) - set(first)),
+    ):
+        if missing:
+            raise UserError(
+                f"{len(missing)} {what} of {here} are not in {there}, for example {min(missing)!r}; "
+                "one of the two is out of date"
+            )
+
+
+def _require_both_classes(joined: pd.DataFrame, classes: Sequence[str]) -> None:
+    folds = sorted(joined["fold"].unique())
+    if len(folds) < 2:
+        raise UserError(f"all {len(joined)} views are in one fold; cross-validation needs at least two")
+    for fold in folds:
+        part = joined.loc[(joined["fold"] != fold) & (joined["keep"] == 1), "label_policy"]
+        counts = [int((part == name).sum()) for name in classes]
+        if 0 in counts:
+            told = " and ".join(f"{count} {name}" for count, name in zip(counts, classes, strict=True))
+            raise UserError(
+                f"the model of fold {fold} would train on {told} views; it needs both classes. "
+                "Use fewer folds, label more patients, or look at what the label policy leaves"
+            )
