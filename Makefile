@@ -5,7 +5,6 @@ CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 READY := .venv/ready
-export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread per job: the demo's trainings are small, so several at once beat one that is split.
 export OMP_NUM_THREADS ?= 1
 

@@ -1,28 +1,26 @@
 # What the rules share: the validated study, artefact paths, cohorts.
 import json
-import os
 import sys
 from pathlib import Path
 from shlex import quote
 
 sys.path.insert(0, workflow.basedir)
-# Stages run as `python -m workflow_scripts.<stage>`, also when Snakemake is started with --directory.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")]))
-
 from snakemake.exceptions import WorkflowError
 
 from workflow_scripts.cli import flags
 from workflow_scripts.errors import UserError
 from workflow_scripts.study import experiments as study
 from workflow_scripts.study.code_version import code_version
+from workflow_scripts.study.cohorts import cohorts, left_out
 from workflow_scripts.study.config import (
-    LABELLED_SET,
     SYNTHETIC_SETS,
     load_config,
-    organs_of,
 )
+from workflow_scripts.study.environment import use_for_stages
 from workflow_scripts.study.manifest import filled_sets, load_manifest
 from workflow_scripts.study.weights import require_files, weight_files
+
+use_for_stages(workflow.basedir)
 
 # The config.yaml of the working directory, then what --configfile and --config change in it.
 _changes = [str(file) for file in workflow.overwrite_configfiles]
@@ -50,8 +48,7 @@ CLASSES = " ".join(quote(name) for name in DATA["classes"])
 # Phantoms must never pass for patients: everything a person looks at carries this.
 ORIGIN = "PHANTOM" if DATA["source"] == "phantoms" else ""
 ORIGIN_FLAG = f"--origin {ORIGIN}" if ORIGIN else ""
-# A cohort is what one generator and one encoder may see: all patients, or (holdout: per_fold) all but one fold's.
-COHORTS = [f"seed{seed}_fold{fold}/" for seed in SEEDS for fold in FOLDS] if config["holdout"] == "per_fold" else [""]
+COHORTS = cohorts(config)
 READY_MODEL = config["diffusion"]["model"]
 TABLES = [table for table in study.TABLES if config["tables"][table]["rows"]] + ["generation"]
 
@@ -82,14 +79,14 @@ def log_of(path):
 
 def left_out_folds(wildcards):
     """The fold file that names the patients a cohort leaves out, if it leaves out any."""
-    seed = wildcards.cohort.partition("_")[0]
-    return [result(f"folds/{seed}.csv")] if seed else []
+    out = left_out(wildcards.cohort)
+    return [result(f"folds/seed{out[0]}.csv")] if out else []
 
 
 def left_out_flags(wildcards):
     """The flags that keep a cohort's left-out patients away."""
-    seed, _, fold = wildcards.cohort.rstrip("/").partition("_fold")
-    return f"--folds {quote(result(f'folds/{seed}.csv'))} --exclude-fold {fold}" if seed else ""
+    out = left_out(wildcards.cohort)
+    return f"--folds {quote(result(f'folds/seed{out[0]}.csv'))} --exclude-fold {out[1]}" if out else ""
 
 
 def start_layout(init):

@@ -152,7 +152,7 @@ def _logging_to(path: Path | None) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     before = sys.stderr
     with path.open("w", encoding="utf-8") as file:
-        sys.stderr = _Tee(before, file)  # type: ignore[assignment]
+        sys.stderr = _Tee(before, file)
         try:
             yield
         finally:

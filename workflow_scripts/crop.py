@@ -64,12 +64,8 @@ def read_profiles(text: str) -> dict[str, Any]:
         if kind == "none":
             continue
         boxes, views = profile.get("boxes", []), profile.get("views", [])
-        if (
-            not boxes
-            or len(boxes) != len(views)
-            or len(set(views)) != len(views)
-            or any(len(box) != 4 for box in boxes)
-        ):
+        named = len(boxes) == len(views) == len(set(views))
+        if not boxes or not named or any(len(box) != 4 for box in boxes):
             raise UserError(
                 f"--profiles, {device}: needs `boxes` of [top, left, height, width] and as many different `views`"
             )

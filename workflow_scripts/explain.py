@@ -108,8 +108,10 @@ def main(arguments: argparse.Namespace) -> None:
 
     shares = pd.concat(tables, ignore_index=True)
     means = shares.groupby("arm", sort=False)[["heat_before", "heat_on_markers"]].mean()
+    # A map without any heat has no share; an arm of such maps has no mean.
     summary = f"Heat on marker pixels, before → after drawing them, mean of {len(index)} test views\n" + "; ".join(
-        f"{arm}: {row['heat_before']:.1%} → {row['heat_on_markers']:.1%}" for arm, row in means.iterrows()
+        f"{arm}: {row['heat_before']:.1%} → {row['heat_on_markers']:.1%}" if row.notna().all() else f"{arm}: no heat"
+        for arm, row in means.iterrows()
     )
     shown = [
         Explained(

@@ -13,9 +13,14 @@ from workflow_scripts.errors import UserError
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path):
     target = tmp_path / "a.csv"
     files.write_text("old", target)
-    with pytest.raises(RuntimeError), files.atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def write_half() -> None:
+        with files.atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 

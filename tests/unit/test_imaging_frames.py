@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageFile, TiffImagePlugin
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless, UltrasoundImageStorage
+from pydicom.uid import MPEG2MPML, UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless, UltrasoundImageStorage
 
 from workflow_scripts.errors import UserError
 from workflow_scripts.imaging import frames
@@ -124,8 +124,8 @@ def test_one_bit_spans_black_to_white(tmp_path: Path, grey: np.ndarray):
 def tiff(pixels: bytes, bits: int, photometric: int) -> bytes:
     """A minimal little-endian grey TIFF of one strip, as Pillow cannot write these."""
     fields = [
-        (256, 4, COLUMNS), (257, 4, ROWS), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8 + 2 + 9 * 12 + 4),
-        (277, 3, 1), (278, 4, ROWS), (279, 4, len(pixels)),
+        (256, 4, COLUMNS), (257, 4, ROWS), (258, 3, bits), (259, 3, 1), (262, 3, photometric),
+        (273, 4, 8 + 2 + 9 * 12 + 4), (277, 3, 1), (278, 4, ROWS), (279, 4, len(pixels)),
     ]  # fmt: skip
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in fields)
     return b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + b"\0\0\0\0" + pixels
@@ -245,7 +245,7 @@ def test_damaged_bytes_give_a_frame_or_a_message_and_nothing_else(tmp_path: Path
     else:
         data = noise_file(tmp_path, extension)
     draws = np.random.default_rng(1)
-    refused = 0
+    messages = []
     for _ in range(150):
         damaged = np.frombuffer(data, np.uint8).copy()
         start = 132 if extension == "dcm" else 0
@@ -257,27 +257,73 @@ def test_damaged_bytes_give_a_frame_or_a_message_and_nothing_else(tmp_path: Path
             assert frame.dtype == np.uint8
             assert frame.ndim == 2
         except UserError as error:
-            refused += 1
-            assert str(error).startswith("P1: ")
-    assert refused
+            messages.append(str(error))
+    assert messages
+    assert all(text.startswith("P1: ") for text in messages)
 
 
 def test_a_tiff_whose_header_breaks_pillow_is_a_message(tmp_path: Path, grey: np.ndarray):
     data = bytearray(tiff(grey.tobytes(), 8, 1))
-    data[10:12] = b"\0\1"  # the width's tag becomes another: Pillow raises a TypeError
+    data[118:122] = struct.pack("<I", len(data))  # a second directory, which is empty: Pillow raises a TypeError
+    data += bytes(6)
     (tmp_path / "a.tif").write_bytes(data)
     with pytest.raises(UserError, match=r"^P1: the file is damaged or truncated \("):
         read_frame("a.tif", tmp_path, "P1")
+
+
+def test_no_message_or_warning_quotes_a_damaged_dicom_file(
+    tmp_path: Path, grey: np.ndarray, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+):
+    """Each length field made longer in turn, so that an element before the name swallows it."""
+    write_dicom(tmp_path / "a.dcm", grey)
+    data = (tmp_path / "a.dcm").read_bytes()
+    end = data.index(NAME.encode()) + 200
+    messages = []
+    for position in range(132, min(end, len(data))):
+        for value in (0, 90, 200):
+            (tmp_path / "a.dcm").write_bytes(data[:position] + bytes([value]) + data[position + 1 :])
+            try:
+                read_frame("a.dcm", tmp_path, "P1")
+            except UserError as error:
+                messages.append(str(error))
+    assert len(messages) > 50
+    assert all(text.startswith("P1: ") and "Muster" not in text for text in messages)
+    assert not recwarn.list
+    assert not caplog.records
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR IS")
+def test_an_exception_that_quotes_a_value_stays_out_of_the_message(tmp_path: Path, grey: np.ndarray):
+    write_dicom(tmp_path / "a.dcm", grey, NumberOfFrames="1234567890")
+    data = (tmp_path / "a.dcm").read_bytes()
+    assert data.count(b"1234567890") == 1
+    assert len(NAME) == 10
+    (tmp_path / "a.dcm").write_bytes(data.replace(b"1234567890", NAME.encode()))
+    with pytest.raises(ValueError, match=NAME):
+        int(pydicom.dcmread(tmp_path / "a.dcm").NumberOfFrames)
+    with pytest.raises(UserError, match=r"^P1: this DICOM file is damaged or truncated \(ValueError\)$"):
+        read_frame("a.dcm", tmp_path, "P1")
+
+
+def test_a_compression_without_decoder_is_named(tmp_path: Path, grey: np.ndarray):
+    dataset = write_dicom(tmp_path / "a.dcm", grey)
+    dataset.PixelData = encapsulate([grey.tobytes()])
+    dataset["PixelData"].is_undefined_length = True
+    for uid, name in [(MPEG2MPML, "MPEG2 Main Profile"), (UID("1.2.3.4.5"), "an unknown transfer syntax")]:
+        dataset.file_meta.TransferSyntaxUID = uid
+        dataset.save_as(tmp_path / "a.dcm", implicit_vr=False, little_endian=True)
+        with pytest.raises(UserError, match=rf"^P1: no decoder for DICOM compressed as {name}"):
+            read_frame("a.dcm", tmp_path, "P1")
 
 
 def test_empty_text_and_foreign_formats(tmp_path: Path, grey: np.ndarray):
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("a,b\n1,2\n" * 100)
     Image.fromarray(grey).save(tmp_path / "a.gif")
-    with pytest.raises(UserError, match="^P1: the file is empty$"):
+    with pytest.raises(UserError, match=r"^P1: the file is empty$"):
         read_frame("empty.png", tmp_path, "P1")
     for name in ("text.png", "a.gif"):
-        with pytest.raises(UserError, match="^P1: the content is no PNG, BMP, JPEG, TIFF or DICOM"):
+        with pytest.raises(UserError, match=r"^P1: the content is no PNG, BMP, JPEG, TIFF or DICOM"):
             read_frame(name, tmp_path, "P1")
 
 
@@ -285,13 +331,13 @@ def test_pixels_without_a_grey_scale_are_refused(tmp_path: Path, grey: np.ndarra
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "f.tif")
     Image.fromarray(grey.astype(np.int32)).save(tmp_path / "i.tif")
     for name in ("f.tif", "i.tif"):
-        with pytest.raises(UserError, match="^P1: .*no defined grey scale"):
+        with pytest.raises(UserError, match=r"^P1: .*no defined grey scale"):
             read_frame(name, tmp_path, "P1")
     write_dicom(tmp_path / "signed.dcm", grey, PixelRepresentation=1)
-    with pytest.raises(UserError, match="^P1: signed"):
+    with pytest.raises(UserError, match=r"^P1: signed"):
         read_frame("signed.dcm", tmp_path, "P1")
     write_dicom(tmp_path / "hsv.dcm", np.stack([grey] * 3, -1), "HSV")
-    with pytest.raises(UserError, match="^P1: .*HSV is not supported"):
+    with pytest.raises(UserError, match=r"^P1: its DICOM photometric interpretation is none of MONO"):
         read_frame("hsv.dcm", tmp_path, "P1")
 
 
@@ -299,7 +345,7 @@ def test_a_dicom_file_without_an_image(tmp_path: Path, grey: np.ndarray):
     dataset = write_dicom(tmp_path / "a.dcm", grey)
     del dataset.Rows, dataset.Columns, dataset.PixelData
     dataset.save_as(tmp_path / "a.dcm")
-    with pytest.raises(UserError, match="^P1: this DICOM file holds no image"):
+    with pytest.raises(UserError, match=r"^P1: this DICOM file holds no image"):
         read_frame("a.dcm", tmp_path, "P1")
 
 
@@ -309,7 +355,7 @@ def test_clips_are_refused_with_their_length(tmp_path: Path, grey: np.ndarray):
     pages[0].save(tmp_path / "a.png", save_all=True, append_images=pages[1:])
     write_dicom(tmp_path / "a.dcm", grey, NumberOfFrames=3, PixelData=grey.tobytes() * 3)
     for name in ("a.tif", "a.png", "a.dcm"):
-        with pytest.raises(UserError, match="^P1: the file holds 3 frames; clips are not supported yet"):
+        with pytest.raises(UserError, match=r"^P1: the file holds 3 frames; clips are not supported yet"):
             read_frame(name, tmp_path, "P1")
 
 
@@ -356,7 +402,7 @@ def test_paths_stay_below_the_root(tmp_path: Path, grey: np.ndarray):
         "link.png",
         "folder/secret.png",
     ):
-        with pytest.raises(UserError, match="^P1: its path leads out of the data root"):
+        with pytest.raises(UserError, match=r"^P1: its path leads out of the data root"):
             read_frame(path, root, "P1")
     for path in ("fine.png", "sub/../fine.png", "inner.png"):
         np.testing.assert_array_equal(read_frame(path, root, "P1"), grey)
@@ -366,7 +412,7 @@ def test_paths_that_cannot_be_followed(tmp_path: Path):
     (tmp_path / "loop.png").symlink_to("loop.png")
     (tmp_path / "folder.png").mkdir()
     for path in ("absent.png", "folder.png", "loop.png", "a\0b.png", "x" * 5000):
-        with pytest.raises(UserError, match="^P1: "):
+        with pytest.raises(UserError, match=r"^P1: "):
             read_frame(path, tmp_path, "P1")
 
 

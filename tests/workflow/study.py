@@ -14,12 +14,8 @@ import yaml
 from tests.shared import REPOSITORY
 
 SMALLEST = REPOSITORY / "tests" / "workflow" / "smallest.yaml"
-# The environment's own programs come first, as after `make`.
-ENVIRONMENT = {
-    **os.environ,
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "OMP_NUM_THREADS": "1",
-}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
 
 
 @dataclass
@@ -32,7 +28,7 @@ class Study:
     def command(self, *arguments: str) -> list[str]:
         """A Snakemake command line; without --cores it is a dry run."""
         return [
-            "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(self.folder),
+            SNAKEMAKE, "--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(self.folder),
             "--workflow-profile", str(REPOSITORY / "profiles" / "default"),
             "--configfile", str(REPOSITORY / "config.yaml"), *map(str, self.changes), *arguments,
         ]  # fmt: skip

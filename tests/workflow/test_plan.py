@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.shared import REPOSITORY
-from tests.workflow.study import ENVIRONMENT, Study
+from tests.workflow.study import ENVIRONMENT, SNAKEMAKE, Study
 from workflow_scripts.study.code_version import reached_modules
 
 HEADER = ["image_id", "path", "patient_id", "organ", "label", "device", "side", "truth"]
@@ -124,6 +124,6 @@ def test_the_demo_starts_few_processes_that_import_torch(tmp_path: Path):
 
 def test_snakemake_runs_from_the_repository_without_options(tmp_path: Path):
     done = subprocess.run(
-        ["snakemake", "--dry-run", "--quiet"], cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True
+        [SNAKEMAKE, "--dry-run", "--quiet"], cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr

@@ -49,7 +49,7 @@ def letterbox(image: np.ndarray) -> np.ndarray:
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (size, size) by Pillow's Lanczos filter, whose support widens when shrinking, so that speckle does not alias.
+    """uint8 (size, size) by Pillow's Lanczos filter, whose support widens when shrinking: speckle does not alias.
 
     Box averaging would weigh neighbours unevenly at ratios such as 300 to 256, and so print a beat of sharp and
     soft stripes on the speckle, which a generator learns; Lanczos keeps texture best. Its overshoot is clipped.

@@ -8,7 +8,10 @@ Pixels stay as they are stored: an EXIF orientation is metadata and not applied 
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -23,7 +26,8 @@ LARGEST_PIXELS = 50_000_000
 FORMATS = ("PNG", "BMP", "JPEG", "TIFF")
 # The only DICOM elements that are read besides the pixels and their palette: not one of them describes a person.
 DICOM_TAGS = [
-    "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsStored", "PixelRepresentation",
+    "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsStored",
+    "PixelRepresentation",
 ]  # fmt: skip
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
@@ -55,13 +59,33 @@ def read_frame(path: str | Path, root: str | Path, image_id: str) -> np.ndarray:
         stream.seek(0)
         if not head:
             raise UserError(f"{image_id}: the file is empty")
+        is_dicom = head[128:] == b"DICM"
         try:
-            return _read_dicom(stream, image_id) if head[128:] == b"DICM" else _read_picture(stream, image_id)
+            with _quiet():
+                return _read_dicom(stream, image_id) if is_dicom else _read_picture(stream, image_id)
         except UserError:
             raise
         except Exception as error:
-            # Decoders that are fed broken bytes raise nearly anything: TypeError, struct.error, KeyError, zlib.error ...
+            # Decoders that are fed broken bytes raise nearly anything: TypeError, struct.error, KeyError, zlib.error …
+            if is_dicom:  # pydicom's texts quote values, which in a damaged file may run into the patient's name
+                raise UserError(
+                    f"{image_id}: this DICOM file is damaged or truncated ({type(error).__name__})"
+                ) from error
             raise UserError(f"{image_id}: the file is damaged or truncated ({_reason(error)})") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what decoders warn of: it quotes metadata, and so a patient's name, into the log."""
+    logger = logging.getLogger("pydicom")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
 
 
 def _reason(error: Exception) -> str:
@@ -97,19 +121,16 @@ def _read_picture(stream: BinaryIO, image_id: str) -> np.ndarray:
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
-    with warnings.catch_warnings():
-        # The size is checked below, before any pixel is decoded, and against a smaller limit than Pillow's.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(stream, formats=FORMATS)
-        except UnidentifiedImageError:
-            known = ", ".join(FORMATS)
-            raise UserError(f"{image_id}: the content is no {known} or DICOM, or its header is damaged") from None
-        except Image.DecompressionBombError:
-            raise UserError(f"{image_id}: more than the {LARGEST_PIXELS:,} pixels a frame may have") from None
-        _check_size(image_id, image.height, image.width)
-        _one_frame(image_id, getattr(image, "n_frames", 1))
-        return np.ascontiguousarray(_grey(image, image_id))
+    try:
+        image = Image.open(stream, formats=FORMATS)
+    except UnidentifiedImageError:
+        known = ", ".join(FORMATS)
+        raise UserError(f"{image_id}: the content is no {known} or DICOM, or its header is damaged") from None
+    except Image.DecompressionBombError:  # Pillow's own limit, which is larger
+        raise UserError(f"{image_id}: more than the {LARGEST_PIXELS:,} pixels a frame may have") from None
+    _check_size(image_id, image.height, image.width)
+    _one_frame(image_id, getattr(image, "n_frames", 1))
+    return np.ascontiguousarray(_grey(image, image_id))
 
 
 def _grey(image: PillowImage, image_id: str) -> np.ndarray:
@@ -117,7 +138,7 @@ def _grey(image: PillowImage, image_id: str) -> np.ndarray:
 
     if image.mode in ("I", "F"):  # 32-bit, signed or floating point
         raise UserError(
-            f"{image_id}: signed, 32-bit or floating-point pixels have no defined grey scale; export 8 or 16 bits"
+            f"{image_id}: signed, 32-bit and floating-point pixels have no defined grey scale; export 8 or 16 bits"
         )
     if image.mode.startswith("I;16"):
         tags = getattr(image, "tag_v2", {})
@@ -134,7 +155,7 @@ def _read_dicom(stream: BinaryIO, image_id: str) -> np.ndarray:
     import numpy as np
     import pydicom
     from PIL import Image
-    from pydicom.pixels import apply_color_lut, pixel_array
+    from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
 
     header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(DICOM_TAGS))
     missing = [tag for tag in ("Rows", "Columns", "BitsStored", "PhotometricInterpretation") if tag not in header]
@@ -144,9 +165,19 @@ def _read_dicom(stream: BinaryIO, image_id: str) -> np.ndarray:
     _one_frame(image_id, int(header.get("NumberOfFrames") or 1))
     photometric, bits = str(header.PhotometricInterpretation), int(header.BitsStored)
     if photometric not in GREY + COLOUR:
-        raise UserError(f"{image_id}: DICOM's photometric interpretation {photometric} is not supported")
+        known = ", ".join(GREY + COLOUR)
+        raise UserError(f"{image_id}: its DICOM photometric interpretation is none of {known}")
     if header.get("PixelRepresentation"):
         raise UserError(f"{image_id}: signed DICOM pixels have no defined grey scale")
+    syntax = header.file_meta.TransferSyntaxUID
+    try:
+        decodable = get_decoder(syntax).is_available
+    except NotImplementedError:
+        decodable = False
+    if not decodable:
+        # A registered UID has a name of the standard; any other value is not ours to print.
+        name = syntax.name if syntax.is_transfer_syntax else "an unknown transfer syntax"
+        raise UserError(f"{image_id}: no decoder for DICOM compressed as {name}; export it uncompressed")
     stream.seek(0)
     image = pydicom.Dataset()
     # Reads the elements of the pixel module alone; YBR becomes RGB.
