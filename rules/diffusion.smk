@@ -68,11 +68,12 @@ rule sample_shard:
         settings=flags(config["synthesis"]["recipe"]),
         shards=len(SHARDS),
         images=config["synthesis"]["images"],
+        size=DATA["size"],
         work=result("work/synthesis/{cohort}{shard}"),
         code=code_version("sample"),
     shell:
         "exec python -m workflow_scripts.sample --model {input.model:q} --shard {wildcards.shard}"
-        " --shards {params.shards} --images {params.images} --output {output.shard:q} {params.settings}"
+        " --shards {params.shards} --images {params.images} --size {params.size} --output {output.shard:q} {params.settings}"
         " --work-dir {params.work:q} --code-version {params.code} --time-limit {resources.runtime}"
         " --threads {threads} --log {log:q}"
 

@@ -12,8 +12,6 @@ the organs apart (L_sup, where the mix has several). The backbone is written wit
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +19,18 @@ from workflow_scripts.cli import add_settings, add_training, run, say, settings,
 from workflow_scripts.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from workflow_scripts.training.pretraining import ViewUnion
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Load the mix and the backbone, train, write."""
     from workflow_scripts.files import sha256, write_json, write_text
-    from workflow_scripts.training.backbone import create_backbone, load_initialisation
+    from workflow_scripts.training.backbone import (
+        create_backbone,
+        library_versions,
+        load_initialisation,
+        save_weights,
+    )
     from workflow_scripts.training.device import select_device
     from workflow_scripts.training.pretraining import Recipe, make_encoder, pretrain
     from workflow_scripts.training.work import Clock, WorkDir
@@ -52,7 +53,7 @@ def main(arguments: argparse.Namespace) -> None:
         "code_version": arguments.code_version,
     }
 
-    backbone = create_backbone(arguments.backbone)
+    backbone = create_backbone(arguments.backbone, recipe.seed)
     load_initialisation(backbone, arguments.layout, arguments.weights, recipe.seed)
     encoder = make_encoder(backbone, len(arguments.organs), views, recipe)
     losses = " and ".join(
@@ -63,11 +64,11 @@ def main(arguments: argparse.Namespace) -> None:
     work = WorkDir(arguments.work_dir, identity)
     pretrain(encoder, views, recipe, device, work, clock)
 
-    parameters = {**identity, "views": len(views), "device": device.type, "versions": versions()}
-    state = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
-    part = {name: value for name, value in state.items() if name.startswith("backbone.")}
-    save_network({name.removeprefix("backbone."): value for name, value in part.items()}, parameters, arguments.output)
-    save_network({name: state[name] for name in state if name not in part}, parameters, arguments.output_heads)
+    parameters = {**identity, "views": len(views), "device": device.type, "versions": library_versions()}
+    state = encoder.state_dict()
+    backbone_part = {name for name in state if name.startswith("backbone.")}
+    save_weights({n.removeprefix("backbone."): state[n] for n in backbone_part}, parameters, arguments.output)
+    save_weights({n: state[n] for n in state if n not in backbone_part}, parameters, arguments.output_heads)
     write_text(work.metrics_file().read_text(encoding="utf-8"), arguments.output_metrics)
     write_json(parameters, arguments.output_parameters)
     work.close()
@@ -118,30 +119,6 @@ def load_mix(
         labels.append(index["organ"].map(organs.index).to_numpy()[kept])
         sets.append({"name": store.stem, "views": len(kept), "left_out": len(index) - len(kept), **digests})
     return ViewUnion(arrays, rows, labels), sets
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the result."""
-    import numpy as np
-    import timm
-    import torch
-
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "timm": timm.__version__,
-        "torch": torch.__version__,
-    }
-
-
-def save_network(state: dict[str, Tensor], parameters: dict[str, Any], path: Path) -> None:
-    """Write tensors as safetensors with the run's parameters as JSON in the metadata."""
-    from safetensors.torch import save_file
-
-    from workflow_scripts.files import atomic_path
-
-    with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={"parameters": json.dumps(parameters, sort_keys=True)})
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from workflow_scripts.cli import add_settings, add_training, progress, run, say, settings, stage_parser
+from workflow_scripts.errors import UserError
 
 # A batch at work is saved about this often; on a CPU it can take hours.
 SAVE_SECONDS = 300
@@ -24,6 +25,9 @@ def parser() -> argparse.ArgumentParser:
     parser = stage_parser(__doc__)
     parser.add_argument(
         "--model", type=Path, required=True, help="Diffusers folder: grey, unconditional, learned range"
+    )
+    parser.add_argument(
+        "--size", type=int, help="side that the views must have; another model is refused (default: any)"
     )
     parser.add_argument("--images", type=int, required=True, help="images of all shards together")
     parser.add_argument("--shards", type=int, default=1, help="number of shards (default: 1)")
@@ -56,6 +60,11 @@ def main(arguments: argparse.Namespace) -> None:
     unet, betas = load_pipeline(arguments.model)
     kept = spaced_timesteps(len(betas), length, evenly=sampler == "ddim")
     side = unet.config.sample_size
+    if arguments.size not in (None, side):
+        raise UserError(
+            f"{arguments.model} draws views of {side} x {side} pixels, the study has {arguments.size} (data.size); "
+            'use a model of that size, or train one (diffusion.model: "")'
+        )
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     unet = unet.to(device, memory_format=layout)
     process = GaussianProcess(betas, kept, device)

@@ -14,7 +14,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "__init__.py").touch()
     (folder / "training" / "__init__.py").touch()
     (folder / "stage.py").write_text(
-        '"""A stage."""\nfrom workflow_scripts.cli import say\n\n\ndef main():\n    from workflow_scripts.training.loss import f\n\n'
+        '"""A stage."""\nfrom workflow_scripts.cli import say\n\n\n'
+        "def main():\n    from workflow_scripts.training.loss import f\n\n"
         '    say("hello")\n    return f(1)\n'
     )
     (folder / "training" / "loss.py").write_text("def f(x):\n    return 2 * x\n")

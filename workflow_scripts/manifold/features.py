@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from workflow_scripts.errors import UserError
+from workflow_scripts.files import verify_recorded_sha256
 
 INPUT_MEAN, INPUT_STD = 0.5, 0.25
 INCEPTION_SIDE = 299
@@ -56,6 +57,7 @@ def load_inception(weights: Path, device: torch.device) -> Network:
 
     resize = build_resizer("clean")
     source = _existing(weights).resolve()
+    verify_recorded_sha256(weights)
     # clean-fid looks for a fixed name inside a folder.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "inception-2015-12-05.pt").symlink_to(source)

@@ -1,0 +1,136 @@
+"""A workflow that learns nothing must fail: signal on the demo's phantoms (and none where there can be none).
+
+The demo runs in the repository itself, into results/demo; where `make demo` has run, nothing is left to do.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from sklearn.metrics import roc_auc_score
+
+from tests.shared import REPOSITORY
+from tests.workflow.study import Study
+from workflow_scripts.diffusion.pipeline import load_pipeline
+from workflow_scripts.diffusion.process import GaussianProcess, spaced_timesteps
+from workflow_scripts.diffusion.sampler import image_noise, reverse_steps, to_grey
+from workflow_scripts.files import read_csv, read_npy, read_rows
+from workflow_scripts.manifold.features import embed, load_encoder
+from workflow_scripts.manifold.metrics import frechet, moments
+from workflow_scripts.manifold.neighbours import inside, radii
+from workflow_scripts.study.schema import config_schema, with_defaults
+from workflow_scripts.training.device import select_device
+from workflow_scripts.training.finetuning import Recipe, cross_validate, initial_classifier
+from workflow_scripts.training.work import Clock, WorkDir
+
+pytestmark = pytest.mark.slow
+DEMO_CONFIG = REPOSITORY / "demo" / "config.yaml"
+
+
+@pytest.fixture(scope="module")
+def demo() -> Path:
+    """The results of the demo."""
+    study = Study(REPOSITORY, [DEMO_CONFIG])
+    study.snakemake("--cores", "2")
+    return REPOSITORY / "results" / "demo"
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict:
+    shipped, changes = (yaml.safe_load(path.read_text()) for path in (REPOSITORY / "config.yaml", DEMO_CONFIG))
+    return with_defaults({**shipped, **changes, "data": {**shipped["data"], **changes["data"]}}, config_schema())
+
+
+@pytest.fixture(scope="module")
+def truth() -> dict[str, str]:
+    """The class that each frame was drawn with."""
+    return {row["image_id"]: row["truth"] for row in read_rows(REPOSITORY / "data_manifest.csv")}
+
+
+def is_truly_positive(view_ids, truth) -> np.ndarray:
+    return np.array([truth[view_id.partition("#")[0]] == "inhomogeneous" for view_id in view_ids])
+
+
+@pytest.mark.parametrize("experiment", ["ud-complete", "ud-flipped"])
+def test_out_of_fold_predictions_know_the_true_texture(demo: Path, truth, experiment: str):
+    table = read_csv(demo / "finetuning" / f"{experiment}.csv")
+    assert roc_auc_score(is_truly_positive(table["view_id"], truth), table["probability"]) >= 0.8
+
+
+def test_shuffled_labels_teach_nothing(demo: Path, settings, tmp_path: Path):
+    index, views = read_csv(demo / "views" / "labelled.csv"), read_npy(demo / "views" / "labelled.npy")
+    folds = index["patient_id"].map(read_csv(demo / "folds" / "seed0.csv").set_index("patient_id")["fold"]).to_numpy()
+    labels = (index["label"] == "inhomogeneous").to_numpy(np.int64)
+    recipe = Recipe.from_settings({**settings["finetuning"]["recipe"], "epochs": 4})
+    backbone, weights = settings["model"]["backbone"], demo / "pretraining" / "ud" / "backbone.safetensors"
+    device = select_device("cpu", threads=2)
+    areas = []
+    for seed in range(4):
+        # Patients keep their views together, or shuffled labels would make the folds unequal.
+        shuffled = np.random.default_rng(seed).permutation(labels)
+        models = {fold: initial_classifier(backbone, "timm", weights, seed, fold) for fold in range(3)}
+        results = cross_validate(
+            models, views, shuffled, np.ones(len(labels), bool), folds, recipe, seed, device,
+            WorkDir(tmp_path / str(seed), {}), Clock(None),
+        )  # fmt: skip
+        probabilities = np.full(len(labels), np.nan)
+        for result in results:
+            probabilities[result.test] = result.probabilities
+        areas.append(roc_auc_score(shuffled, probabilities))
+    assert 0.4 <= np.mean(areas) <= 0.6
+
+
+def features_of(views: np.ndarray, demo: Path, settings) -> np.ndarray:
+    encoder = load_encoder(
+        settings["model"]["backbone"], demo / "pretraining" / "ud" / "backbone.safetensors", torch.device("cpu")
+    )
+    return np.concatenate(list(embed(views, encoder, 32)))
+
+
+def noise_images(count: int, size: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, size, size), dtype=np.uint8)
+
+
+def test_samples_are_nearer_to_real_views_than_noise_and_an_untrained_model(demo: Path, settings):
+    real = moments(read_npy(demo / "embedding" / "labelled.npy"))
+    trained = read_npy(demo / "embedding" / "synthetic.npy")
+    size = settings["data"]["size"]
+    unet, betas = load_pipeline(demo / "diffusion" / "model")
+    torch.manual_seed(0)
+    for module in unet.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    process = GaussianProcess(betas, spaced_timesteps(len(betas), 10), torch.device("cpu"))
+    x = image_noise(0, 0, range(48), size, torch.device("cpu"))
+    for _, state in reverse_steps(unet, process, x, 0, range(48), 0, "ancestral"):
+        x = state
+    untrained = features_of(to_grey(x), demo, settings)
+    noise = features_of(noise_images(48, size), demo, settings)
+    ours = frechet(real, moments(trained))
+    assert ours < 0.5 * frechet(real, moments(noise))
+    assert ours < 0.5 * frechet(real, moments(untrained))
+
+
+def test_the_filter_removes_noise_images_mixed_in(demo: Path, settings):
+    real, k = np.asarray(read_npy(demo / "embedding" / "labelled.npy")), settings["manifold"]["recipe"]["filter_k"]
+    noise = features_of(noise_images(40, settings["data"]["size"]), demo, settings)
+    mixed = np.concatenate([read_npy(demo / "embedding" / "synthetic.npy"), noise])
+    kept = inside(real, radii(real, k), mixed)[0]
+    assert not kept[-40:].any()
+    assert kept[:-40].mean() > 0.3
+
+
+def test_contrastive_loss_falls_well_below_chance(demo: Path, settings):
+    rows = [json.loads(line) for line in (demo / "pretraining" / "ud" / "metrics.jsonl").read_text().splitlines()]
+    chance = math.log(2 * settings["pretraining"]["recipe"]["batch_size"] - 1)
+    assert rows[-1]["loss_con"] < chance - 0.5
+
+
+def test_the_audit_finds_planted_labels_better_than_chance(demo: Path, truth):
+    votes = read_csv(demo / "audit" / "votes.csv")
+    wrong = is_truly_positive(votes["view_id"], truth) != (votes["label"] == "inhomogeneous").to_numpy()
+    assert roc_auc_score(wrong, votes["votes"]) > 0.7
