@@ -30,11 +30,12 @@ demo: $(READY)
 	@$(BIN)/snakemake --configfile demo/config.yaml --cores $(CORES) --quiet rules host reason
 	@$(BIN)/python -m workflow_scripts.show_results --results results/demo
 
-test: $(READY)
-	@$(BIN)/python -m pytest -m "not cluster"
+test: test-fast
+	@echo "running the workflow itself: about 15 minutes on two cores …"
+	@$(BIN)/python -m pytest -m "slow and not cluster" --durations 10
 
 test-fast: $(READY)
-	@$(BIN)/python -m pytest -m "not slow and not cluster"
+	@$(BIN)/python -m pytest -m "not slow and not cluster" --numprocesses $(CORES)
 
 test-cluster: $(READY)
 	@$(BIN)/python -m pytest -m cluster
@@ -50,6 +51,12 @@ format: $(READY)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@$(BIN)/snakefmt Snakefile rules
+
+# The README's pictures: the DAG (needs Graphviz) and figures of the demo.
+figures: demo
+	@$(BIN)/snakemake tables synthesis --configfile demo/config.yaml --rulegraph dot 2> /dev/null \
+		| dot -Tsvg > docs/images/dag.svg
+	@cp results/demo/figures/figure1.png results/demo/figures/figure4.png docs/images/
 
 lock: $(READY)
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --generate-hashes --no-emit-index-url \

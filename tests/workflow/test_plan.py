@@ -61,7 +61,7 @@ def test_mistakes_in_config_and_manifest_stop_a_dry_run_with_their_lines(tmp_pat
     assert f"line {len(lines) + 1}, column image_id" in output
     assert "Traceback" not in output
     output = study.change("typo", {"finetuning": {"recipe": {"epoch": 3}}}).snakemake("--dry-run", check=False)
-    assert "typo.yaml line 3, finetuning.recipe: unknown key 'epoch'" in output
+    assert "typo.yaml line 3, finetuning.recipe.epoch: unknown key 'epoch'" in output
 
 
 def test_missing_weights_stop_a_run_before_its_first_job(tmp_path: Path):

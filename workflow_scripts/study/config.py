@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,7 @@ def load_config(merged: Mapping[str, Any], files: Sequence[Path]) -> dict[str, A
     from jsonschema import Draft202012Validator
 
     schema = config_schema()
-    problems = [
-        (tuple(error.absolute_path), _explain(error))
-        for error in Draft202012Validator(schema).iter_errors(dict(merged))
-    ]
+    problems = [p for error in Draft202012Validator(schema).iter_errors(dict(merged)) for p in _explain(error)]
     if not problems:
         config = with_defaults(merged, schema)
         problems = list(_inconsistencies(config))
@@ -41,15 +38,19 @@ def load_config(merged: Mapping[str, Any], files: Sequence[Path]) -> dict[str, A
     )
 
 
-def _explain(error: Any) -> str:
-    if error.validator == "additionalProperties" and isinstance(error.schema.get("additionalProperties"), bool):
+def _explain(error: Any, prefix: Path_ = ()) -> Iterator[tuple[Path_, str]]:
+    """What a schema error means, with the path of the key that is wrong; each unknown key is a problem of its own."""
+    path = (*prefix, *error.absolute_path)
+    if error.validator == "additionalProperties" and error.schema["additionalProperties"] is False:
         known = sorted(error.schema.get("properties", {}))
-        unknown = sorted(set(error.instance) - set(known))
-        return f"unknown key {', '.join(map(repr, unknown))}; known here: {', '.join(known)}"
+        for key in error.instance:
+            if key not in known:
+                yield (*path, key), f"unknown key {key!r}; known here: {', '.join(known)}"
+        return
     text = str(error.message)
     if isinstance(error.instance, str) and error.validator == "type" and error.validator_value in ("number", "integer"):
         text += " (YAML reads 1e-5 as text; write 1.0e-5)"
-    return text
+    yield path, text
 
 
 def _inconsistencies(config: Mapping[str, Any]) -> Iterable[tuple[Path_, str]]:
@@ -88,7 +89,7 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterable[tuple[Path_, str]]:
             yield (*where, "init"), f"no initialisation {run['init']!r}; there are {', '.join(initialisations)}"
         recipe_schema = config_schema()["$defs"]["pretraining_recipe"]
         for error in Draft202012Validator(recipe_schema).iter_errors(run["recipe"]):
-            yield (*where, "recipe", *error.absolute_path), _explain(error)
+            yield from _explain(error, (*where, "recipe"))
         if run["recipe"].get("loss_con") is False and len(organs_of(run["sets"], config)) < 2:
             yield (*where, "recipe", "loss_con"), "without L_con only L_sup is left, and it needs two organs"
     for i, name in enumerate(config["audit"]["initialisations"]):
