@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Strong enough that no burnt-in letter survives outside the boxes: about a text line's height.
-BLUR = 14
+# Standard deviation of the blur outside the boxes as a share of the frame's height: larger than any burnt-in letter.
+BLUR = 1 / 12
 COLOURS = ("#ffb000", "#648fff", "#dc267f", "#fe6100")
 
 
@@ -60,7 +60,7 @@ def blur_outside(frame: np.ndarray, boxes: list[list[int]]) -> np.ndarray:
     import numpy as np
     from scipy.ndimage import gaussian_filter
 
-    hidden = gaussian_filter(frame.astype(np.float32), BLUR).round().astype(np.uint8)
+    hidden = gaussian_filter(frame.astype(np.float32), BLUR * len(frame)).round().astype(np.uint8)
     for top, left, height, width in boxes:
         hidden[top : top + height, left : left + width] = frame[top : top + height, left : left + width]
     return hidden

@@ -6,6 +6,7 @@ Phantoms are for trying the workflow without patients. Every frame says PHANTOM,
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -62,6 +63,12 @@ def write_manifest(arguments: argparse.Namespace) -> None:
     from workflow_scripts.files import write_rows
     from workflow_scripts.imaging.phantom import manifest_rows
 
+    shares = {"--positive-share": arguments.positive_share, "--wrong-labels": arguments.wrong_labels}
+    wrong = [f"{flag} {value}" for flag, value in shares.items() if not 0 <= value <= 1]
+    if wrong or arguments.labelled_patients < 1 or min(arguments.unlabelled_testicles, arguments.thyroids) < 0:
+        raise UserError(
+            f"no such study: shares lie in 0 to 1 ({', '.join(wrong) or 'they do'}), and one patient is the least"
+        )
     rows = manifest_rows(
         arguments.seed, arguments.labelled_patients, arguments.unlabelled_testicles, arguments.thyroids,
         arguments.positive_share, arguments.wrong_labels, ("testicle", "thyroid"), ("homogeneous", "inhomogeneous"),
@@ -73,26 +80,34 @@ def draw_frames(arguments: argparse.Namespace) -> None:
     """Draw every frame, then list their digests."""
     from concurrent.futures import ProcessPoolExecutor
     from functools import partial
+    from multiprocessing import get_context
 
     from workflow_scripts.files import write_rows
     from workflow_scripts.study.manifest import read_manifest
 
     rows = read_manifest(arguments.manifest)
-    check_overwrites(rows, arguments.root)
+    check_rows(rows, arguments.root)
+    # The old list must not stand for frames that are being redrawn.
+    arguments.output.unlink(missing_ok=True)
     draw = partial(
         draw_one, root=arguments.root, target=arguments.target_organ, positive=arguments.positive, seed=arguments.seed
     )
-    with ProcessPoolExecutor(arguments.threads) as pool:
+    # Spawned: a fork beside the progress bar's thread may hang.
+    with ProcessPoolExecutor(arguments.threads, mp_context=get_context("spawn")) as pool:
         digests = list(progress(pool.map(draw, rows, chunksize=8), "drawing phantoms", "frame", total=len(rows)))
     listed = [{"image_id": row["image_id"], "sha256": digest} for row, digest in zip(rows, digests, strict=True)]
     write_rows(listed, ["image_id", "sha256"], arguments.output)
 
 
-def check_overwrites(rows: Sequence[Mapping[str, str]], root: Path) -> None:
-    """Refuse to draw over anything that is not a phantom, and rows that do not say what to draw."""
+def check_rows(rows: Sequence[Mapping[str, str]], root: Path) -> None:
+    """Refuse to draw over anything that is not a phantom, and rows that do not say what to draw, or twice the same file."""
     from PIL import Image, UnidentifiedImageError
 
     problems = [f"{row['image_id']}: the column truth is empty" for row in rows if not row.get("truth")]
+    paths = Counter(row["path"] for row in rows)
+    problems += [
+        f"{row['image_id']}: {row['path']} stands in {n} rows" for row in rows if (n := paths[row["path"]]) > 1
+    ]
     for row in rows:
         path = root / row["path"]
         if not path.resolve().is_relative_to(root.resolve()) or path.suffix != ".png":

@@ -11,7 +11,15 @@ import pytest
 from PIL import Image, ImageFile, TiffImagePlugin
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import MPEG2MPML, UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless, UltrasoundImageStorage
+from pydicom.uid import (
+    MPEG2MPML,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    RLELossless,
+    UltrasoundImageStorage,
+)
 
 from workflow_scripts.errors import UserError
 from workflow_scripts.imaging import frames
@@ -422,3 +430,35 @@ def test_stored_orientation_is_kept(tmp_path: Path, grey: np.ndarray):
     exif[274] = 6
     Image.fromarray(grey).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(read_frame("a.png", tmp_path, "P1"), grey)
+
+
+def test_a_deflated_dicom_is_refused_before_it_is_inflated(tmp_path: Path):
+    dataset = write_dicom(tmp_path / "a.dcm", np.zeros((20, 30), np.uint8))
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    with pytest.raises(UserError, match=r"P1: deflated DICOM is not read"):
+        read_frame("a.dcm", tmp_path, "P1")
+
+
+def test_a_picture_inside_a_dicom_may_not_be_larger_than_a_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(frames, "LARGEST_PIXELS", 1000)
+    jpeg = io.BytesIO()
+    Image.fromarray(np.zeros((200, 200), np.uint8)).save(jpeg, "JPEG")
+    dataset = write_dicom(tmp_path / "a.dcm", np.zeros((20, 30), np.uint8))
+    dataset.PixelData = encapsulate([jpeg.getvalue()])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    decoded = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: decoded.append(image.size) or load(image))
+    with pytest.raises(UserError, match="P1"):
+        read_frame("a.dcm", tmp_path, "P1")
+    assert decoded == []
+
+
+def test_backslashes_of_windows_manifests_are_followed(tmp_path: Path):
+    (tmp_path / "sub").mkdir()
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "sub" / "a.png")
+    assert read_frame("sub\\a.png", tmp_path, "P1").shape == (4, 5)

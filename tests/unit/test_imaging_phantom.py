@@ -56,7 +56,10 @@ def test_the_second_organ_looks_otherwise():
     assert abs(testicle[150].astype(int) - thyroid[150].astype(int)).mean() > 20
 
 
-@pytest.mark.parametrize(("patients", "share", "wrong"), [(48, 0.2, 0.08), (12, 0.34, 0.1), (30, 0.5, 0.0)])
+@pytest.mark.parametrize(
+    ("patients", "share", "wrong"),
+    [(48, 0.2, 0.08), (12, 0.34, 0.1), (30, 0.5, 0.0), (10, 0.9, 0.1), (10, 0.05, 0.5), (3, 1.0, 1.0)],
+)
 def test_manifests_hold_exactly_the_planned_labels(patients: int, share: float, wrong: float):
     rows = phantom.manifest_rows(3, patients, 5, 7, share, wrong, ORGANS, CLASSES)
     labelled = [row for row in rows if row["label"]]
@@ -99,3 +102,11 @@ def test_a_frame_that_is_no_phantom_is_never_overwritten(tmp_path):
         phantoms.main(arguments)
     assert target.read_bytes() == before
     assert not (tmp_path / "frames.csv").exists()
+
+
+def test_two_rows_with_one_path_are_refused(tmp_path):
+    arguments = study(tmp_path)
+    text = arguments.manifest.read_text()
+    arguments.manifest.write_text(text.replace("testicle/P001_right.png", "testicle/P001_left.png"))
+    with pytest.raises(UserError, match="stands in 2 rows"):
+        phantoms.main(arguments)

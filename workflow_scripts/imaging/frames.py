@@ -42,7 +42,7 @@ def read_frame(path: str | Path, root: str | Path, image_id: str) -> np.ndarray:
     format, without a defined grey scale, holds several frames, or more than `LARGEST_PIXELS` (known before decoding).
     """
     try:
-        file = (Path(root) / path).resolve()
+        file = (Path(root) / str(path).replace("\\", "/")).resolve()  # manifests are also written on Windows
         inside = file.is_relative_to(Path(root).resolve())
         if inside and not file.is_file():
             raise UserError(f"{image_id}: below {root} there is no file at the path that the manifest gives")
@@ -86,6 +86,22 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.disabled = before
+
+
+@contextmanager
+def _bounded_decoders() -> Iterator[None]:
+    """With Pillow refusing pictures inside a DICOM that are larger than a frame may be, whatever its header says.
+
+    Pillow warns above its limit and raises above twice of it, hence the half.
+    """
+    from PIL import Image
+
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS // 2
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _reason(error: Exception) -> str:
@@ -154,9 +170,15 @@ def _grey(image: PillowImage, image_id: str) -> np.ndarray:
 def _read_dicom(stream: BinaryIO, image_id: str) -> np.ndarray:
     import numpy as np
     import pydicom
+    import pydicom.filereader
     from PIL import Image
     from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+    if pydicom.filereader.read_file_meta_info(stream.name).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        # It would be inflated as a whole, without bound, before anything of it can be looked at.
+        raise UserError(f"{image_id}: deflated DICOM is not read; export it uncompressed")
+    stream.seek(0)
     header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(DICOM_TAGS))
     missing = [tag for tag in ("Rows", "Columns", "BitsStored", "PhotometricInterpretation") if tag not in header]
     if missing:
@@ -181,7 +203,8 @@ def _read_dicom(stream: BinaryIO, image_id: str) -> np.ndarray:
     stream.seek(0)
     image = pydicom.Dataset()
     # Reads the elements of the pixel module alone; YBR becomes RGB.
-    pixels = pixel_array(stream, ds_out=image) if photometric == "PALETTE COLOR" else pixel_array(stream)
+    with _bounded_decoders():
+        pixels = pixel_array(stream, ds_out=image) if photometric == "PALETTE COLOR" else pixel_array(stream)
     if photometric == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, image)
         bits = 8 * pixels.dtype.itemsize

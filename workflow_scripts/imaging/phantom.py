@@ -166,33 +166,37 @@ def manifest_rows(
 ) -> list[dict[str, str]]:  # fmt: skip
     """Manifest rows of a phantom study: two testicles per labelled patient, and frames without labels.
 
-    round(positive_share * testicles) testicles are truly positive, as far as possible both of a patient; then
-    round(wrong_labels * testicles) labels are planted wrong, as many in one class as in the other (one more among the
-    negatives when odd), so that the share of positive labels stays.
+    Exactly round(positive_share * testicles) testicles are truly positive, three of four of them on both sides of a
+    patient where the numbers allow it; the unlabelled testicles have that share too. Exactly round(wrong_labels *
+    testicles) labels are planted wrong, as many in one class as in the other where the classes are large enough, so
+    that the share of positive labels stays.
     """
     draws = generator(seed, "manifest")
     testicles = 2 * labelled_patients
     positives, wrong = round(positive_share * testicles), round(wrong_labels * testicles)
     order = draws.permutation(labelled_patients)
+    # Disease is mostly bilateral; with many positives there must be more bilateral patients, or patients run out.
+    bilateral = max(positives * 3 // 8, positives - labelled_patients)
+    unilateral = positives - 2 * bilateral
     truths = [False] * testicles
-    # Disease is mostly bilateral: three of four positive patients are positive on both sides.
-    bilateral = positives * 3 // 8
     for patient in order[:bilateral]:
         truths[2 * patient] = truths[2 * patient + 1] = True
-    for patient in order[bilateral : bilateral + positives - 2 * bilateral]:
+    for patient in order[bilateral : bilateral + unilateral]:
         truths[2 * patient + int(draws.integers(2))] = True
+    in_positives = min(max(wrong // 2, wrong - (testicles - positives)), positives)
     flips: set[int] = set()
-    for truth, count in ((True, wrong // 2), (False, wrong - wrong // 2)):
+    for truth, count in ((True, in_positives), (False, wrong - in_positives)):
         candidates = [i for i in range(testicles) if truths[i] == truth]
-        flips |= {int(i) for i in draws.choice(candidates, min(count, len(candidates)), replace=False)}
+        flips |= {int(i) for i in draws.choice(candidates, count, replace=False)} if count else set()
+    unlabelled_positives = round(positive_share * unlabelled_testicles)
+    hidden = draws.permutation(unlabelled_testicles) < unlabelled_positives
     rows = []
     for i, truth in enumerate(truths):
         patient, side = f"P{i // 2 + 1:03}", ("left", "right")[i % 2]
         label = classes[truth != (i in flips)]
         rows.append(_row(f"{patient}_{side}", patient, organs[0], label, side, classes[truth]))
     for i in range(unlabelled_testicles):
-        truth = bool(draws.random() < positive_share)
-        rows.append(_row(f"U{i + 1:03}_left", f"U{i + 1:03}", organs[0], "", "left", classes[truth]))
+        rows.append(_row(f"U{i + 1:03}_left", f"U{i + 1:03}", organs[0], "", "left", classes[int(hidden[i])]))
     for i in range(thyroids):
         rows.append(_row(f"T{i + 1:03}", f"T{i + 1:03}", organs[1], "", "", classes[0]))
     return rows
