@@ -35,6 +35,7 @@ def stage_parser(description: str | None) -> argparse.ArgumentParser:
 def add_settings(parser: argparse.ArgumentParser, recipe: str) -> None:
     """Add one flag per key of the schema's definition `recipe` (for example `finetuning_recipe`)."""
     group = parser.add_argument_group("settings")
+    parser.set_defaults(settings_recipe=recipe)
     for key, schema in _leaves(recipe_schema(recipe)):
         text = f"{schema.get('description', '')} (default: {schema['default']})".replace("%", "%%")
         common: dict[str, Any] = {"default": schema["default"], "help": text, "dest": f"settings.{key}"}
@@ -49,7 +50,9 @@ def add_settings(parser: argparse.ArgumentParser, recipe: str) -> None:
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The nested settings that `add_settings` parsed."""
+    """The nested settings that `add_settings` parsed; `UserError` names every one outside its range."""
+    from jsonschema import Draft202012Validator
+
     nested: dict[str, Any] = {}
     for name, value in vars(arguments).items():
         if name.startswith("settings."):
@@ -58,6 +61,11 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
             for parent in parents:
                 level = level.setdefault(parent, {})
             level[key] = value
+    errors = list(Draft202012Validator(recipe_schema(arguments.settings_recipe)).iter_errors(nested))
+    if errors:
+        raise UserError(
+            "; ".join(f"--{'.'.join(map(str, e.absolute_path)).replace('_', '-')}: {e.message}" for e in errors)
+        )
     return nested
 
 

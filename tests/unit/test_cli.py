@@ -39,3 +39,10 @@ def test_user_errors_become_one_message(capsys, tmp_path):
     assert end.value.code == 1
     assert capsys.readouterr().err == "error: row 3 is wrong; mend it\n"
     assert log.read_text() == "error: row 3 is wrong; mend it\n"
+
+
+def test_settings_outside_their_range_are_refused_by_their_flags():
+    parser = cli.stage_parser("a stage")
+    cli.add_settings(parser, "pretraining_recipe")
+    with pytest.raises(UserError, match=r"--steps: 0 is less than.*; --augmentation.flip: 2.0 is greater than"):
+        cli.settings(parser.parse_args(["--steps", "0", "--augmentation.flip", "2"]))
