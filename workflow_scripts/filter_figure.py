@@ -11,7 +11,7 @@ from pathlib import Path
 
 from workflow_scripts.cli import run, stage_parser
 from workflow_scripts.files import read_csv, read_npy
-from workflow_scripts.manifold.reference import check_rows
+from workflow_scripts.study.patients import check_rows
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ from pathlib import Path
 from workflow_scripts.cli import add_settings, progress, run, say, settings, stage_parser
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import read_csv, read_npy, write_csv
-from workflow_scripts.manifold.reference import add_reference, check_rows, real_masks
+from workflow_scripts.study.patients import add_reference, check_rows, real_masks
 
 
 def parser() -> argparse.ArgumentParser:

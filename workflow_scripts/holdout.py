@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Read the index, choose, write."""
     from workflow_scripts.diffusion.holdout import choose_holdout
     from workflow_scripts.files import read_csv, write_rows
-    from workflow_scripts.manifold.reference import real_masks
+    from workflow_scripts.study.patients import real_masks
 
     index = read_csv(arguments.index)
     nameless = index.index[index["patient_id"] == ""]

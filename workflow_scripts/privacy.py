@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from workflow_scripts.cli import add_settings, run, say, settings, stage_parser
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import read_csv, read_npy, write_csv, write_json
-from workflow_scripts.manifold.reference import add_reference, check_rows, real_masks
+from workflow_scripts.study.patients import add_reference, check_rows, real_masks
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,7 +20,7 @@ from workflow_scripts.cli import progress, run, say, stage_parser
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import atomic_path, read_json, read_npy, read_rows
 from workflow_scripts.manifold.card import dataset_card
-from workflow_scripts.manifold.reference import check_rows
+from workflow_scripts.study.patients import check_rows
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from workflow_scripts.cli import add_settings, add_training, run, say, settings, stage_parser
 from workflow_scripts.errors import UserError
-from workflow_scripts.manifold.reference import add_reference
+from workflow_scripts.study.patients import add_reference
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,7 +49,7 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.diffusion.training import NETWORK_KEYS, train
     from workflow_scripts.diffusion.unet import architecture
     from workflow_scripts.files import atomic_directory, read_csv, read_npy, sha256, write_json, write_text
-    from workflow_scripts.manifold.reference import check_rows, real_masks
+    from workflow_scripts.study.patients import check_rows, real_masks
     from workflow_scripts.training.device import select_device
     from workflow_scripts.training.work import Clock, WorkDir
 
