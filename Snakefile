@@ -33,7 +33,7 @@ localrules:
 
 rule all:
     input:
-        [result(f"tables/{table}.csv") for table in TABLES],
+        table_files(),
         [result(f"figures/{figure}.png") for figure in FIGURES],
         [result(f"release/{cohort}synthetic.zip") for cohort in COHORTS],
         result("report.html"),
@@ -41,4 +41,5 @@ rule all:
 
 # Before the first job of a run: are the downloaded networks that it needs at hand, or can they be fetched?
 onstart:
+    note_run(Path(".snakemake"))
     require_weights(workflow.dag.needrun_jobs())

@@ -17,10 +17,12 @@ from workflow_scripts.study.config import (
     load_config,
 )
 from workflow_scripts.study.environment import use_for_stages
+from workflow_scripts.study.locks import note_run, remove_stale_locks
 from workflow_scripts.study.manifest import filled_sets, load_manifest
 from workflow_scripts.study.weights import require_files, weight_files
 
 use_for_stages(workflow.basedir)
+remove_stale_locks(Path(".snakemake"))
 
 # The config.yaml of the working directory, then what --configfile and --config change in it.
 _changes = [str(file) for file in workflow.overwrite_configfiles]
@@ -104,6 +106,11 @@ def start_weights(init, seed):
         for cohort in COHORTS
         if not cohort or cohort.startswith(f"seed{seed}_")
     ]
+
+
+def table_files():
+    """Every table in every format."""
+    return [result(f"tables/{table}.{suffix}") for table in TABLES for suffix in ("csv", "md", "tex", "html")]
 
 
 def require_weights(jobs):

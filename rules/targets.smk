@@ -45,7 +45,7 @@ rule finetuning:
 
 rule tables:
     input:
-        [result(f"tables/{table}.csv") for table in TABLES],
+        table_files(),
 
 
 rule figures:
