@@ -7,6 +7,7 @@ continued, anything else starts afresh. Success closes it, so that a forced reru
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import signal
@@ -14,7 +15,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -24,6 +25,9 @@ from workflow_scripts.files import atomic_path, read_json, write_json
 
 # Tries without any progress after which a training gives up instead of looping through a cluster's retries.
 BARREN_TRIES = 2
+# How long a training waits for another process to leave its work directory: one that was told to end is writing its
+# checkpoint.
+LOCK_SECONDS = 60.0
 
 
 class Interrupted(UserError):
@@ -54,6 +58,30 @@ class Clock:
         return self.terminated or time.monotonic() >= self.deadline
 
 
+def _hold(path: Path) -> TextIO:
+    """Lock a work directory against other processes, for instance an orphan of a Snakemake that was killed.
+
+    The lock lies beside the directory, since the directory comes and goes, and ends with the process. It is a POSIX record
+    lock, which network file systems know too. Raises `UserError` if the other process stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.with_name(path.name + ".lock").open("w")
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"another process works in {path}, perhaps left over from a run that was killed; wait for it or end it"
+                ) from None
+            time.sleep(0.5)
+        except OSError as error:
+            say(f"{path}: this file system has no locks ({error.strerror}); see to it that no two runs use it at once")
+            return file
+
+
 class WorkDir:
     """The work directory of one training.
 
@@ -63,6 +91,7 @@ class WorkDir:
 
     def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
         self.path = path
+        self.lock = _hold(path)
         wanted = json.loads(json.dumps(fingerprint))
         state = self._state()
         if state.get("fingerprint") != wanted:
@@ -116,6 +145,7 @@ class WorkDir:
     def close(self) -> None:
         """Remove the directory: the result is complete and lies elsewhere."""
         shutil.rmtree(self.path)
+        self.lock.close()
 
 
 def append_metrics(file: Path, row: Mapping[str, Any]) -> None:
