@@ -55,6 +55,21 @@ def test_report_release_and_model_card_say_phantom(finished: Study):
     assert "PHANTOM" in next((finished.folder / "unpacked").rglob("README.md")).read_text(encoding="utf-8")
 
 
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium on this machine")
+def test_the_report_opens_in_a_browser_without_an_error(finished: Study, tmp_path: Path):
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    page = finished.folder / "results" / "report.html"
+    done = subprocess.run(
+        ["chromium", *options, "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path}",
+         "--enable-logging=stderr", "--virtual-time-budget=10000", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    for text in ("PHANTOM", "Tables", "Synthetic views", "Label audit", "Training"):
+        assert text in done.stdout
+    assert "Uncaught" not in done.stderr
+    assert "CONSOLE" not in done.stderr or "error" not in done.stderr.partition("CONSOLE")[2].lower()
+
+
 def test_a_finished_study_has_nothing_left_to_do(finished: Study):
     assert finished.planned() == {}
 
