@@ -1,4 +1,4 @@
-# make demo   the whole workflow on phantoms, on a laptop        make test         every test but the cluster's
+# make demo   the whole workflow on phantoms, on a laptop        make test         every test
 # make lint   formatters, linters, type checker                  make test-fast    what takes under three minutes
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
@@ -8,7 +8,7 @@ READY := .venv/ready
 # One thread per job: the demo's trainings are small, so several at once beat one that is split.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fast test-cluster lint format lock figures clean help
+.PHONY: demo test test-fast  lint format lock figures clean help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -32,13 +32,10 @@ demo: $(READY)
 
 test: test-fast
 	@echo "running the workflow itself: about 15 minutes on two cores …"
-	@$(BIN)/python -m pytest -m "slow and not cluster" --durations 10
+	@$(BIN)/python -m pytest -m slow --durations 10
 
 test-fast: $(READY)
-	@$(BIN)/python -m pytest -m "not slow and not cluster" --numprocesses $(CORES)
-
-test-cluster: $(READY)
-	@$(BIN)/python -m pytest -m cluster
+	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(CORES)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

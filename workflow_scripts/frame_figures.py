@@ -105,11 +105,14 @@ def draw_boxes(arguments: argparse.Namespace) -> None:
 
 
 def draw_sheet(arguments: argparse.Namespace) -> None:
-    """Views spread evenly over the set, titled by label where there is one."""
+    """Views drawn at random (always the same ones), titled by label where there is one."""
+    import numpy as np
+
     from workflow_scripts.files import read_csv, read_npy
 
     views, index = read_npy(arguments.views), read_csv(arguments.index)
-    chosen = evenly(len(views), arguments.count)
+    count = min(len(views), arguments.count)
+    chosen = np.sort(np.random.default_rng(0).choice(len(views), count, replace=False))
     figure, axes = panels(len(chosen), min(8, len(chosen)), width=1.35, height=1.5)
     for axis, i in zip(axes, chosen, strict=False):
         axis.imshow(views[i], cmap="gray", vmin=0, vmax=255)
