@@ -8,7 +8,7 @@ READY := .venv/ready
 # One thread per job: the demo's trainings are small, so several at once beat one that is split.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fast  lint format lock figures clean help
+.PHONY: demo test test-fast lint format lock figures clean help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile

@@ -1,5 +1,10 @@
-# Noisy-label audit: training losses, votes, label sets (SPEC 2).
+# Noisy-label audit: training losses, votes, label sets (paper, Sec. 3).
 AUDITS = [f"{init}_seed{seed}" for init in config["audit"]["initialisations"] for seed in SEEDS]
+
+
+localrules:
+    count_votes,
+    clean_labels,
 
 
 rule audit_train:

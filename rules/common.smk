@@ -1,4 +1,5 @@
-# What the rules share: the validated study, artefact paths, cohorts.
+# What the rules share: the validated study, artefact paths, cohorts. Rules that take seconds are `localrules`: on a
+# cluster they run where Snakemake does, and no submission is spent on them.
 import json
 import sys
 from pathlib import Path

@@ -1,4 +1,9 @@
-# Frames -> views, folds and the original labels (SPEC 1).
+# Frames -> views, folds and the original labels (paper, Sec. 3).
+localrules:
+    draw_folds,
+    complete_labels,
+
+
 rule draw_phantoms:
     input:
         manifest=DATA["manifest"],

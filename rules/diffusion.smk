@@ -1,5 +1,10 @@
-# The generator: held-out patients, training, sampling in shards (SPEC 4).
+# The generator: held-out patients, training, sampling in shards (paper, Sec. 4.2).
 SHARDS = range(config["synthesis"]["shards"])
+
+
+localrules:
+    hold_out_patients,
+    join_shards,
 
 
 rule hold_out_patients:

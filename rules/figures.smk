@@ -10,6 +10,16 @@ FIGURES = [
 ]
 
 
+localrules:
+    draw_frames,
+    draw_views,
+    draw_filter,
+    draw_closest_pairs,
+    draw_votes,
+    draw_training,
+    make_report,
+
+
 rule draw_frames:
     input:
         manifest=DATA["manifest"],

@@ -1,6 +1,10 @@
-# Fine-tuning over folds and seeds, and the baselines beside it (SPEC 6).
+# Fine-tuning over folds and seeds, and the baselines beside it (paper, Sec. 4.3).
 NETWORKS = [name for name, experiment in EXPERIMENTS.items() if not experiment.is_baseline]
 BASELINE_EXPERIMENTS = [name for name in EXPERIMENTS if name not in NETWORKS]
+
+
+localrules:
+    join_seeds,
 
 
 rule finetune:

@@ -1,4 +1,4 @@
-# Contrastive pretraining per data mix (SPEC 3).
+# Contrastive pretraining per data mix (paper, Sec. 4.1).
 rule pretrain:
     input:
         views=lambda wildcards: mix(wildcards, ".npy"),

@@ -1,4 +1,8 @@
-# Judging the synthetic set: embedding, manifold filter, metrics, privacy audit, release (SPEC 5).
+# Judging the synthetic set: embedding, manifold filter, metrics, privacy audit, release (paper, Sec. 4.2).
+localrules:
+    pack_release,
+
+
 rule embed:
     input:
         real=result("views/labelled.npy"),

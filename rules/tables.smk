@@ -1,4 +1,9 @@
 # Tables 1-4 and the generation table.
+localrules:
+    make_table,
+    make_generation_table,
+
+
 rule make_table:
     input:
         predictions=lambda wildcards: [

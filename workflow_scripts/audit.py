@@ -1,4 +1,4 @@
-"""Train on the original labels and record how well each view is fitted, fold by fold of one seed (paper, section 3.1).
+"""Train on the original labels and record how well each view is fitted, fold by fold of one seed (paper, Sec. 3).
 
 The recorded loss is the one that training itself computes, as in the paper: of the augmented view, in train mode, in
 its batch, before the step that the batch leads to (no pass over the clean views afterwards). With the sampler

@@ -1,4 +1,4 @@
-"""Make a label set from the audit or from a clinician's decisions (paper, section 3.1).
+"""Make a label set from the audit or from a clinician's decisions (paper, Sec. 3).
 
 filtered: suspicious views are left out (keep 0). flipped: their label is swapped. reviewed: a clinician's CSV
 (view_id, decision = keep | flip | discard) decides; views that it does not name stay as they are.

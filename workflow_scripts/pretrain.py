@@ -1,4 +1,4 @@
-"""Contrastive pretraining of a backbone on a mix of view stores (paper, section 3).
+"""Contrastive pretraining of a backbone on a mix of view stores (paper, Sec. 4.1).
 
 Each image is augmented twice; the two views attract each other and repel all others (L_con), and a linear head tells
 the organs apart (L_sup, where the mix has several). The backbone is written without a classifier, ready for

@@ -1,4 +1,4 @@
-"""Train the diffusion model on the labelled views (paper, section 4).
+"""Train the diffusion model on the labelled views (paper, Sec. 4.2).
 
 It learns from every labelled view, whatever the label policy, but for the patients that are held out. Killed or out of
 time, the same command continues where it was. The output is a Diffusers folder with the averaged (EMA) weights:

@@ -1,4 +1,4 @@
-"""Count the audit's votes (paper, section 3.1): a run flags a view whose training loss was too high too often."""
+"""Count the audit's votes (paper, Sec. 3): a run flags a view whose training loss was too high too often."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Gaussian diffusion process with a learned, interpolated variance (SPEC 4).
+"""The Gaussian diffusion process with a learned, interpolated variance (paper, Sec. 4.2).
 
 The equations are those of Ho et al. 2020 (DDPM), Nichol and Dhariwal 2021 (improved DDPM: cosine schedule, learned
 variance, hybrid loss, respacing) and Song et al. 2021 (DDIM). A network's output holds two channels per image channel:

@@ -1,4 +1,4 @@
-"""Training of the diffusion model (SPEC 4): guided-diffusion's hybrid loss, averaged weights, exact resume."""
+"""Training of the diffusion model (paper, Sec. 4.2): guided-diffusion's hybrid loss, averaged weights, exact resume."""
 
 from __future__ import annotations
 

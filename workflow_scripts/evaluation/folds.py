@@ -1,4 +1,4 @@
-"""Cross-validation folds that never split a patient (paper, section 4; SPEC 6)."""
+"""Cross-validation folds that never split a patient (paper, Sec. 4.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generation table: how close the generated sets come to the real views (paper, section 4; SPEC 5)."""
+"""The generation table: how close the generated sets come to the real views (paper, Sec. 4.2)."""
 
 from __future__ import annotations
 

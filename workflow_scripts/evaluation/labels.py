@@ -1,4 +1,4 @@
-"""Label policies: what becomes of the views that the audit or a clinician doubts (SPEC 2)."""
+"""Label policies: what becomes of the views that the audit or a clinician doubts (paper, Sec. 3)."""
 
 from __future__ import annotations
 

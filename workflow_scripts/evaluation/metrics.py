@@ -1,4 +1,4 @@
-"""Classification metrics of one run (SPEC 6). All are shares, in [0, 1] but for MCC in [-1, 1]."""
+"""Classification metrics of one run (paper, Sec. 4.3). All are shares, in [0, 1] but for MCC in [-1, 1]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit's vote: which views did many trainings fail to fit? (paper, section 3.1; SPEC 2)"""
+"""The audit's vote: which views did many trainings fail to fit? (paper, Sec. 3)"""
 
 from __future__ import annotations
 

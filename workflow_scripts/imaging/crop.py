@@ -1,4 +1,4 @@
-"""Crop profiles: which parts of a frame are views (SPEC 1)."""
+"""Crop profiles: which parts of a frame are views (paper, Sec. 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calliper markers as scanners burn them in, drawn on batches (SPEC 6).
+"""Calliper markers as scanners burn them in, drawn on batches (paper, Sec. 4.3).
 
 The paper pastes images of markers; here they are drawn from distance fields, each image with its own, all on the device.
 """

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-# Layout of a stored Esaote MyLab frame (SPEC 1, RELEASED_CODE): height, width, and top-left corners of the two views.
+# Layout of a stored Esaote MyLab frame (paper, Sec. 3): height, width, and top-left corners of the two views.
 FRAME = (600, 800)
 VIEW = 300
 CORNERS = ((130, 185), (130, 485))

@@ -1,4 +1,4 @@
-"""The two random views of an image in contrastive pretraining (paper, section 3), drawn per image in batches.
+"""The two random views of an image in contrastive pretraining (paper, Sec. 4.1), drawn per image in batches.
 
 The paper names no magnitudes and the released code draws one geometric transform for the whole batch; here every image
 has parameters of its own, from uniforms that depend on (seed, view, step, global index) alone.

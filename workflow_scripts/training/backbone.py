@@ -1,4 +1,4 @@
-"""Backbones, the weights they start from, and the classifier on top of them (paper, sections 3 and 4; SPEC 2, 3, 6)."""
+"""Backbones, the weights they start from, and the classifier on top of them (paper, Sec. 3 and 4.1 and 4.3)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workflow_scripts.files import atomic_path, verify_recorded_sha256
 from workflow_scripts.training.randomness import philox
 
 LAYOUTS = ("scratch", "torchvision", "uscl", "timm")
-# What the input of every classifier and encoder is normalised with (SPEC 3).
+# What the input of every classifier and encoder is normalised with (paper, Sec. 4.1).
 MEAN, STD = 0.5, 0.25
 # USCL numbers the children of a torchvision ResNet; those between (ReLU, pooling) have no weights.
 USCL_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
@@ -137,7 +137,7 @@ def to_unit(views: Tensor) -> Tensor:
 
 
 def standardise(images: Tensor) -> Tensor:
-    """float (N, 1, H, W) in [0, 1] -> network input (N, 3, H, W) in [-2, 2]: three equal channels (SPEC 3)."""
+    """float (N, 1, H, W) in [0, 1] -> network input (N, 3, H, W) in [-2, 2]: three equal channels (paper, Sec. 4.1)."""
     return ((images - MEAN) / STD).expand(-1, 3, -1, -1)
 
 

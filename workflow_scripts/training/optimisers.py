@@ -1,4 +1,4 @@
-"""Optimisers and the learning-rate schedule of pretraining (paper, section 3)."""
+"""Optimisers and the learning-rate schedule of pretraining (paper, Sec. 4.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop of contrastive pretraining (paper, section 3).
+"""The training loop of contrastive pretraining (paper, Sec. 4.1).
 
 One process; an optimisation step first names its images by global index and only then takes them, so that several
 processes could each take their part of the same batch.
