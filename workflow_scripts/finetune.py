@@ -1,4 +1,4 @@
-"""Fine-tune one experiment on the folds of one seed and predict every labelled view (paper, section 4).
+"""Fine-tune one experiment on the folds of one seed and predict every labelled view (paper, Sec. 4.3).
 
 A backbone and a linear head are trained on the kept views of all folds but one, with the labels of a policy, and
 predict the views of the fold left out: also views that the policy drops, so that each view is predicted exactly once.

@@ -1,4 +1,4 @@
-"""The losses of contrastive pretraining and the heads they are taken on (paper, section 3, Eq. 1-4)."""
+"""The losses of contrastive pretraining and the heads they are taken on (paper, Sec. 4.1, Eq. 1-4)."""
 
 from __future__ import annotations
 
