@@ -54,10 +54,8 @@ def main(arguments: argparse.Namespace) -> None:
         Recipe,
         cross_validate,
         initial_classifier,
-        join_tables,
-        load_views,
-        weights_by_fold,
     )
+    from workflow_scripts.training.inputs import join_tables, load_views, weights_by_fold
     from workflow_scripts.training.work import Clock, WorkDir
 
     clock = Clock(arguments.time_limit)

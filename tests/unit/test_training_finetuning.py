@@ -29,12 +29,11 @@ from workflow_scripts.training.finetuning import (
     draw_order,
     draw_samples,
     initial_classifier,
-    join_tables,
     mean_per_view,
     predict,
     train_fold,
-    weights_by_fold,
 )
+from workflow_scripts.training.inputs import join_tables, weights_by_fold
 from workflow_scripts.training.randomness import uniforms
 
 CPU = torch.device("cpu")
