@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflow_scripts.cli import run, stage_parser
+from workflow_scripts.cli import run, say, stage_parser
 from workflow_scripts.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,8 +89,9 @@ def draw_boxes(arguments: argparse.Namespace) -> None:
             raise UserError(f"{row['image_id']}: no crop profile {row['device']!r} in the config")
         try:
             frame = read_frame(row["path"], arguments.root, row["image_id"])
-        except UserError:
-            continue  # the crop stage reports frames that cannot be read; here they are only not shown
+        except UserError as error:
+            say(f"not shown: {error}")  # whether a bad frame ends the study is the crop stage's decision
+            continue
         height, width = frame.shape
         boxes = profile.get("boxes", [[0, 0, height, width]])
         names = profile.get("views", ["full"])
@@ -101,6 +102,8 @@ def draw_boxes(arguments: argparse.Namespace) -> None:
             axis.text(left + 6, top + 20, name, color=colour, fontsize=8, va="center")
         axis.set_title(f"{row['organ']}, {row['device']}", fontsize=9)
         shown += 1
+    if not shown:
+        raise UserError(f"none of the {len(chosen)} chosen frames can be read; the log names them")
     save(figure, f"Frames and crop boxes{stamp(arguments.origin)}", arguments.output)
 
 
