@@ -61,9 +61,10 @@ rule make_generation_table:
         "../envs/evaluation.yaml"
     params:
         reference="--reference-numbers" if config["tables"]["reference"] and not ORIGIN else "",
+        holdout=config["holdout"],
         origin=ORIGIN_FLAG,
         code=code_version("generation_table"),
     shell:
         "exec python -m workflow_scripts.generation_table --metrics {input.metrics:q}"
-        " --filter {input.filter:q} {params.reference} {params.origin} --output-csv {output.csv:q}"
+        " --filter {input.filter:q} --holdout {params.holdout} {params.reference} {params.origin} --output-csv {output.csv:q}"
         " --output-md {output.md:q} --output-tex {output.tex:q} --output-html {output.html:q} --log {log:q}"

@@ -18,6 +18,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--filter", type=Path, nargs="+", required=True, help="CSV of the manifold filter of each generator"
     )
+    parser.add_argument("--holdout", choices=("none", "per_fold"), default="none", help="the protocol, for the caption")
     parser.add_argument("--reference-numbers", action="store_true", help="print the paper's numbers beside ours")
     parser.add_argument("--origin", default="", help="what the numbers come from if not from patients: PHANTOM")
     parser.add_argument("--output-csv", type=Path, required=True, help="all numbers")
@@ -49,6 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
         generators=len(metrics),
         generated=sum(map(len, inside)),
         kept=sum(int(column.sum()) for column in inside),
+        holdout=arguments.holdout,
         origin=arguments.origin,
     )
     write_text(markdown(page), arguments.output_md)

@@ -407,6 +407,7 @@ def test_generation_table(tmp_path, generators: int) -> None:
     outputs = {suffix: tmp_path / f"out.{suffix}" for suffix in ("csv", "md", "tex", "html")}
     words = itertools.chain.from_iterable((f"--output-{suffix}", str(path)) for suffix, path in outputs.items())
     arguments = ["--metrics", *map(str, metrics), "--filter", *map(str, filters), "--reference-numbers", *words]
+    arguments += ["--holdout", "none" if generators == 1 else "per_fold"]
     generation_table.main(generation_table.parser().parse_args(arguments))
     values = read_csv(outputs["csv"]).set_index("name")
     assert list(values.index) == ["unfiltered", "filtered", "real"]
@@ -415,6 +416,10 @@ def test_generation_table(tmp_path, generators: int) -> None:
     assert values.loc["real", ["fid_mean", "fid_std"]].tolist() == pytest.approx([np.mean(fid), np.std(fid, ddof=1)])
     assert values["size"].tolist() == [100, 40, 30]
     assert values.loc["real", "kid_all"] == pytest.approx(0.01)
+    protocol = (
+        "saw the pixels, not the labels, of the test patients" if generators == 1 else "saw the test patients of a"
+    )
+    assert protocol in outputs["md"].read_text(encoding="utf-8")
     cells = Cells(outputs["html"].read_text(encoding="utf-8")).rows
     assert cells[0][:5] == ["set", "precision", "recall", "FID", "size"]
     assert cells[1][-3:] == ["79.68 ± 4.81", "25.00 ± 1.56", "119.84 ± 2.39"]

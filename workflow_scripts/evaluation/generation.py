@@ -9,6 +9,7 @@ import pandas as pd
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.aggregation import mean_and_std
 from workflow_scripts.evaluation.rendering import Table, plus_minus
+from workflow_scripts.evaluation.tables import HOLDOUTS
 
 # Names of the sets as printed; sets that are not named here follow under their own name.
 SETS = {
@@ -57,11 +58,12 @@ def generation_numbers(metrics: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def generation_layout(
-    values: pd.DataFrame, batches: int, generators: int, generated: int, kept: int, origin: str
+    values: pd.DataFrame, batches: int, generators: int, generated: int, kept: int, holdout: str, origin: str
 ) -> Table:
     """The paper's layout: set, precision, recall, FID, size; the paper's numbers beside it where `values` has them.
 
-    `batches` reference batches per generator; the filter kept `kept` of `generated` views of all generators.
+    `batches` reference batches per generator; the filter kept `kept` of `generated` views of all generators; `holdout` is
+    the protocol, none or per_fold.
     """
     shown = {key: title for key, title in SHOWN.items() if f"{key}_mean" in values}
     paper = [key for key in shown if f"paper_{key}_mean" in values]
@@ -77,6 +79,7 @@ def generation_layout(
     notes = [
         "Precision and recall in percent (k nearest neighbours, Eq. 5-6), FID (Eq. 7). Mean ± std (n − 1) over "
         f"{batches} disjoint reference batches of real views{of_each}, each against the whole set.",
+        f"{HOLDOUTS[holdout]}.",
         f"The manifold filter kept {kept} of {generated} generated views ({kept / generated:.1%}).",
         "These metrics depend on the sizes of both sides: compare rows of different size with care; the rows of equal "
         "size are random subsamples. Recall is high for a generator that copies.",
