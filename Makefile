@@ -56,7 +56,7 @@ figures: demo
 	@cp results/demo/figures/figure1.png results/demo/figures/figure4.png docs/images/
 
 lock: $(READY)
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --generate-hashes --no-emit-index-url \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --group bench --generate-hashes --no-emit-index-url \
 		pyproject.toml --output-file requirements.lock
 
 clean:
