@@ -44,12 +44,14 @@ rule crop_views:
         target=DATA["target_organ"],
         profiles=quote(json.dumps(DATA["crop_profiles"])),
         size=DATA["size"],
+        frames=quote(DATA["frames"]),
+        key=f"--patient-key {quote(DATA['patient_key'])}" if DATA["patient_key"] else "",
         bad=DATA["on_bad_frame"],
         code=code_version("crop"),
     shell:
         "exec python -m workflow_scripts.crop --manifest {input.manifest:q} --root {params.root}"
         " --set {wildcards.real_set} --target-organ {params.target} --profiles {params.profiles}"
-        " --size {params.size} --on-bad-frame {params.bad} --threads {threads}"
+        " --size {params.size} --frames {params.frames} {params.key} --on-bad-frame {params.bad} --threads {threads}"
         " --output-views {output.views:q} --output-index {output.index:q} --log {log:q}"
 
 
@@ -65,10 +67,11 @@ rule draw_folds:
     params:
         folds=config["folds"],
         positive=quote(DATA["classes"][1]),
+        split_by=config["split_by"],
         code=code_version("folds"),
     shell:
         "exec python -m workflow_scripts.folds --index {input.index:q} --folds {params.folds}"
-        " --seed {wildcards.seed} --positive {params.positive} --output {output.folds:q} --log {log:q}"
+        " --seed {wildcards.seed} --positive {params.positive} --split-by {params.split_by} --output {output.folds:q} --log {log:q}"
 
 
 rule complete_labels:

@@ -39,11 +39,12 @@ rule draw_frames:
         root=quote(DATA["root"]),
         profiles=quote(json.dumps(DATA["crop_profiles"])),
         shown=config["figures"]["frames"],
+        blur="" if config["figures"]["blur"] else "--no-blur",
         origin=ORIGIN_FLAG,
         code=code_version("frame_figures"),
     shell:
         "exec python -m workflow_scripts.frame_figures boxes --manifest {input.manifest:q}"
-        " --root {params.root} --profiles {params.profiles} --count {params.shown} {params.origin}"
+        " --root {params.root} --profiles {params.profiles} --count {params.shown} {params.blur} {params.origin}"
         " --output {output.figure:q} --log {log:q}"
 
 

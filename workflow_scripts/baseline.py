@@ -10,7 +10,6 @@ import argparse
 from pathlib import Path
 
 from workflow_scripts.cli import progress, run, stage_parser
-from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.baselines import KINDS, majority_probability, texture_features, texture_probability
 
 
@@ -21,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--views", type=Path, required=True, help="store of the labelled views (.npy)")
     parser.add_argument("--index", type=Path, required=True, help="its CSV index")
     parser.add_argument("--labels", type=Path, required=True, help="CSV label set")
-    parser.add_argument("--folds", type=Path, required=True, help="CSV patient_id,fold")
+    parser.add_argument("--folds", type=Path, required=True, help="CSV view_id,patient_id,fold of the seed")
     parser.add_argument("--seed", type=int, required=True, help="seed whose folds these are")
     parser.add_argument(
         "--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="the two label names"
@@ -34,13 +33,14 @@ def main(arguments: argparse.Namespace) -> None:
     """Features once, then one model per fold."""
     import numpy as np
 
-    from workflow_scripts.evaluation.predictions import PREDICTION_COLUMNS, align, decide
-    from workflow_scripts.files import read_csv, read_npy, write_csv
+    from workflow_scripts.evaluation.predictions import PREDICTION_COLUMNS, decide
+    from workflow_scripts.files import read_csv, write_csv
+    from workflow_scripts.training.inputs import join_tables, load_views
 
-    views, index = read_npy(arguments.views), read_csv(arguments.index)
-    if len(views) != len(index):
-        raise UserError(f"{arguments.views} holds {len(views)} views, its index {len(index)} rows; cut the views again")
-    table = align(index, read_csv(arguments.labels), read_csv(arguments.folds))
+    index, folds, labels = (read_csv(path) for path in (arguments.index, arguments.folds, arguments.labels))
+    sources = (str(arguments.index), str(arguments.folds), str(arguments.labels))
+    table = join_tables(index, folds, labels, arguments.classes, sources).rename(columns={"keep": "kept"})
+    views = load_views(arguments.views, len(table), arguments.index)
     truth = (table["label_policy"] == arguments.classes[1]).to_numpy()
     kept, fold_of = table["kept"].to_numpy() == 1, table["fold"].to_numpy()
 
@@ -50,8 +50,6 @@ def main(arguments: argparse.Namespace) -> None:
     probability = np.full(len(views), np.nan)
     for fold in np.unique(fold_of):
         train, test = kept & (fold_of != fold), fold_of == fold
-        if not train.any():
-            raise UserError(f"fold {fold} has no training views; {arguments.labels} keeps none outside it")
         if arguments.kind == "texture":
             probability[test] = texture_probability(features[train], truth[train], features[test])
         else:

@@ -1,6 +1,7 @@
 """Cut the views of one set out of the raw frames and write them as a view store.
 
-Nothing but the cropped pixels goes on: no metadata of the files, no file names; ids are the manifest's.
+Nothing but the cropped pixels goes on: no metadata of the files, no file names; ids are the manifest's, or with
+--patient-key the patients' are keyed hashes of them.
 
     python -m workflow_scripts.crop --manifest data_manifest.csv --root data/frames --set labelled \\
         --target-organ testicle --profiles '{"whole": {"kind": "none"}}' --size 256 \\
@@ -18,9 +19,13 @@ from typing import Any
 
 from workflow_scripts.cli import run, say, stage_parser
 from workflow_scripts.errors import UserError
+from workflow_scripts.files import read_rows
 from workflow_scripts.study.config import LABELLED_SET
+from workflow_scripts.study.pseudonyms import pseudonym, read_key
 
-NEEDED = ("image_id", "path", "patient_id", "organ", "label", "device")
+NEEDED = ("image_id", "path", "patient_id", "organ", "label", "device", "side")
+# A view with a larger share of coloured pixels is reported: colour Doppler, or a coloured mark.
+COLOURED = 0.01
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,6 +37,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--target-organ", required=True, help="the organ whose frames carry labels")
     parser.add_argument("--profiles", required=True, help="JSON of the crop profiles by device")
     parser.add_argument("--size", type=int, default=256, help="side of the views in pixels (default: 256)")
+    parser.add_argument(
+        "--frames",
+        default="first",
+        help="frames of a clip where the manifest does not say: first, all, every n (default: first)",
+    )
+    parser.add_argument(
+        "--patient-key", type=Path, help="file with the secret key of the hashes that replace patient ids"
+    )
     parser.add_argument("--on-bad-frame", choices=("fail", "skip"), default="fail", help="(default: fail)")
     parser.add_argument("--threads", type=int, default=1, help="processes that decode (default: 1)")
     parser.add_argument("--output-views", type=Path, required=True, help="view store, .npy")
@@ -51,6 +64,8 @@ def read_profiles(text: str) -> dict[str, Any]:
 
     Raises `UserError` where the text is no such JSON; the config's schema has checked it in a workflow.
     """
+    from workflow_scripts.imaging.crop import KINDS
+
     try:
         profiles = json.loads(text)
     except json.JSONDecodeError as error:
@@ -59,9 +74,9 @@ def read_profiles(text: str) -> dict[str, Any]:
         raise UserError("--profiles must be a JSON object of crop profiles by device")
     for device, profile in profiles.items():
         kind = profile.get("kind") if isinstance(profile, dict) else None
-        if kind not in ("boxes", "none"):
-            raise UserError(f"--profiles, {device}: `kind` must be boxes or none")
-        if kind == "none":
+        if kind not in KINDS:
+            raise UserError(f"--profiles, {device}: `kind` must be one of {', '.join(KINDS)}")
+        if kind != "boxes":
             continue
         boxes, views = profile.get("boxes", []), profile.get("views", [])
         named = len(boxes) == len(views) == len(set(views))
@@ -94,6 +109,18 @@ def rows_of_set(
     return chosen
 
 
+def completed(rows: Sequence[Mapping[str, str]], frames: str, key: bytes | None) -> list[Mapping[str, str]]:
+    """The rows with `frames` wherever the manifest does not say, and patients hashed where there is a key."""
+    return [
+        {
+            **row,
+            "frames": row.get("frames") or frames,
+            "patient_id": pseudonym(row["patient_id"], key) if key else row["patient_id"],
+        }
+        for row in rows
+    ]
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Choose the rows, cut their views."""
     from workflow_scripts.imaging.store import write_store
@@ -102,12 +129,14 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.size < 1 or arguments.threads < 1:
         raise UserError("--size and --threads must be at least 1")
     profiles = read_profiles(arguments.profiles)
-    rows = rows_of_set(read_manifest(arguments.manifest), arguments.set, arguments.target_organ, arguments.manifest)
+    manifest = read_manifest(arguments.manifest)
+    rows = rows_of_set(manifest, arguments.set, arguments.target_organ, arguments.manifest)
     unknown = sorted({row["device"] for row in rows} - set(profiles))
     if unknown:
         raise UserError(
             f"no crop profile for the device {', '.join(unknown)}; there are: {', '.join(profiles) or 'none'}"
         )
+    rows = completed(rows, arguments.frames, read_key(arguments.patient_key) if arguments.patient_key else None)
     try:
         count, bad = write_store(
             rows, arguments.root, profiles, arguments.size, arguments.threads, arguments.output_views,
@@ -115,9 +144,13 @@ def main(arguments: argparse.Namespace) -> None:
         )  # fmt: skip
     except UserError as error:
         raise UserError(f"the set {arguments.set!r}, {len(rows)} rows of {arguments.manifest}: {error}") from None
-    say(f"{arguments.set}: {count} views of {len(rows) - len(bad)} frames")
+    say(f"{arguments.set}: {count} views of {len(rows) - len(bad)} files")
     if bad:
-        say("\n".join([f"skipped {len(bad)} of {len(rows)} frames:", *(f"  {text}" for text in bad)]))
+        say("\n".join([f"skipped {len(bad)} of {len(rows)} files:", *(f"  {text}" for text in bad)]))
+    coloured = [row["view_id"] for row in read_rows(arguments.output_index) if float(row["coloured"]) > COLOURED]
+    if coloured:
+        listed = ", ".join(coloured[:20]) + (" …" if len(coloured) > 20 else "")
+        say(f"{len(coloured)} views hold colour on more than {COLOURED:.0%} of their pixels (Doppler?): {listed}")
 
 
 if __name__ == "__main__":

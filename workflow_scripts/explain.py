@@ -21,7 +21,9 @@ def parser() -> argparse.ArgumentParser:
     parser = stage_parser(__doc__)
     parser.add_argument("--views", type=Path, required=True, help="store of the labelled views (.npy)")
     parser.add_argument("--index", type=Path, required=True, help="its CSV index")
-    parser.add_argument("--folds", type=Path, required=True, help="CSV patient_id,fold that the arms were trained with")
+    parser.add_argument(
+        "--folds", type=Path, required=True, help="CSV view_id,patient_id,fold that the arms were trained with"
+    )
     parser.add_argument("--fold", type=int, required=True, help="the fold that the arms did not see")
     parser.add_argument("--arms", nargs="+", required=True, help="names of the arms, in the order of --weights")
     parser.add_argument("--weights", type=Path, nargs="+", required=True, help="classifier of each arm (.safetensors)")
@@ -65,8 +67,7 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(f"--arms names {len(arguments.arms)}, --weights {len(arguments.weights)}")
     device = select_device(arguments.device, arguments.threads)
     index, folds = read_csv(arguments.index), read_csv(arguments.folds)
-    patients = set(folds["patient_id"][folds["fold"] == arguments.fold])
-    rows = np.flatnonzero(index["patient_id"].isin(patients))
+    rows = np.flatnonzero(index["view_id"].isin(folds["view_id"][folds["fold"] == arguments.fold]))
     if not len(rows):
         raise UserError(f"{arguments.folds}: no view of {arguments.index} lies in fold {arguments.fold}")
     index = index.iloc[rows].reset_index(drop=True)

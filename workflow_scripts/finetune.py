@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--views", type=Path, required=True, help="store of the labelled views, uint8 .npy")
     parser.add_argument("--index", type=Path, required=True, help="its index CSV; column label is the original label")
     parser.add_argument("--labels", type=Path, required=True, help="CSV view_id,label,keep of the label policy")
-    parser.add_argument("--folds", type=Path, required=True, help="CSV patient_id,fold of the seed")
+    parser.add_argument("--folds", type=Path, required=True, help="CSV view_id,patient_id,fold of the seed")
     parser.add_argument("--seed", type=int, required=True, help="seed of initial weights and of every draw")
     parser.add_argument("--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="label names")
     parser.add_argument("--backbone", default="resnet18", help="timm network (default: resnet18)")

@@ -1,6 +1,8 @@
 """Deal the labelled patients to folds, stratified on their original labels.
 
 The same folds serve every label policy and every experiment of a seed, so that table rows can be compared fold by fold.
+With --split-by view the views are dealt instead, as the paper's released code does: then training folds hold views of
+test patients. It is here to measure that leak, not to use.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--folds", type=int, required=True, help="number of folds")
     parser.add_argument("--seed", type=int, required=True, help="seed of the shuffle")
     parser.add_argument("--positive", required=True, help="name of the positive class")
-    parser.add_argument("--output", type=Path, required=True, help="CSV patient_id,fold")
+    parser.add_argument("--split-by", choices=("patient", "view"), default="patient", help="(default: patient)")
+    parser.add_argument("--output", type=Path, required=True, help="CSV view_id,patient_id,fold")
     return parser
 
 
@@ -35,16 +38,26 @@ def main(arguments: argparse.Namespace) -> None:
             raise UserError(
                 f"{arguments.index}: view {row['view_id']} has no patient or no label; it cannot be put in a fold"
             )
+    unit = f"{arguments.split_by}_id"
     fold_of = assign_folds(
-        ((row["patient_id"], row["label"] == arguments.positive) for row in index), arguments.folds, arguments.seed
-    )
+        ((row[unit], row["label"] == arguments.positive) for row in index), arguments.folds, arguments.seed,
+        arguments.split_by,
+    )  # fmt: skip
+    in_folds: dict[str, set[int]] = {}
+    for row in index:
+        in_folds.setdefault(row["patient_id"], set()).add(fold_of[row[unit]])
     for fold in range(arguments.folds):
-        views = [row for row in index if fold_of[row["patient_id"]] == fold]
-        positive = sum(row["label"] == arguments.positive for row in views)
-        patients = len({row["patient_id"] for row in views})
-        say(f"fold {fold}: {patients} patients, {len(views)} views, {positive} of them {arguments.positive}")
-    rows = [{"patient_id": patient, "fold": fold} for patient, fold in fold_of.items()]
-    write_rows(rows, ("patient_id", "fold"), arguments.output)
+        labels = [row["label"] for row in index if fold_of[row[unit]] == fold]
+        patients = sum(fold in folds for folds in in_folds.values())
+        positive = labels.count(arguments.positive)
+        say(f"fold {fold}: {patients} patients, {len(labels)} views, {positive} of them {arguments.positive}")
+    if arguments.split_by == "view":
+        split = sum(len(folds) > 1 for folds in in_folds.values())
+        say(
+            f"{split} of {len(in_folds)} patients have views in several folds: what this study measures includes a leak"
+        )
+    rows = [{"view_id": row["view_id"], "patient_id": row["patient_id"], "fold": fold_of[row[unit]]} for row in index]
+    write_rows(rows, ("view_id", "patient_id", "fold"), arguments.output)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,9 @@ def parser() -> argparse.ArgumentParser:
     boxes.add_argument("--root", type=Path, required=True, help="folder of the frames")
     boxes.add_argument("--profiles", required=True, help="JSON of the config's data.crop_profiles")
     boxes.add_argument("--count", type=int, default=4, help="frames shown (default: 4)")
+    boxes.add_argument(
+        "--no-blur", action="store_true", help="show what lies outside the boxes, patients' names and all"
+    )
     sheet = commands.add_parser("sheet", help="contact sheet of a set of views", allow_abbrev=False)
     sheet.add_argument("--views", type=Path, required=True, help="view store, .npy")
     sheet.add_argument("--index", type=Path, required=True, help="its index, .csv")
@@ -55,7 +59,7 @@ def evenly(total: int, count: int) -> list[int]:
     return [i * total // count for i in range(count)]
 
 
-def blur_outside(frame: np.ndarray, boxes: list[list[int]]) -> np.ndarray:
+def blur_outside(frame: np.ndarray, boxes: Sequence[Sequence[int]]) -> np.ndarray:
     """The frame (H, W) uint8 with everything outside its [top, left, height, width] boxes blurred beyond reading."""
     import numpy as np
     from scipy.ndimage import gaussian_filter
@@ -70,7 +74,8 @@ def draw_boxes(arguments: argparse.Namespace) -> None:
     """Frames of every organ in turn, boxes drawn, the rest of the frame blurred: it may hold a patient's name."""
     from matplotlib.patches import Rectangle
 
-    from workflow_scripts.imaging.frames import read_frame
+    from workflow_scripts.imaging.crop import view_boxes
+    from workflow_scripts.imaging.frames import read_frames
     from workflow_scripts.study.manifest import read_manifest
 
     rows = read_manifest(arguments.manifest)
@@ -88,16 +93,15 @@ def draw_boxes(arguments: argparse.Namespace) -> None:
         if profile is None:
             raise UserError(f"{row['image_id']}: no crop profile {row['device']!r} in the config")
         try:
-            frame = read_frame(row["path"], arguments.root, row["image_id"])
+            frame = next(read_frames(row["path"], arguments.root, row["image_id"]))
+            named = view_boxes(frame, profile, row["image_id"])
         except UserError as error:
             say(f"not shown: {error}")  # whether a bad frame ends the study is the crop stage's decision
             continue
-        height, width = frame.shape
-        boxes = profile.get("boxes", [[0, 0, height, width]])
-        names = profile.get("views", ["full"])
+        pixels = frame.pixels if arguments.no_blur else blur_outside(frame.pixels, [box for _, box in named])
         axis = axes[shown]
-        axis.imshow(blur_outside(frame, boxes), cmap="gray", vmin=0, vmax=255)
-        for (top, left, box_height, box_width), name, colour in zip(boxes, names, COLOURS * len(boxes), strict=False):
+        axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+        for (name, (top, left, box_height, box_width)), colour in zip(named, COLOURS * len(named), strict=False):
             axis.add_patch(Rectangle((left, top), box_width - 1, box_height - 1, fill=False, edgecolor=colour, lw=2))
             axis.text(left + 6, top + 20, name, color=colour, fontsize=8, va="center")
         axis.set_title(f"{row['organ']}, {row['device']}", fontsize=9)

@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--share", type=float, required=True, help="share of the patients to hold out, 0 to 0.5")
     parser.add_argument("--seed", type=int, required=True, help="seed of the choice")
     parser.add_argument(
-        "--folds", type=Path, nargs="?", help="CSV of the folds (patient_id, fold), with --exclude-fold"
+        "--folds", type=Path, nargs="?", help="CSV of the folds (view_id, patient_id, fold), with --exclude-fold"
     )
     parser.add_argument("--exclude-fold", type=int, help="leave this fold's patients out of everything")
     parser.add_argument("--output", type=Path, required=True, help="CSV patient_id")

@@ -45,7 +45,7 @@ def test_every_fold_has_both_classes_when_it_is_just_possible() -> None:
 
 def test_too_few_patients_of_a_class_are_refused_with_the_numbers() -> None:
     views = [(f"n{i}", False) for i in range(10)] + [("p0", True), ("p1", True)]
-    with pytest.raises(UserError, match=r"at least 3 patients with positive views.*12 labelled patients only 2"):
+    with pytest.raises(UserError, match=r"at least 3 patients with positive labels.*12 labelled patients only 2"):
         assign_folds(views, 3, 0)
     with pytest.raises(UserError, match="negative"):
         assign_folds([(patient, not value) for patient, value in views], 3, 0)
@@ -63,7 +63,11 @@ def test_the_seed_decides_and_the_order_of_rows_does_not() -> None:
 
 def test_stage(tmp_path) -> None:
     labels = ["pos" if i % 3 else "neg" for i in range(12)]
-    rows = [{"view_id": f"{i}#a", "patient_id": f"{i:03d}", "label": label} for i, label in enumerate(labels)]
+    rows = [
+        {"view_id": f"{i}#{view}", "patient_id": f"{i:03d}", "label": label}
+        for i, label in enumerate(labels)
+        for view in "ab"
+    ]
     write_rows(rows, list(rows[0]), tmp_path / "index.csv")
     command = [
         sys.executable, "-m", "workflow_scripts.folds", "--index", tmp_path / "index.csv", "--folds", "3",
@@ -71,8 +75,18 @@ def test_stage(tmp_path) -> None:
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
     folds = read_rows(tmp_path / "folds.csv")
-    assert [row["patient_id"] for row in folds] == [f"{i:03d}" for i in range(12)]
-    assert collections.Counter(row["fold"] for row in folds) == {"0": 4, "1": 4, "2": 4}
+    assert [(row["view_id"], row["patient_id"]) for row in folds] == [
+        (row["view_id"], row["patient_id"]) for row in rows
+    ]
+    assert collections.Counter(row["fold"] for row in folds) == {"0": 8, "1": 8, "2": 8}
+    assert all(first["fold"] == second["fold"] for first, second in zip(folds[::2], folds[1::2], strict=True))
+
+    told = subprocess.run([*command, "--split-by", "view"], check=True, capture_output=True, text=True).stderr
+    folds = read_rows(tmp_path / "folds.csv")
+    assert collections.Counter(row["fold"] for row in folds) == {"0": 8, "1": 8, "2": 8}
+    split = sum(first["fold"] != second["fold"] for first, second in zip(folds[::2], folds[1::2], strict=True))
+    assert split > 3
+    assert f"{split} of 12 patients have views in several folds" in told
 
     command[command.index("3")] = "5"
     failed = subprocess.run(command, capture_output=True, text=True)

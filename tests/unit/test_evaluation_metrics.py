@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.aggregation import aggregate, mean_and_std, run_scores
 from workflow_scripts.evaluation.metrics import METRICS, scores
-from workflow_scripts.evaluation.predictions import PREDICTION_COLUMNS, align, check_predictions, decide
+from workflow_scripts.evaluation.predictions import PREDICTION_COLUMNS, check_predictions, decide
 from workflow_scripts.evaluation.statistics import corrected_paired_test, holm, patient_bootstrap
 
 CLASSES = ["neg", "pos"]
@@ -209,20 +209,6 @@ def test_patient_bootstrap() -> None:
     empty = np.zeros((50, 2), np.int64)
     padded = patient_bootstrap(np.concatenate([views, empty]), np.concatenate([views, empty]))
     assert padded == (1, 1)
-
-
-def test_align() -> None:
-    index = pd.DataFrame({"view_id": ["a", "b"], "patient_id": ["1", "2"], "label": ["neg", "pos"]})
-    labels = pd.DataFrame({"view_id": ["b", "a"], "label": ["neg", "neg"], "keep": [1, 0]})
-    folds = pd.DataFrame({"patient_id": ["2", "1"], "fold": [1, 0]})
-    table = align(index, labels, folds)
-    assert table["fold"].tolist() == [0, 1]
-    assert table["label_policy"].tolist() == ["neg", "neg"]
-    assert table["kept"].tolist() == [0, 1]
-    with pytest.raises(UserError, match="no label for 1"):
-        align(index, labels[:1], folds)
-    with pytest.raises(UserError, match="no fold for 1"):
-        align(index, labels, folds[:1])
 
 
 def test_predictions_that_cannot_be_compared_are_refused() -> None:

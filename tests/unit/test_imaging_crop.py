@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.imaging.crop import cut_views, letterbox, resize
+from workflow_scripts.imaging import crop
+from workflow_scripts.imaging.crop import View, coloured_share, letterbox, resize
+from workflow_scripts.imaging.pixels import Box, Frame
 
 WHOLE = {"kind": "none"}
 
@@ -13,10 +15,16 @@ def boxes(*boxes: list[int]) -> dict[str, object]:
     return {"kind": "boxes", "boxes": list(boxes), "views": [f"view{i}" for i in range(len(boxes))]}
 
 
+def cut_views(
+    pixels: np.ndarray, profile: dict[str, object], size: int, image_id: str, tissue: tuple[Box, ...] = ()
+) -> list[View]:
+    return crop.cut_views(Frame(pixels, tissue=tissue), profile, size, image_id)
+
+
 def test_boxes_are_top_left_height_width_in_the_profiles_order():
     frame = np.arange(60 * 100, dtype=np.uint32).reshape(60, 100).astype(np.uint8)
     views = cut_views(frame, boxes([10, 70, 20, 20], [5, 3, 20, 20]), 20, "P1")
-    assert [name for name, _ in views] == ["view0", "view1"]
+    assert [view.name for view in views] == ["view0", "view1"]
     np.testing.assert_array_equal(views[0][1], frame[10:30, 70:90])
     np.testing.assert_array_equal(views[1][1], frame[5:25, 3:23])
 
@@ -24,7 +32,7 @@ def test_boxes_are_top_left_height_width_in_the_profiles_order():
 def test_nothing_outside_a_box_bleeds_in():
     frame = np.full((90, 90), 255, np.uint8)
     frame[30:60, 30:60] = 0
-    ((_, view),) = cut_views(frame, boxes([30, 30, 30, 30]), 16, "P1")
+    ((_, view, _),) = cut_views(frame, boxes([30, 30, 30, 30]), 16, "P1")
     assert view.max() == 0
 
 
@@ -52,7 +60,7 @@ def test_an_empty_box_is_refused(box: list[int]):
 
 @pytest.mark.parametrize(("height", "width"), [(20, 40), (40, 20), (21, 40)])
 def test_a_whole_frame_is_letterboxed_with_black(height: int, width: int):
-    ((name, view),) = cut_views(np.full((height, width), 200, np.uint8), WHOLE, 40, "P1")
+    ((name, view, _),) = cut_views(np.full((height, width), 200, np.uint8), WHOLE, 40, "P1")
     assert name == "full"
     assert view.shape == (40, 40)
     rows, columns = np.nonzero(view)
@@ -71,7 +79,7 @@ def test_letterbox_keeps_every_pixel():
 def test_a_circle_stays_a_circle():
     y, x = np.mgrid[:120, :200]
     disc = (255 * ((y - 60) ** 2 + (x - 100) ** 2 < 50**2)).astype(np.uint8)
-    ((_, view),) = cut_views(disc, boxes([0, 0, 120, 200]), 100, "P1")
+    ((_, view, _),) = cut_views(disc, boxes([0, 0, 120, 200]), 100, "P1")
     rows, columns = np.nonzero(view > 127)
     assert abs(int(np.ptp(rows)) - int(np.ptp(columns))) <= 1
 
@@ -92,3 +100,30 @@ def test_resizing_keeps_type_extremes_and_mean_and_is_the_identity_at_size():
     assert abs(small.mean() - noise.mean()) < 1
     np.testing.assert_array_equal(resize(noise, 300), noise)
     assert (resize(np.full((300, 300), 255, np.uint8), 256) == 255).all()
+
+
+REGIONS = {"kind": "dicom_regions"}
+
+
+def test_one_view_per_tissue_region():
+    frame = np.arange(60 * 100, dtype=np.uint32).reshape(60, 100).astype(np.uint8)
+    views = cut_views(frame, REGIONS, 20, "P1", tissue=((10, 70, 20, 20), (5, 3, 20, 20)))
+    assert [view.name for view in views] == ["region1", "region2"]
+    np.testing.assert_array_equal(views[1].pixels, frame[5:25, 3:23])
+    with pytest.raises(UserError, match=r"^P1: the box of view 'region1' .* reaches beyond the frame"):
+        cut_views(frame, REGIONS, 20, "P1", tissue=((50, 0, 20, 20),))
+    with pytest.raises(UserError, match=r"^P1: the file marks no region as a tissue image"):
+        cut_views(frame, REGIONS, 20, "P1")
+
+
+def test_colour_counts_and_a_tint_does_not():
+    grey = np.random.default_rng(0).integers(0, 200, (30, 40), dtype=np.uint8)
+    rgb = np.stack([grey, grey, grey], -1)
+    assert coloured_share(rgb) == 0
+    sepia = np.stack([grey + 25, grey, grey // 2 + 10], -1).astype(np.uint8)
+    assert coloured_share(sepia[grey < 80]) == 0
+    rgb[:15, :, 0], rgb[:15, :, 2] = 220, 20
+    assert coloured_share(rgb) == 0.5
+    frame = Frame(grey, rgb)
+    views = crop.cut_views(frame, boxes([0, 0, 15, 15], [15, 0, 15, 15]), 16, "P1")
+    assert [view.coloured for view in views] == [1, 0]

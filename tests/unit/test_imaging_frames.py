@@ -22,8 +22,8 @@ from pydicom.uid import (
 )
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.imaging import frames
-from workflow_scripts.imaging.frames import read_frame
+from workflow_scripts.imaging import dicom, pixels
+from workflow_scripts.imaging.frames import read_frames
 
 NAME = "Mustermann"
 ROWS, COLUMNS = 24, 40
@@ -38,6 +38,11 @@ def grey() -> np.ndarray:
 @pytest.fixture
 def colour(grey: np.ndarray) -> np.ndarray:
     return np.stack([grey, 255 - grey, np.full_like(grey, 30)], -1)
+
+
+def read_frame(path: str, root: Path, image_id: str) -> np.ndarray:
+    (frame,) = read_frames(path, root, image_id)
+    return frame.pixels
 
 
 def luma(rgb: np.ndarray) -> np.ndarray:
@@ -357,14 +362,84 @@ def test_a_dicom_file_without_an_image(tmp_path: Path, grey: np.ndarray):
         read_frame("a.dcm", tmp_path, "P1")
 
 
-def test_clips_are_refused_with_their_length(tmp_path: Path, grey: np.ndarray):
-    pages = [Image.fromarray(grey), Image.fromarray(grey // 2), Image.fromarray(grey // 3)]
-    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
-    pages[0].save(tmp_path / "a.png", save_all=True, append_images=pages[1:])
-    write_dicom(tmp_path / "a.dcm", grey, NumberOfFrames=3, PixelData=grey.tobytes() * 3)
-    for name in ("a.tif", "a.png", "a.dcm"):
-        with pytest.raises(UserError, match=r"^P1: the file holds 3 frames; clips are not supported yet"):
-            read_frame(name, tmp_path, "P1")
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.dcm", "rle.dcm"])
+def test_the_frames_of_a_clip(tmp_path: Path, grey: np.ndarray, name: str):
+    shades = [grey // divisor for divisor in (1, 2, 3, 4, 5)]
+    pages = [Image.fromarray(shade) for shade in shades]
+    if name.endswith("dcm"):
+        dataset = write_dicom(tmp_path / name, grey, NumberOfFrames=5, PixelData=np.stack(shades).tobytes())
+        if name == "rle.dcm":
+            dataset.compress(RLELossless)
+            dataset.save_as(tmp_path / name)
+    else:
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    for choice, positions in [("first", [0]), ("all", [0, 1, 2, 3, 4]), ("every 2", [0, 2, 4]), ("every 9", [0])]:
+        read = list(read_frames(name, tmp_path, "P1", choice))
+        assert [frame.number for frame in read] == positions
+        for frame in read:
+            np.testing.assert_array_equal(frame.pixels, shades[frame.number])
+
+
+def test_a_single_frame_has_no_number(tmp_path: Path, grey: np.ndarray):
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    write_dicom(tmp_path / "a.dcm", grey, NumberOfFrames=1)
+    for name in ("a.png", "a.dcm"):
+        for choice in ("first", "all", "every 3"):
+            assert [frame.number for frame in read_frames(name, tmp_path, "P1", choice)] == [None]
+
+
+def test_a_clip_that_ends_early_is_damaged(tmp_path: Path, grey: np.ndarray):
+    write_dicom(tmp_path / "a.dcm", grey, NumberOfFrames=5, PixelData=np.stack([grey] * 3).tobytes())
+    with pytest.raises(UserError, match=r"^P1: this DICOM file is damaged or truncated"):
+        list(read_frames("a.dcm", tmp_path, "P1", "all"))
+
+
+def test_a_page_may_not_be_larger_than_a_frame(tmp_path: Path, grey: np.ndarray, monkeypatch: pytest.MonkeyPatch):
+    small, large = Image.fromarray(grey), Image.fromarray(np.zeros((100, 100), np.uint8))
+    small.save(tmp_path / "a.tif", save_all=True, append_images=[large])
+    monkeypatch.setattr(pixels, "LARGEST_PIXELS", ROWS * COLUMNS)
+    read = read_frames("a.tif", tmp_path, "P1", "all")
+    assert next(read).pixels.shape == (ROWS, COLUMNS)
+    with pytest.raises(UserError, match=r"^P1: 100 x 100 pixels are more"):
+        next(read)
+
+
+@pytest.mark.parametrize("file", ["examples_ybr_color.dcm", "examples_palette.dcm", "examples_jpeg2k.dcm"])
+def test_real_scanners_files(file: str):
+    """Ultrasound files that ship with pydicom: a multi-frame clip in YBR, palette colours, RGB."""
+    path = Path(pydicom.data.get_testdata_file(file, download=False) or "")
+    header = pydicom.dcmread(path, stop_before_pixels=True)
+    read = list(read_frames(path.name, path.parent, "P1", "every 10"))
+    assert len(read) == len(range(0, int(header.get("NumberOfFrames") or 1), 10))
+    expected = luma(pydicom.pixels.pixel_array(path, index=0)) if "palette" not in file else None
+    for frame in read:
+        assert frame.pixels.shape == (header.Rows, header.Columns)
+        assert frame.pixels.std() > 10
+        assert frame.rgb is not None
+    if expected is not None:
+        assert np.abs(read[0].pixels - expected).max() <= 0.51
+
+
+def region(spatial: int, data: int, *corners: int) -> pydicom.Dataset:
+    item = pydicom.Dataset()
+    item.RegionSpatialFormat, item.RegionDataType = spatial, data
+    item.RegionLocationMinX0, item.RegionLocationMinY0, item.RegionLocationMaxX1, item.RegionLocationMaxY1 = corners
+    return item
+
+
+def test_the_tissue_regions_of_a_dicom_file(tmp_path: Path, grey: np.ndarray):
+    regions = [
+        region(1, 1, 5, 2, 14, 21),
+        region(1, 2, 5, 2, 14, 21),  # colour flow
+        region(3, 3, 0, 0, 9, 9),  # a spectrum
+        region(1, 1, 20, 0, COLUMNS, ROWS),  # the first column and row after it
+    ]
+    write_dicom(tmp_path / "a.dcm", grey, SequenceOfUltrasoundRegions=regions)
+    (frame,) = read_frames("a.dcm", tmp_path, "P1")
+    assert frame.tissue == ((2, 5, 20, 10), (0, 20, ROWS, COLUMNS - 20))
+    write_dicom(tmp_path / "b.dcm", grey)
+    (frame,) = read_frames("b.dcm", tmp_path, "P1")
+    assert frame.tissue == ()
 
 
 def png_claiming(width: int, height: int) -> bytes:
@@ -382,7 +457,7 @@ def test_bombs_are_refused_before_decoding(
     (tmp_path / "bomb.png").write_bytes(png_claiming(width, height))
     write_dicom(tmp_path / "bomb.dcm", np.zeros((2, 2), np.uint8), Rows=height, Columns=width)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("decoded"))
-    monkeypatch.setattr(pydicom.pixels, "pixel_array", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr(dicom, "iter_pixels", lambda *_, **__: pytest.fail("decoded"))
     for name in ("bomb.png", "bomb.dcm"):
         with pytest.raises(UserError, match=r"^P1: .*50,000,000"):
             read_frame(name, tmp_path, "P1")
@@ -390,7 +465,7 @@ def test_bombs_are_refused_before_decoding(
 
 
 def test_the_limit_itself_is_allowed(tmp_path: Path, grey: np.ndarray, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(frames, "LARGEST_PIXELS", ROWS * COLUMNS)
+    monkeypatch.setattr(pixels, "LARGEST_PIXELS", ROWS * COLUMNS)
     Image.fromarray(grey).save(tmp_path / "a.png")
     assert read_frame("a.png", tmp_path, "P1").shape == (ROWS, COLUMNS)
 
@@ -441,7 +516,7 @@ def test_a_deflated_dicom_is_refused_before_it_is_inflated(tmp_path: Path):
 
 
 def test_a_picture_inside_a_dicom_may_not_be_larger_than_a_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(frames, "LARGEST_PIXELS", 1000)
+    monkeypatch.setattr(dicom, "LARGEST_PIXELS", 1000)
     jpeg = io.BytesIO()
     Image.fromarray(np.zeros((200, 200), np.uint8)).save(jpeg, "JPEG")
     dataset = write_dicom(tmp_path / "a.dcm", np.zeros((20, 30), np.uint8))

@@ -1,6 +1,7 @@
 """The crop stage: sets, order, bad frames together, nothing half-written, no patient data but the manifest's."""
 
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from workflow_scripts.imaging import store
 NAME = "Mustermann"
 TWO_BOXES = {"kind": "boxes", "boxes": [[30, 10, 40, 40], [30, 60, 40, 40]], "views": ["transverse", "sagittal"]}
 PROFILES = {"scanner": TWO_BOXES, "whole": {"kind": "none"}}
-COLUMNS = ["image_id", "path", "patient_id", "organ", "label", "device", "side"]
+COLUMNS = ["image_id", "path", "patient_id", "organ", "label", "device", "side", "frames"]
 
 
 class Study:
@@ -42,7 +43,7 @@ class Study:
         else:
             Image.fromarray(pixels).save(path)
         row = {"image_id": image_id, "path": path.name, "patient_id": "A", "organ": "testicle", "label": "fine"}
-        self.rows.append({**row, "device": "scanner", "side": "", **cells})
+        self.rows.append({**row, "device": "scanner", "side": "", "frames": "", **cells})
 
     def crop(self, name: str = "labelled", size: int = 32, profiles: Any = PROFILES, **flags: str) -> None:
         with self.manifest.open("w", newline="") as file:
@@ -93,7 +94,7 @@ def test_the_flags_are_those_of_the_rule():
 
 
 def test_views_and_index(study: Study):
-    study.add("f1", noise(1), patient_id="007")
+    study.add("f1", noise(1), patient_id="007", side="left")
     study.add("f2", noise(2), label="coarse", device="whole", patient_id="B")
     study.crop(size=40)
     views, index = read_npy(study.views), read_csv(study.index)
@@ -101,11 +102,11 @@ def test_views_and_index(study: Study):
     assert views.shape == (3, 40, 40)
     np.testing.assert_array_equal(views[0], noise(1)[30:70, 10:50])
     np.testing.assert_array_equal(views[1], noise(1)[30:70, 60:100])
-    assert index.columns.tolist() == ["view_id", "image_id", "patient_id", "organ", "label", "view"]
+    assert index.columns.tolist() == ["view_id", "image_id", "patient_id", "organ", "label", "side", "view", "coloured"]
     assert index.to_numpy().tolist() == [
-        ["f1#transverse", "f1", "007", "testicle", "fine", "transverse"],
-        ["f1#sagittal", "f1", "007", "testicle", "fine", "sagittal"],
-        ["f2#full", "f2", "B", "testicle", "coarse", "full"],
+        ["f1#transverse", "f1", "007", "testicle", "fine", "left", "transverse", 0.0],
+        ["f1#sagittal", "f1", "007", "testicle", "fine", "left", "sagittal", 0.0],
+        ["f2#full", "f2", "B", "testicle", "coarse", "", "full", 0.0],
     ]
     assert sorted(path.name for path in study.views.parent.iterdir()) == ["set.csv", "set.npy"]
 
@@ -202,7 +203,7 @@ def test_skip_lists_the_bad_and_goes_on(study: Study):
     assert views.shape == (4, 32, 32)
     assert study.views.stat().st_size == views.offset + 4 * 32 * 32
     said = study.said()
-    assert "skipped 5 of 7 frames:" in said
+    assert "skipped 5 of 7 files:" in said
     for image_id in ("empty", "text", "small", "cut", "gone"):
         assert f"  {image_id}: " in said
     study.rows = [row for row in study.rows if row["image_id"].startswith("good")]
@@ -270,6 +271,82 @@ def test_the_order_is_the_manifests_not_the_names(study: Study):
     assert read_csv(study.index).image_id.tolist() == ["z", "a", "m"]
 
 
+def clip(*shades: int) -> bytes:
+    pages = [Image.fromarray(np.full((80, 120), shade, np.uint8)) for shade in shades]
+    data = io.BytesIO()
+    pages[0].save(data, "TIFF", save_all=True, append_images=pages[1:])
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_the_frames_of_clips_stay_with_their_row(study: Study, threads: str):
+    """The config says which frames, unless the manifest does; a file of one frame keeps its plain name."""
+    study.add("one", noise(1), device="whole", patient_id="A")
+    study.add("clip", clip(10, 20, 30, 40, 50), "tif", device="whole", patient_id="B", side="left")
+    study.add("sparse", clip(60, 70, 80), "tif", device="whole", patient_id="C", frames="every 2")
+    study.add("last", clip(90, 100), "tif", device="whole", patient_id="D", frames="first")
+    study.crop(frames="all", threads=threads)
+    index = read_csv(study.index)
+    assert index.view_id.tolist() == [
+        "one#full", *(f"clip@{i}#full" for i in range(5)), "sparse@0#full", "sparse@2#full", "last@0#full",
+    ]  # fmt: skip
+    assert index.patient_id.tolist() == ["A", *"BBBBB", "C", "C", "D"]
+    assert set(index.side[1:6]) == {"left"}
+    shades = [int(view[16, 16]) for view in read_npy(study.views)[1:]]
+    assert shades == [10, 20, 30, 40, 50, 60, 80, 90]
+    study.crop()
+    assert read_csv(study.index).view_id.tolist() == [
+        "one#full", "clip@0#full", "sparse@0#full", "sparse@2#full", "last@0#full",
+    ]  # fmt: skip
+
+
+def test_patients_are_hashed_with_the_key(study: Study):
+    key = study.folder / "key"
+    key.write_text("an old secret of sixteen bytes and more\n")
+    study.add("f1", noise(1), patient_id=NAME)
+    study.add("f2", noise(2), patient_id=NAME)
+    study.add("f3", noise(3), patient_id="B")
+    study.add("f4", noise(4), label="", patient_id=NAME)
+    study.add("f5", noise(5), label="", patient_id="")
+    study.crop(patient_key=str(key))
+    hashed = read_csv(study.index).patient_id.tolist()
+    assert len(set(hashed)) == 2
+    assert len(set(hashed[:4])) == 1
+    assert NAME not in study.index.read_text()
+    study.crop("testicle", patient_key=str(key))
+    assert read_csv(study.index).patient_id.tolist() == [hashed[0]] * 2 + [""] * 2
+    key.write_text("another secret of sixteen bytes and more")
+    study.crop(patient_key=str(key))
+    assert not set(read_csv(study.index).patient_id) & set(hashed)
+    study.index.unlink()
+    study.views.unlink()
+    key.write_text("short")
+    assert "has 5 bytes; it needs at least 16" in study.fails(patient_key=str(key))
+    assert "(data.patient_key) does not exist" in study.fails(patient_key=str(study.folder / "absent"))
+
+
+def test_colour_doppler_is_reported(study: Study):
+    doppler = np.stack([noise(1)] * 3, -1)
+    doppler[40:60, 20:40] = (200, 30, 10)
+    study.add("doppler", doppler)
+    study.add("tinted", np.stack([noise(2) // 2 + 40, noise(2) // 2 + 20, noise(2) // 2], -1))
+    study.add("grey", noise(3))
+    study.crop()
+    index = read_csv(study.index).set_index("view_id")
+    assert index.coloured["doppler#transverse"] == 0.25
+    assert index.coloured.drop("doppler#transverse").max() == 0
+    assert "1 views hold colour on more than 1% of their pixels (Doppler?): doppler#transverse" in study.said()
+
+
+def test_a_frame_of_one_pixel(study: Study):
+    """Too small for boxes; as a whole frame it is a view of one grey."""
+    study.add("dot", np.full((1, 1), 7, np.uint8))
+    assert "dot: the box of view 'transverse'" in study.fails()
+    study.rows[0]["device"] = "whole"
+    study.crop()
+    assert np.unique(read_npy(study.views)).tolist() == [7]
+
+
 def test_mistakes_of_the_command_line(study: Study):
     study.add("f1", noise(1), device="unknown")
     assert "no crop profile for the device unknown; there are: scanner, whole" in study.fails()
@@ -282,7 +359,7 @@ def test_mistakes_of_the_command_line(study: Study):
     study.rows.append({**study.rows[0]})
     assert "image_id f1 stands in more than one row" in study.fails()
     study.manifest.write_text("image_id,path\nf1,f1.png\n")
-    with pytest.raises(crop.UserError, match=r"missing column patient_id, organ, label, device"):
+    with pytest.raises(crop.UserError, match=r"missing column patient_id, organ, label, device, side"):
         crop.rows_of_set([{"image_id": "f1", "path": "f1.png"}], "labelled", "testicle", study.manifest)
 
 

@@ -142,6 +142,9 @@ def test_a_good_manifest_is_read_with_any_separator_and_a_byte_order_mark(tmp_pa
         ("b,b.png,p1,testicle,,philips,left", "no crop profile 'philips'"),
         ("a,b.png,p1,testicle,,esaote_mylab,left", "'a' stands already in line 2"),
         ("b/c,b.png,p1,testicle,,esaote_mylab,left", "line 3, column image_id"),
+        ('"b,c",b.png,p1,testicle,,esaote_mylab,left', "line 3, column image_id"),
+        ('b,b.png,"p1,p2",testicle,,esaote_mylab,left', "line 3, column patient_id"),
+        ("b,b.png,p1,testicle,,esaote_mylab,MARIO ROSSI", "line 3, column side"),
         ("b,b.png,p1,testicle,,esaote_mylab", "another number of cells"),
     ],
 )

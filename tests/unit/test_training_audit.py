@@ -26,7 +26,7 @@ def inputs(tmp_path):
     table = study()
     write_npy(pictures(table), tmp_path / "views.npy")
     write_csv(table[["view_id", "patient_id", "label"]], tmp_path / "index.csv")
-    write_csv(table[["patient_id", "fold"]].drop_duplicates(), tmp_path / "folds.csv")
+    write_csv(table[["view_id", "patient_id", "fold"]], tmp_path / "folds.csv")
     return tmp_path
 
 

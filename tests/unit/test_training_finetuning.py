@@ -276,7 +276,7 @@ def tables():
     table = study()
     return (
         table[["view_id", "patient_id", "label"]],
-        table[["patient_id", "fold"]].drop_duplicates(),
+        table[["view_id", "patient_id", "fold"]],
         table[["view_id", "label"]].assign(keep=1),
     )
 
@@ -300,12 +300,12 @@ def test_tables_are_joined_in_the_order_of_the_index():
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        (lambda i, f, b: (i, f[1:], b), "1 patients of index.csv are not in folds.csv, for example 'p00'"),
-        (lambda i, f, b: (i[2:], f, b[2:]), "1 patients of folds.csv are not in index.csv, for example 'p00'"),
+        (lambda i, f, b: (i, f[1:], b), "1 views of index.csv are not in folds.csv, for example 'p00#0'"),
+        (lambda i, f, b: (i[2:], f, b[2:]), "2 views of folds.csv are not in index.csv, for example 'p00#0'"),
         (lambda i, f, b: (i, f, b[1:]), "1 views of index.csv are not in labels.csv, for example 'p00#0'"),
         (
             lambda i, f, b: (i, pd.concat([f, f[:1].assign(fold=1)]), b),
-            "folds.csv: patient_id p00 has more than one row",
+            "folds.csv: view_id p00#0 has more than one row",
         ),
         (lambda i, f, b: (pd.concat([i, i[:1]]), f, b), "index.csv: view_id p00#0 has more than one row"),
         (

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from workflow_scripts.errors import UserError
 
 
-def assign_folds(views: Iterable[tuple[str, bool]], folds: int, seed: int) -> dict[str, int]:
+def assign_folds(views: Iterable[tuple[str, bool]], folds: int, seed: int, unit: str = "patient") -> dict[str, int]:
     """Deal patients to folds, stratified by the share of their views that is positive.
 
-    `views` yields one (patient, is the view positive) per view. Patients are shuffled, sorted by their share of
+    `views` yields one (patient, is the view positive) per view; where views themselves are dealt (`unit` names that in
+    messages), each is its own patient. Patients are shuffled, sorted by their share of
     positive views (then by their number of views) and dealt out in turn. So folds differ by at most one patient, every
     fold has patients with positive and with negative views, and positive views differ by at most one patient's.
     Returns patient -> fold in 0..folds-1, in order of patient. Raises `UserError` where too few patients have a class.
@@ -24,8 +25,8 @@ def assign_folds(views: Iterable[tuple[str, bool]], folds: int, seed: int) -> di
     for name, patients in zip(("negative", "positive"), with_class, strict=True):
         if patients < folds:
             raise UserError(
-                f"{folds} folds need at least {folds} patients with {name} views, but of {len(counts)} labelled "
-                f"patients only {patients} have any. Use fewer folds (config key folds) or label more patients"
+                f"{folds} folds need at least {folds} {unit}s with {name} labels, but of {len(counts)} labelled "
+                f"{unit}s only {patients} have any. Use fewer folds (config key folds) or label more {unit}s"
             )
     draw = random.Random(seed)
     # From a sorted list, so that the order of the rows does not matter.

@@ -16,34 +16,6 @@ PREDICTION_COLUMNS = [
 DECISION = 0.5
 
 
-def align(index: pd.DataFrame, labels: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
-    """One row per view of `index`, in its order: view_id, patient_id, fold, label_original, label_policy, kept.
-
-    `index` holds view_id, patient_id, label; `labels` view_id, label, keep; `folds` patient_id, fold. Raises
-    `UserError` where a view has no label or a patient no fold.
-    """
-    policy = labels.set_index("view_id")
-    fold_of = folds.set_index("patient_id")["fold"]
-    for kind, missing in (
-        ("label", set(index["view_id"]) - set(policy.index)),
-        ("fold", set(index["patient_id"]) - set(fold_of.index)),
-    ):
-        if missing:
-            raise UserError(
-                f"no {kind} for {len(missing)} of the index's entries, for example {min(missing)}; remake the {kind}s"
-            )
-    return pd.DataFrame(
-        {
-            "view_id": index["view_id"].to_numpy(),
-            "patient_id": index["patient_id"].to_numpy(),
-            "fold": fold_of[index["patient_id"]].to_numpy(np.int64),
-            "label_original": index["label"].to_numpy(),
-            "label_policy": policy.loc[index["view_id"], "label"].to_numpy(),
-            "kept": policy.loc[index["view_id"], "keep"].to_numpy(np.int64),
-        }
-    )
-
-
 def decide(probability: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Class names (N,) from probabilities of the positive (second) class in [0, 1]."""
     return np.where(np.asarray(probability) > DECISION, classes[1], classes[0])

@@ -3,28 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from workflow_scripts.errors import UserError
+from workflow_scripts.imaging.pixels import Box, Frame
 
-FULL_VIEW = "full"
+KINDS = ("boxes", "dicom_regions", "auto", "none")
+# Tinted grey scales and JPEG stay below this difference between a pixel's channels; the colours of Doppler exceed it.
+CHROMA = 64
 
 
-def cut_views(frame: np.ndarray, profile: Mapping[str, Any], size: int, image_id: str) -> list[tuple[str, np.ndarray]]:
-    """The views of a frame (height, width) uint8: names and uint8 (size, size) arrays, in the profile's order.
+class View(NamedTuple):
+    """A view as it is cut out of a frame."""
+
+    name: str
+    pixels: np.ndarray
+    """Grey, uint8 (size, size)."""
+    coloured: float
+    """Share of its pixels that are coloured, 0 to 1: colour Doppler or coloured marks."""
+
+
+def cut_views(frame: Frame, profile: Mapping[str, Any], size: int, image_id: str) -> list[View]:
+    """The views of a frame, in the profile's order; what is not square is letterboxed before it is resized.
+
+    Raises `UserError` as `view_boxes` does.
+    """
+    views = []
+    for name, (top, left, height, width) in view_boxes(frame, profile, image_id):
+        part = np.s_[top : top + height, left : left + width]
+        coloured = coloured_share(frame.rgb[part]) if frame.rgb is not None else 0.0
+        views.append(View(name, resize(letterbox(frame.pixels[part]), size), coloured))
+    return views
+
+
+def view_boxes(frame: Frame, profile: Mapping[str, Any], image_id: str) -> list[tuple[str, Box]]:
+    """Names and boxes of the views of a frame.
 
     `profile` is an entry of the config's data.crop_profiles. Kind `boxes`: one view per [top, left, height, width].
-    Kind `none`: the whole frame is the view `full`. What is not square is letterboxed before it is resized. Raises
-    `UserError` when a box is empty or reaches beyond the frame.
+    `dicom_regions`: one view, `region1` and on, per region that the file marks as a tissue image. `auto`: one view,
+    `sonogram1` and on, per sonogram found in a screenshot. `none`: the whole frame is the view `full`. Raises
+    `UserError` where a box is empty or reaches beyond the frame, and where there is no region or sonogram.
     """
+    height, width = frame.pixels.shape
     if profile["kind"] == "none":
-        return [(FULL_VIEW, resize(letterbox(frame), size))]
-    height, width = frame.shape
-    views = []
-    for name, (top, left, box_height, box_width) in zip(profile["views"], profile["boxes"], strict=True):
+        return [("full", (0, 0, height, width))]
+    if profile["kind"] == "boxes":
+        named = [(name, tuple(box)) for name, box in zip(profile["views"], profile["boxes"], strict=True)]
+    elif profile["kind"] == "dicom_regions":
+        named = [(f"region{i}", box) for i, box in enumerate(frame.tissue, start=1)]
+        if not named:
+            raise UserError(
+                f"{image_id}: the file marks no region as a tissue image; give its device a crop profile of boxes"
+            )
+    else:
+        from workflow_scripts.imaging.sonogram import find_sonograms  # SciPy: only where it is needed
+
+        named = [(f"sonogram{i}", box) for i, box in enumerate(find_sonograms(frame.pixels), start=1)]
+        if not named:
+            raise UserError(f"{image_id}: no sonogram was found in the frame; give its device a crop profile of boxes")
+    for name, (top, left, box_height, box_width) in named:
         box = f"the box of view {name!r} (top {top}, left {left}, height {box_height}, width {box_width})"
         if min(box_height, box_width) < 1:
             raise UserError(f"{image_id}: {box} holds no pixel; correct it in data.crop_profiles")
@@ -32,8 +72,15 @@ def cut_views(frame: np.ndarray, profile: Mapping[str, Any], size: int, image_id
             raise UserError(
                 f"{image_id}: {box} reaches beyond the frame of {height} rows and {width} columns; is its device right?"
             )
-        views.append((name, resize(letterbox(frame[top : top + box_height, left : left + box_width]), size)))
-    return views
+    return named
+
+
+def coloured_share(rgb: np.ndarray) -> float:
+    """Share of the pixels of an RGB picture, uint8 (H, W, 3), whose channels differ by more than a tint, 0 to 1."""
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    highest = np.maximum(np.maximum(red, green), blue)
+    lowest = np.minimum(np.minimum(red, green), blue)
+    return float((highest - lowest > CHROMA).mean())
 
 
 def letterbox(image: np.ndarray) -> np.ndarray:

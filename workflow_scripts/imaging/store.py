@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,34 @@ import numpy as np
 from workflow_scripts.cli import progress
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import atomic_path, write_rows
-from workflow_scripts.imaging.crop import cut_views
-from workflow_scripts.imaging.frames import read_frame
+from workflow_scripts.imaging.crop import View, cut_views
+from workflow_scripts.imaging.frames import read_frames
 
-INDEX_COLUMNS = ("view_id", "image_id", "patient_id", "organ", "label", "view")
-# Frames per task: enough to hide what it costs to hand one out, few enough to keep the results that wait small.
+INDEX_COLUMNS = ("view_id", "image_id", "patient_id", "organ", "label", "side", "view", "coloured")
+# Rows per task: enough to hide what it costs to hand one out, few enough to keep the results that wait small. A row
+# that takes many frames of a clip is a task of its own.
 CHUNK = 8
 
-# The views of a frame, or the text of what is wrong with it.
-Views = list[tuple[str, np.ndarray]] | str
+# View ids and views of a manifest row, or the text of what is wrong with its file.
+Views = list[tuple[str, View]] | str
 
 
 def views_of_row(row: Mapping[str, str], root: Path, profiles: Mapping[str, Any], size: int) -> Views:
-    """The views of one manifest row, or the text of what is wrong with its frame (errors must cross processes)."""
+    """View ids and views of one manifest row, or the text of what is wrong with its file (errors must cross processes).
+
+    `row["frames"]` says which frames of a clip. A view is called image_id#view, in a clip image_id@frame#view.
+    """
+    image_id = row["image_id"]
+    views = []
     try:
-        frame = read_frame(row["path"], root, row["image_id"])
-        return cut_views(frame, profiles[row["device"]], size, row["image_id"])
+        for frame in read_frames(row["path"], root, image_id, row["frames"]):
+            name = image_id if frame.number is None else f"{image_id}@{frame.number}"
+            views += [
+                (f"{name}#{view.name}", view) for view in cut_views(frame, profiles[row["device"]], size, image_id)
+            ]
     except UserError as error:
         return str(error)
+    return views
 
 
 def _views_of_rows(
@@ -42,15 +53,22 @@ def _views_of_rows(
     return [views_of_row(row, root, profiles, size) for row in rows]
 
 
+def _tasks(rows: Sequence[Mapping[str, str]]) -> Iterator[list[Mapping[str, str]]]:
+    """The rows in order, cut into what one process is handed at a time."""
+    for is_clip, group in groupby(rows, key=lambda row: row["frames"] != "first"):
+        members, step = list(group), 1 if is_clip else CHUNK
+        yield from (members[start : start + step] for start in range(0, len(members), step))
+
+
 def write_store(
     rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int, threads: int,
     views_path: Path, index_path: Path, skip_bad: bool,
 ) -> tuple[int, list[str]]:  # fmt: skip
-    """Decode and crop the frames of `rows` in `threads` processes, and write their views in the order of the rows.
+    """Decode and crop the files of `rows` in `threads` processes, and write their views in the order of the rows.
 
-    Returns the number of views and what was wrong with each bad frame. Raises `UserError` that lists all bad frames
-    unless `skip_bad`, and where no view is left; then nothing is written. The index is written last: where it
-    exists, the store is complete.
+    A row has the manifest's cells and in `frames` which of a clip's frames to take. Returns the number of views and
+    what was wrong with each bad file. Raises `UserError` that lists all bad files unless `skip_bad`, and where no view
+    is left; then nothing is written. The index is written last: where it exists, the store is complete.
     """
     index: list[dict[str, str]] = []
     bad: list[str] = []
@@ -67,9 +85,9 @@ def write_store(
                 if isinstance(views, str):
                     bad.append(views)
                     continue
-                for name, view in views:
-                    file.write(view.tobytes())
-                    index.append(_entry(row, name))
+                for view_id, view in views:
+                    file.write(view.pixels.tobytes())
+                    index.append(_entry(row, view_id, view))
             file.seek(0)
             # NumPy leaves room in the header for any number of rows.
             _write_header(file, len(index), size)
@@ -92,24 +110,24 @@ def _write_header(file: Any, count: int, size: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _entry(row: Mapping[str, str], view: str) -> dict[str, str]:
-    kept = {key: row[key] for key in ("image_id", "patient_id", "organ", "label")}
-    return {"view_id": f"{row['image_id']}#{view}", **kept, "view": view}
+def _entry(row: Mapping[str, str], view_id: str, view: View) -> dict[str, str]:
+    kept = {key: row[key] for key in ("image_id", "patient_id", "organ", "label", "side")}
+    return {"view_id": view_id, **kept, "view": view.name, "coloured": f"{view.coloured:.4g}"}
 
 
 def _decoded(
     rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int, threads: int,
     pool: ProcessPoolExecutor | None,
 ) -> Iterator[Views]:  # fmt: skip
-    """Views or complaints in the order of the rows; at most 2 `threads` + 1 chunks wait, which bounds the memory."""
+    """Views or complaints in the order of the rows; at most 2 `threads` + 1 tasks wait, which bounds the memory."""
     if pool is None:
         for row in rows:
             yield views_of_row(row, root, profiles, size)
         return
     waiting: deque[Future[list[Views]]] = deque()
     try:
-        for start in range(0, len(rows), CHUNK):
-            waiting.append(pool.submit(_views_of_rows, rows[start : start + CHUNK], root, profiles, size))
+        for task in _tasks(rows):
+            waiting.append(pool.submit(_views_of_rows, task, root, profiles, size))
             if len(waiting) > 2 * threads:
                 yield from waiting.popleft().result()
         while waiting:

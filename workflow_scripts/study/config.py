@@ -132,6 +132,11 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterable[tuple[Path_, str]]:
             ("diffusion", "model"),
             "a ready model has seen every fold's patients; holdout: per_fold must train its own",
         )
+    if config["split_by"] == "view" and config["holdout"] == "per_fold":
+        yield (
+            ("split_by",),
+            "folds of views share patients, so holdout: per_fold has no patients to leave out; choose one of the two",
+        )
     if config["synthesis"]["shards"] > config["synthesis"]["images"]:
         yield (
             ("synthesis", "shards"),

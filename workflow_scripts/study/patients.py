@@ -26,7 +26,7 @@ def add_reference(parser: argparse.ArgumentParser, holdout_required: bool = Fals
         help="CSV of the patients kept from the generator (patient_id)",
     )
     parser.add_argument(
-        "--folds", type=Path, nargs="?", help="CSV of the folds (patient_id, fold), with --exclude-fold"
+        "--folds", type=Path, nargs="?", help="CSV of the folds (view_id, patient_id, fold), with --exclude-fold"
     )
     parser.add_argument("--exclude-fold", type=int, help="leave this fold's patients out of everything")
 

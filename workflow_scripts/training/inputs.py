@@ -23,17 +23,17 @@ def join_tables(
 ) -> pd.DataFrame:
     """One row per view, in the order of `index`: view_id, patient_id, fold, label_original, label_policy, keep.
 
-    `index` (view_id, patient_id, label), `folds` (patient_id, fold), `labels` (view_id, label, keep) or None for the
+    `index` (view_id, patient_id, label), `folds` (view_id, patient_id, fold), `labels` (view_id, label, keep) or None for the
     original labels; `sources` are their three names for messages. Raises `UserError` where they do not agree, where a
     label is none of `classes`, and where a fold would train on one class only.
     """
     index_file, folds_file, labels_file = sources
     _require_columns(index, ("view_id", "patient_id", "label"), index_file)
-    _require_columns(folds, ("patient_id", "fold"), folds_file)
+    _require_columns(folds, ("view_id", "patient_id", "fold"), folds_file)
     _require_unique(index, "view_id", index_file)
-    # A patient listed twice could be in two folds, trained on in one and tested in the other.
-    _require_unique(folds, "patient_id", folds_file)
-    _require_same(index["patient_id"], folds["patient_id"], "patients", index_file, folds_file)
+    # A view listed twice could be in two folds, trained on in one and tested in the other.
+    _require_unique(folds, "view_id", folds_file)
+    _require_same(index["view_id"], folds["view_id"], "views", index_file, folds_file)
     if labels is None:
         labels, labels_file = index[["view_id", "label"]].assign(keep=1), index_file
     _require_columns(labels, ("view_id", "label", "keep"), labels_file)
@@ -52,7 +52,7 @@ def join_tables(
 
     labels = labels.set_index("view_id").loc[index["view_id"]]
     joined = index[["view_id", "patient_id"]].assign(
-        fold=folds.set_index("patient_id")["fold"].loc[index["patient_id"]].to_numpy(),
+        fold=folds.set_index("view_id")["fold"].loc[index["view_id"]].to_numpy(),
         label_original=index["label"].to_numpy(),
         label_policy=labels["label"].to_numpy(),
         keep=labels["keep"].to_numpy(),
