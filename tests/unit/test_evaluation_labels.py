@@ -6,7 +6,13 @@ import pytest
 
 from workflow_scripts import clean_labels, complete_labels, vote
 from workflow_scripts.errors import UserError
-from workflow_scripts.evaluation.labels import apply_decisions, decisions_of_clinician, decisions_of_votes
+from workflow_scripts.evaluation.labels import (
+    apply_decisions,
+    decisions_of_clinician,
+    decisions_of_votes,
+    require_reviewed_labels,
+    rows_of_clinician,
+)
 from workflow_scripts.evaluation.votes import count_votes, votes_at_least
 from workflow_scripts.files import read_rows, write_csv, write_rows
 
@@ -98,16 +104,50 @@ def test_policies() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"view_id": "a", "decision": "drop"}], r"d.csv, line 2: decision 'drop' of a is none of keep, flip, discard"),
+        (
+            [{"view_id": "a", "decision": "drop"}],
+            r"d.csv, line 2: decision 'drop' of a is none of keep, flip, discard, unsure",
+        ),
         ([{"view_id": "zz", "decision": "flip"}], "d.csv: 1 of its views are not among the labelled ones: zz"),
         ([{"view_id": "a", "decision": "flip"}] * 2, "line 3: a is decided twice"),
         ([{"view": "a", "decision": "flip"}], "needs the columns view_id and decision"),
+        ([{"view_id;decision": "a;flip"}], "separated by commas; its first line reads view_id;decision"),
     ],
 )
 def test_bad_decisions_are_refused(rows: list[dict[str, str]], message: str) -> None:
     complete = [{"view_id": "a", "label": "neg", "keep": "1"}]
     with pytest.raises(UserError, match=message):
         apply_decisions(complete, decisions_of_clinician(rows, "d.csv"), CLASSES, "d.csv")
+
+
+def test_unsure_leaves_the_label_and_further_columns_are_allowed() -> None:
+    complete = [{"view_id": v, "label": "neg", "keep": "1"} for v in "ab"]
+    answers = [
+        {"view_id": "a", "decision": "unsure", "comment": "flip?"},
+        {"view_id": "b", "decision": "flip", "x": ""},
+    ]
+    reviewed = apply_decisions(complete, decisions_of_clinician(answers, "d.csv"), CLASSES, "d.csv")
+    assert [(row["label"], row["keep"]) for row in reviewed] == [("neg", "1"), ("pos", "1")]
+
+
+@pytest.mark.parametrize("comment", ["=1+1", "-3", "@x", "+", "'quoted'", "''=", "plain", "it's =", ""])
+def test_the_guard_against_formulas_is_taken_off(comment: str) -> None:
+    guarded = f"'{comment}" if comment[:1] in ("=", "+", "-", "@", "'") and comment else comment
+    rows = rows_of_clinician([{"\ufeffview_id": "a", "decision": "keep", "comment": guarded}], "d.csv")
+    assert rows == [{"view_id": "a", "decision": "keep", "comment": comment}]
+
+
+def test_rows_of_another_length_do_not_hurt() -> None:
+    rows = [{"view_id": "a", "decision": "keep", "comment": None, None: ["too", "many"]}]
+    assert rows_of_clinician(rows, "d.csv") == [{"view_id": "a", "decision": "keep", "comment": ""}]
+
+
+def test_decisions_on_labels_that_have_changed_are_refused() -> None:
+    complete = [{"view_id": "a", "label": "neg", "keep": "1"}]
+    require_reviewed_labels([{"view_id": "a", "decision": "flip", "label": "neg"}], complete, "d.csv")
+    require_reviewed_labels([{"view_id": "a", "decision": "flip"}], complete, "d.csv")
+    with pytest.raises(UserError, match="d.csv: a was reviewed under the label 'pos', but is labelled 'neg' now"):
+        require_reviewed_labels([{"view_id": "a", "decision": "flip", "label": "pos"}], complete, "d.csv")
 
 
 def test_unknown_labels_are_refused() -> None:

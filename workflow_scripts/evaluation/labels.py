@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from workflow_scripts.errors import UserError
 
 LABEL_COLUMNS = ("view_id", "label", "keep")
 POLICIES = ("filtered", "flipped", "reviewed")
-DECISIONS = ("keep", "flip", "discard")
+DECISIONS = ("keep", "flip", "discard", "unsure")
+# What a cell of the review page begins with that a spreadsheet would take for a formula; an apostrophe keeps it text.
+_GUARDED = re.compile(r"^'(?=[=+\-@\t\r\n'])")
 # What the paper does with the suspicious views under each of its two policies.
 _ON_SUSPICION = {"filtered": "discard", "flipped": "flip"}
 
@@ -20,25 +23,57 @@ def decisions_of_votes(policy: str, votes: Iterable[Row]) -> dict[str, str]:
     return {row["view_id"]: _ON_SUSPICION[policy] for row in votes if row["suspicious"] == "1"}
 
 
-def decisions_of_clinician(rows: Iterable[Row], source: str) -> dict[str, str]:
-    """Decision per view from the rows (view_id, decision) of a clinician's file; `source` names it in messages."""
-    decisions: dict[str, str] = {}
-    for line, row in enumerate(rows, start=2):
-        view, decision = row.get("view_id"), row.get("decision")
-        if view is None or decision is None:
-            raise UserError(f"{source}: it needs the columns view_id and decision")
+def rows_of_clinician(rows: Iterable[Row], source: str) -> list[dict[str, str]]:
+    """The rows of a clinician's file as they were meant, checked; `source` names the file in messages.
+
+    A spreadsheet's byte-order mark and the review page's guard against formulas (an apostrophe before `=`, `+`, `-`,
+    `@`) are taken off. Only view_id and decision are needed; further columns stay. Raises `UserError` on missing
+    columns, unknown decisions and views that are decided twice.
+    """
+    checked: list[dict[str, str]] = []
+    seen: set[str] = set()
+    for line, raw in enumerate(rows, start=2):
+        row = {key.lstrip("\ufeff"): _GUARDED.sub("", value or "") for key, value in raw.items() if key is not None}
+        if not {"view_id", "decision"} <= set(row):
+            raise UserError(
+                f"{source}: it needs the columns view_id and decision, separated by commas; "
+                f"its first line reads {', '.join(row)}"
+            )
+        view, decision = row["view_id"], row["decision"]
         if decision not in DECISIONS:
             raise UserError(f"{source}, line {line}: decision {decision!r} of {view} is none of {', '.join(DECISIONS)}")
-        if view in decisions:
+        if view in seen:
             raise UserError(f"{source}, line {line}: {view} is decided twice; keep one line per view")
-        decisions[view] = decision
-    return decisions
+        seen.add(view)
+        checked.append(row)
+    return checked
+
+
+def decisions_of_clinician(rows: Iterable[Row], source: str) -> dict[str, str]:
+    """Decision per view from the rows (view_id, decision) of a clinician's file; `source` names it in messages."""
+    return {row["view_id"]: row["decision"] for row in rows_of_clinician(rows, source)}
+
+
+def require_reviewed_labels(rows: Iterable[Row], complete: Iterable[Row], source: str) -> None:
+    """Raise `UserError` where a decision was made on another label than the original one of today.
+
+    `keep` and `flip` mean something only beside the label that the reviewer judged. `rows` are `rows_of_clinician`'s;
+    one without the column `label`, as in a file written by hand, is taken on trust.
+    """
+    labels = {row["view_id"]: row["label"] for row in complete}
+    for row in rows:
+        now = labels.get(row["view_id"])
+        if row.get("label") and now is not None and row["label"] != now:
+            raise UserError(
+                f"{source}: {row['view_id']} was reviewed under the label {row['label']!r}, but is labelled {now!r} "
+                "now; make the review page again and decide the views that have changed"
+            )
 
 
 def apply_decisions(
     complete: Sequence[Row], decisions: Mapping[str, str], classes: Sequence[str], source: str
 ) -> list[dict[str, str]]:
-    """The label set that follows from decisions: `keep` changes nothing, `flip` swaps the label, `discard` sets keep 0.
+    """The label set that follows from decisions: `flip` swaps the label, `discard` sets keep 0, others change nothing.
 
     A discarded view stays in the set with its label, since it is predicted all the same. `complete` are the original
     rows (view_id, label, keep); `classes` the two names. Raises `UserError` on views that do not exist (named as in

@@ -1,0 +1,110 @@
+"""The review page's contents: which views a clinician reads, in which order, and how their losses went (Sec. 3)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+# Read where the audit suspects nothing: so many of the most voted views.
+CANDIDATES = 20
+_PAGE = Path(__file__).with_name("review_page")
+_SCRIPTS = ("trajectory.js", "decisions.js", "page.js")
+
+
+def numbered_testicles(index: pd.DataFrame) -> pd.Series:
+    """A number per testicle, aligned with `index`: a patient's side where the side is known, else the frame."""
+    sides = index["side"].to_list() if "side" in index else [""] * len(index)
+    names = [
+        f"{patient}\0{side}" if side else image
+        for patient, side, image in zip(index["patient_id"], sides, index["image_id"], strict=True)
+    ]
+    return pd.Series(pd.factorize(np.array(names, dtype=object))[0], index=index.index)
+
+
+def trajectories(losses: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Training loss of each view and epoch over its runs: view_id, epoch, mean, low, high (cross-entropy, nats).
+
+    `losses` are the audit's long tables (view_id, fold, epoch, loss); every fold of every table is a run.
+    """
+    together = pd.concat([table[["view_id", "epoch", "loss"]] for table in losses], ignore_index=True)
+    runs = together.groupby(["view_id", "epoch"], sort=True)["loss"]
+    return runs.agg(mean="mean", low="min", high="max").reset_index()
+
+
+def choose_cards(votes: pd.DataFrame, mean_loss: pd.Series, controls: float, seed: int) -> pd.DataFrame:
+    """The views to read, as rows of `votes` with the further column `group`: suspicious, candidate or control.
+
+    `votes` has view_id, label, votes, evaluations, suspicious and testicle (a number); `mean_loss` gives each view's
+    mean training loss by view_id and breaks ties of votes. Where nothing is suspicious, the `CANDIDATES` most voted
+    views are read instead. `controls` per such view of a label are drawn from the evaluated, unsuspicious views of
+    that label on testicles of which nothing else is read (one after the other, so that no testicle comes twice before
+    each has come once); fewer where there are no more.
+    """
+    evaluated = votes[votes["evaluations"] > 0]
+    chosen = evaluated[evaluated["suspicious"] == 1].assign(group="suspicious")
+    if chosen.empty:
+        chosen = by_votes(evaluated, mean_loss).head(CANDIDATES).assign(group="candidate")
+    wanted = {label: round(controls * count) for label, count in chosen["label"].value_counts().items()}
+    pool = evaluated[(evaluated["suspicious"] == 0) & ~evaluated["testicle"].isin(chosen["testicle"])]
+    pool = pool.sample(frac=1, random_state=np.random.default_rng(seed))
+    turn = pool.groupby("testicle").cumcount()
+    pool = pool.loc[turn.sort_values(kind="stable").index]
+    rank = pool.groupby("label").cumcount()
+    drawn = pool[rank < pool["label"].map(wanted).fillna(0)].assign(group="control")
+    return pd.concat([chosen, drawn])
+
+
+def by_votes(cards: pd.DataFrame, mean_loss: pd.Series) -> pd.DataFrame:
+    """`cards` from the most to the least voted; equal votes from the highest to the lowest mean loss."""
+    ranked = cards.assign(loss=cards["view_id"].map(mean_loss).fillna(0.0))
+    return ranked.sort_values(["votes", "loss", "view_id"], ascending=[False, False, True]).drop(columns="loss")
+
+
+def ordered(cards: pd.DataFrame, mode: str, mean_loss: pd.Series, seed: int) -> pd.DataFrame:
+    """`cards` in the order of reading: at random where the reader is blind, else by votes."""
+    if mode == "open":
+        return by_votes(cards, mean_loss)
+    return cards.sort_values("view_id").sample(frac=1, random_state=np.random.default_rng([seed, 1]))
+
+
+def neighbours(position: int, index: pd.DataFrame, testicle: np.ndarray) -> list[int]:
+    """Positions in `index` of the other views of the same testicle, those of the same frame first."""
+    same = np.flatnonzero(testicle == testicle[position])
+    images = index["image_id"].to_numpy()
+    return sorted((int(i) for i in same if i != position), key=lambda i: (images[i] != images[position], i))
+
+
+def fingerprint(cards: Iterable[Mapping[str, Any]], mode: str) -> str:
+    """Names the study that decisions belong to: the cards' ids, labels, votes and pixels, and what the reader saw."""
+    digest = hashlib.sha256(mode.encode())
+    keys = ("id", "label", "votes", "evaluations", "pixels")
+    for line in sorted("\0".join(str(card[key]) for key in keys) for card in cards):
+        digest.update(f"{line}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def review_html(study: Mapping[str, Any]) -> str:
+    """The page, whole: `study` is embedded as escaped JSON; nothing is loaded, and the browser is told so.
+
+    The content security policy admits the page's own style and script by their hashes alone, so that a text which
+    slipped through the escaping could not run either.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    style = (_PAGE / "style.css").read_text(encoding="utf-8")
+    script = "\n".join((_PAGE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    environment = Environment(loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("page.html.j2").render(
+        study=study, style=Markup(style), style_hash=_hash(style), script=Markup(script), script_hash=_hash(script)
+    )
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
