@@ -15,9 +15,11 @@ from workflow_scripts.study.code_version import code_version
 from workflow_scripts.study.cohorts import cohorts, left_out
 from workflow_scripts.study.config import (
     SYNTHETIC_SETS,
+    TABLES as ROW_TABLES,
     load_config,
 )
 from workflow_scripts.study.environment import use_for_stages
+from workflow_scripts.study.label_sets import LabelSet, label_set
 from workflow_scripts.study.locks import note_run, remove_stale_locks
 from workflow_scripts.study.manifest import filled_sets, load_manifest
 from workflow_scripts.study.weights import require_files, weight_files
@@ -53,7 +55,9 @@ ORIGIN = "PHANTOM" if DATA["source"] == "phantoms" else ""
 ORIGIN_FLAG = f"--origin {ORIGIN}" if ORIGIN else ""
 COHORTS = cohorts(config)
 READY_MODEL = config["diffusion"]["model"]
-TABLES = [table for table in study.TABLES if config["tables"][table]["rows"]] + ["generation"]
+TABLES = [table for table in ROW_TABLES if config["tables"][table]["rows"]] + ["generation"]
+# Every label set that the study makes; the three of the paper always.
+LABEL_SETS = {"complete", "filtered", "flipped", *(experiment.labels for experiment in EXPERIMENTS.values())}
 
 
 wildcard_constraints:
@@ -61,13 +65,13 @@ wildcard_constraints:
     experiment="|".join(EXPERIMENTS) or "none",
     fold=r"\d+",
     init=r"[A-Za-z][A-Za-z0-9_]*",
-    policy="complete|filtered|flipped|reviewed",
+    labels="|".join(sorted(LABEL_SETS)),
     real_set="|".join(REAL_SETS),
     run="|".join(RUNS) or "none",
     seed=r"\d+",
     shard=r"\d+",
     synthetic_set="|".join(SYNTHETIC_SETS),
-    table="|".join(study.TABLES),
+    table="|".join(ROW_TABLES),
 
 
 def result(path):
@@ -156,8 +160,9 @@ def experiment_weights(wildcards):
 
 
 def experiment_labels(wildcards):
-    """The label set that an experiment learns."""
-    return result(f"labels/{EXPERIMENTS[wildcards.experiment].labels}.csv")
+    """The label set that an experiment learns; some differ by seed."""
+    name = EXPERIMENTS[wildcards.experiment].labels
+    return result(f"labels/{name}/seed{wildcards.seed}.csv" if label_set(name).per_seed else f"labels/{name}.csv")
 
 
 def table_experiments(table):

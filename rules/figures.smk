@@ -5,6 +5,8 @@ FIGURES = [
     *[f"{cohort}figure4" for cohort in COHORTS],
     *[f"{cohort}closest_pairs" for cohort in COHORTS],
     "audit_votes",
+    "audit_sweep",
+    *(["audit_scores"] if ORIGIN else []),
     "training",
     *(["figure5"] if config["figures"]["explained"] else []),
 ]

@@ -3,10 +3,6 @@ NETWORKS = [name for name, experiment in EXPERIMENTS.items() if not experiment.i
 BASELINE_EXPERIMENTS = [name for name in EXPERIMENTS if name not in NETWORKS]
 
 
-localrules:
-    join_seeds,
-
-
 rule finetune:
     input:
         views=result("views/labelled.npy"),
@@ -65,19 +61,3 @@ rule predict_baseline:
         "exec python -m workflow_scripts.baseline --kind {params.kind} --views {input.views:q}"
         " --index {input.index:q} --labels {input.labels:q} --folds {input.folds:q}"
         " --seed {wildcards.seed} --classes {params.classes} --output {output.predictions:q} --log {log:q}"
-
-
-rule join_seeds:
-    input:
-        seeds=[result(f"finetuning/{{experiment}}/seed{seed}.csv") for seed in SEEDS],
-    output:
-        predictions=result("finetuning/{experiment}.csv"),
-    log:
-        log_of("join_seeds/{experiment}"),
-    conda:
-        "../envs/evaluation.yaml"
-    params:
-        code=code_version("join_seeds"),
-    shell:
-        "exec python -m workflow_scripts.join_seeds --inputs {input.seeds:q}"
-        " --output {output.predictions:q} --log {log:q}"

@@ -7,7 +7,9 @@ localrules:
 rule make_table:
     input:
         predictions=lambda wildcards: [
-            result(f"finetuning/{experiment}.csv") for experiment in table_experiments(wildcards.table)
+            result(f"finetuning/{experiment}/seed{seed}.csv")
+            for experiment in table_experiments(wildcards.table)
+            for seed in SEEDS
         ],
         parameters=lambda wildcards: table_parameters(wildcards.table),
     output:

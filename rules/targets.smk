@@ -19,6 +19,8 @@ rule crop:
 rule audit:
     input:
         result("audit/votes.csv"),
+        result("review.html"),
+        [result("audit/agreement.csv")] if config["audit"]["decisions"] else [],
         [result(f"labels/{policy}.csv") for policy in ("complete", "filtered", "flipped")],
 
 
@@ -40,7 +42,7 @@ rule pretraining:
 
 rule finetuning:
     input:
-        [result(f"finetuning/{experiment}.csv") for experiment in EXPERIMENTS],
+        [result(f"finetuning/{experiment}/seed{seed}.csv") for experiment in EXPERIMENTS for seed in SEEDS],
 
 
 rule tables:

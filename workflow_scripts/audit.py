@@ -1,9 +1,9 @@
 """Train on the original labels and record how well each view is fitted, fold by fold of one seed (paper, Sec. 3).
 
-The recorded loss is the one that training itself computes, as in the paper: of the augmented view, in train mode, in
-its batch, before the step that the batch leads to (no pass over the clean views afterwards). With the sampler
-`weighted` a view drawn more than once in an epoch counts with its mean and one not drawn has no row. Epochs count
-from 1.
+With --record training, the paper's way, the recorded loss is the one that training itself computes: of the augmented
+view, in train mode, in its batch, before the step that the batch leads to. With the sampler `weighted` a view drawn more
+than once in an epoch counts with its mean and one not drawn has no row. With --record evaluation it is that of the clean
+view in eval mode, for every view of the training part after each epoch. Epochs count from 1.
 Beside the losses, each view gets the probability that the model of its own fold, which never saw its patient, gives it.
 
     python -m workflow_scripts.audit --views views/labelled.npy --index views/labelled.csv --folds folds/seed0.csv \\
@@ -37,6 +37,10 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, required=True, help="CSV view_id,fold,epoch,loss (training part only)")
     parser.add_argument("--output-oof", type=Path, required=True, help="CSV view_id,fold,probability (out of fold)")
+    parser.add_argument(
+        "--record", choices=["training", "evaluation"], default="training",
+        help="losses of the training batches, or of a pass over the clean views after each epoch (default: training)",
+    )  # fmt: skip
     add_settings(parser, "audit_recipe")
     add_training(parser)
     return parser
@@ -55,7 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
         cross_validate,
         initial_classifier,
     )
-    from workflow_scripts.training.inputs import join_tables, load_views, weights_by_fold
+    from workflow_scripts.training.inputs import join_tables, load_views, training_targets, weights_by_fold
     from workflow_scripts.training.work import Clock, WorkDir
 
     clock = Clock(arguments.time_limit)
@@ -76,6 +80,7 @@ def main(arguments: argparse.Namespace) -> None:
     fingerprint = {
         "stage": "audit",
         "settings": settings(arguments),
+        "record": arguments.record,
         "seed": arguments.seed,
         "classes": arguments.classes,
         "backbone": arguments.backbone,
@@ -85,10 +90,10 @@ def main(arguments: argparse.Namespace) -> None:
         "code_version": arguments.code_version,
     }
     work = WorkDir(arguments.work_dir, fingerprint)
+    targets = training_targets(table, None, arguments.classes[1])
     results = cross_validate(
-        models, views, (table["label_original"] == arguments.classes[1]).to_numpy(np.int64),
-        np.ones(len(table), dtype=bool), table["fold"].to_numpy(), recipe, arguments.seed, device, work, clock,
-    )  # fmt: skip
+        models, views, targets, table["fold"].to_numpy(), recipe, arguments.seed, device, work, clock, arguments.record
+    )
 
     view_ids = table["view_id"].to_numpy()
 

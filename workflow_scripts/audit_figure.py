@@ -32,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Read, count, draw."""
-    from workflow_scripts.evaluation.figures import RELEASED_VOTES, audit_figure, save
+    from workflow_scripts.evaluation.audit_figures import RELEASED_EVALUATIONS, votes_figure
+    from workflow_scripts.evaluation.figures import save
     from workflow_scripts.files import read_csv
 
     votes = read_csv(arguments.votes).merge(
@@ -41,10 +42,10 @@ def main(arguments: argparse.Namespace) -> None:
     evaluations = int(votes["evaluations"].max())
     if evaluations < 1:
         raise UserError(f"{arguments.votes}: no view was evaluated")
-    if arguments.reference and evaluations != len(RELEASED_VOTES):
-        say(f"the paper's counts are left out: they are of {len(RELEASED_VOTES)} evaluations, these of {evaluations}")
+    if arguments.reference and evaluations != RELEASED_EVALUATIONS:
+        say(f"the paper's counts are left out: they are of {RELEASED_EVALUATIONS} evaluations, these of {evaluations}")
     wrong = wrong_labels(votes, arguments.manifest) if arguments.manifest else None
-    figure = audit_figure(
+    figure = votes_figure(
         votes["votes"].to_numpy(), evaluations, wrong, arguments.reference, headline(votes, wrong), arguments.origin
     )
     save(figure, arguments.output)
@@ -52,15 +53,9 @@ def main(arguments: argparse.Namespace) -> None:
 
 def wrong_labels(votes: pd.DataFrame, manifest: Path) -> np.ndarray:
     """Where the label is not the class that was drawn, bool (V,)."""
-    from workflow_scripts.study.manifest import read_manifest
+    from workflow_scripts.study.manifest import true_classes
 
-    truth = {row["image_id"]: row.get("truth", "") for row in read_manifest(manifest)}
-    drawn = votes["image_id"].map(truth)
-    if drawn.isna().any() or (drawn == "").any():
-        raise UserError(
-            f"{manifest}: the column truth is missing or empty for some labelled frames; leave --manifest out"
-        )
-    return (drawn != votes["label"]).to_numpy()
+    return (votes["image_id"].map(true_classes(manifest, votes["image_id"])) != votes["label"]).to_numpy()
 
 
 def headline(votes: pd.DataFrame, wrong: np.ndarray | None) -> list[str]:

@@ -35,25 +35,25 @@ def main(arguments: argparse.Namespace) -> None:
 
     from workflow_scripts.evaluation.predictions import PREDICTION_COLUMNS, decide
     from workflow_scripts.files import read_csv, write_csv
-    from workflow_scripts.training.inputs import join_tables, load_views
+    from workflow_scripts.training.inputs import join_tables, load_views, training_targets
 
     index, folds, labels = (read_csv(path) for path in (arguments.index, arguments.folds, arguments.labels))
     sources = (str(arguments.index), str(arguments.folds), str(arguments.labels))
     table = join_tables(index, folds, labels, arguments.classes, sources).rename(columns={"keep": "kept"})
     views = load_views(arguments.views, len(table), arguments.index)
-    truth = (table["label_policy"] == arguments.classes[1]).to_numpy()
-    kept, fold_of = table["kept"].to_numpy() == 1, table["fold"].to_numpy()
+    fold_of = table["fold"].to_numpy()
 
     features = np.zeros((len(views), 0))
     if arguments.kind == "texture":
         features = np.stack([texture_features(view) for view in progress(views, "texture", "view", len(views))])
     probability = np.full(len(views), np.nan)
-    for fold in np.unique(fold_of):
-        train, test = kept & (fold_of != fold), fold_of == fold
+    for fold, targets in training_targets(table, labels, arguments.classes[1]).items():
+        train, test = targets >= 0, fold_of == fold
+        truth = targets[train] == 1
         if arguments.kind == "texture":
-            probability[test] = texture_probability(features[train], truth[train], features[test])
+            probability[test] = texture_probability(features[train], truth, features[test])
         else:
-            probability[test] = majority_probability(truth[train], int(test.sum()))
+            probability[test] = majority_probability(truth, int(test.sum()))
     table = table.assign(
         seed=arguments.seed, probability=probability, prediction=decide(probability, arguments.classes)
     )

@@ -58,7 +58,7 @@ def main(arguments: argparse.Namespace) -> None:
         cross_validate,
         initial_classifier,
     )
-    from workflow_scripts.training.inputs import join_tables, load_views, weights_by_fold
+    from workflow_scripts.training.inputs import join_tables, load_views, training_targets, weights_by_fold
     from workflow_scripts.training.work import Clock, WorkDir
 
     clock = Clock(arguments.time_limit)
@@ -94,10 +94,10 @@ def main(arguments: argparse.Namespace) -> None:
         "code_version": arguments.code_version,
     }
     work = WorkDir(arguments.work_dir, parameters)
+    targets = training_targets(table, labels, positive)
     results = cross_validate(
-        models, views, (table["label_policy"] == positive).to_numpy(np.int64), table["keep"].to_numpy() == 1,
-        table["fold"].to_numpy(), recipe, arguments.seed, device, work, clock,
-    )  # fmt: skip
+        models, views, targets, table["fold"].to_numpy(), recipe, arguments.seed, device, work, clock
+    )
 
     probabilities = np.full(len(table), np.nan)
     for result, path in zip(results, arguments.output_weights, strict=True):

@@ -45,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Read, choose, write the page."""
-    from workflow_scripts.evaluation.review import choose_cards, numbered_testicles, ordered, review_html, trajectories
+    from workflow_scripts.evaluation.review import choose_cards, ordered, review_html, trajectories
+    from workflow_scripts.evaluation.testicles import numbered_testicles
     from workflow_scripts.files import read_csv, read_npy, write_text
 
     if arguments.controls < 0:

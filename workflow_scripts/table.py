@@ -1,4 +1,4 @@
-"""Make one of the tables 1-4: numbers as CSV; laid out like the paper's as Markdown, LaTeX and HTML."""
+"""Make one of the tables of fine-tuning: numbers as CSV; laid out like the paper's as Markdown, LaTeX and HTML."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from workflow_scripts.cli import run, stage_parser
 from workflow_scripts.errors import UserError
+from workflow_scripts.study.config import TABLES
 
 if TYPE_CHECKING:
     from workflow_scripts.evaluation.tables import Row
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--table", choices=("table1", "table2", "table3", "table4"), required=True, help="which table")
+    parser.add_argument("--table", choices=TABLES, required=True, help="which table")
     parser.add_argument(
         "--rows", required=True, help="JSON list of rows {name, experiment, init, samples, switches, parameters}; "
         "parameters: JSON file of the pretraining run, which knows its number of views"
@@ -26,7 +27,11 @@ def parser() -> argparse.ArgumentParser:
         "--experiments", nargs="+", required=True, help="names of the experiments, in the order of --predictions"
     )
     parser.add_argument(
-        "--predictions", type=Path, nargs="+", required=True, help="joined predictions of each experiment"
+        "--predictions",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="CSVs of predictions: all seeds of the first experiment, then of the next",
     )
     parser.add_argument(
         "--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="the two label names"
@@ -50,17 +55,24 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Read, compute, lay out, write."""
+    import pandas as pd
+
     from workflow_scripts.evaluation import tables
     from workflow_scripts.evaluation.predictions import check_predictions
     from workflow_scripts.evaluation.rendering import html_page, latex, markdown
     from workflow_scripts.files import read_csv, write_csv, write_text
 
     table, positive = arguments.table, arguments.classes[1]
-    if len(arguments.experiments) != len(arguments.predictions):
-        raise UserError(f"--experiments names {len(arguments.experiments)}, --predictions {len(arguments.predictions)}")
     rows = read_table_rows(arguments.rows)
+    seeds, rest = divmod(len(arguments.predictions), len(arguments.experiments))
+    if rest or not seeds:
+        raise UserError(
+            f"--predictions names {len(arguments.predictions)} files for {len(arguments.experiments)} experiments; "
+            "each needs as many, one per seed"
+        )
     predictions = {
-        name: read_csv(path) for name, path in zip(arguments.experiments, arguments.predictions, strict=True)
+        name: pd.concat(map(read_csv, arguments.predictions[i * seeds : (i + 1) * seeds]), ignore_index=True)
+        for i, name in enumerate(arguments.experiments)
     }
     missing = [row.experiment for row in rows if row.experiment not in predictions]
     if missing:

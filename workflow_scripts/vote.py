@@ -1,11 +1,18 @@
-"""Count the audit's votes (paper, Sec. 3): a run flags a view whose training loss was too high too often."""
+"""Say which labels are suspicious, from the audit's tables alone; and whether the rule treats the classes alike.
+
+The method `votes` is the paper's (Sec. 3): a run flags a view whose loss exceeds the threshold in at least so many
+epochs, and a view that (nearly) all runs flag is suspicious. The other methods compare a mean with the same threshold.
+
+    python -m workflow_scripts.vote --losses audit/*_seed?.csv --oof audit/*_oof.csv --index views/labelled.csv \\
+        --positive inhomogeneous --exceedances 4 --output votes.csv --output-bias bias.csv
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from workflow_scripts.cli import run, say, stage_parser
+from workflow_scripts.cli import add_settings, run, say, settings, stage_parser
 from workflow_scripts.errors import UserError
 
 
@@ -13,29 +20,46 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
     parser.add_argument("--losses", type=Path, nargs="+", required=True, help="CSVs view_id,fold,epoch,loss")
-    parser.add_argument("--labels", type=Path, required=True, help="CSV of the original labels")
-    parser.add_argument("--threshold", type=float, default=1.0, help="a loss above it is an exceedance (default: 1.0)")
-    parser.add_argument("--exceedances", type=int, default=3, help="epochs in which it must be exceeded (default: 3)")
     parser.add_argument(
-        "--share", type=float, default=1.0, help="share of evaluations that makes a view suspicious (default: 1.0)"
+        "--oof", type=Path, nargs="+", required=True, help="CSVs view_id,fold,probability of the same runs"
     )
-    parser.add_argument("--output", type=Path, required=True, help="CSV view_id,label,votes,evaluations,suspicious")
+    parser.add_argument(
+        "--index", type=Path, required=True, help="index of the labelled views, with the original labels"
+    )
+    parser.add_argument("--positive", required=True, help="name of the positive class")
+    add_settings(parser, "vote_rule")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="CSV view_id,label,votes,evaluations,score,suspicious"
+    )
+    parser.add_argument("--output-bias", type=Path, required=True, help="CSV by class: recorded epochs and flag rate")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Read the losses, count, write."""
-    from workflow_scripts.evaluation.votes import count_votes
+    """Read the tables, judge, write."""
+    from workflow_scripts.evaluation.suspicion import Rule, judge
+    from workflow_scripts.evaluation.testicles import numbered_testicles
+    from workflow_scripts.evaluation.votes import class_bias, discordant_testicles
     from workflow_scripts.files import read_csv, write_csv
 
     if len(set(arguments.losses)) < len(arguments.losses):
         raise UserError("--losses names a file twice; its runs would vote twice")
-    losses = {str(path): read_csv(path) for path in arguments.losses}
-    labels = read_csv(arguments.labels)
-    votes = count_votes(losses, labels, arguments.threshold, arguments.exceedances, arguments.share)
-    for label, rows in votes.groupby("label"):
-        flagged, evaluations = int(rows["suspicious"].sum()), sorted(set(rows["evaluations"]))
-        say(f"{label}: {flagged} of {len(rows)} views suspicious ({'/'.join(map(str, evaluations))} evaluations each)")
+    losses, oof = ({str(path): read_csv(path) for path in paths} for paths in (arguments.losses, arguments.oof))
+    index = read_csv(arguments.index)
+    votes = judge(losses, oof, index, Rule(**settings(arguments)), arguments.positive)
+    bias = class_bias(losses, votes)
+    for row in bias.itertuples():
+        say(
+            f"{row.label}: {row.suspicious} of {row.views} labels suspicious; {row.recorded_epochs:.1f} epochs recorded "
+            f"per run, {row.flag_rate:.1%} of the evaluations flag"
+        )
+    discordant = discordant_testicles(votes["suspicious"].to_numpy() == 1, numbered_testicles(index).to_numpy())
+    if discordant:
+        say(
+            f"{discordant} testicles have both suspicious and unsuspicious views, though these inherited one label; "
+            "audit.vote.unit: testicle judges them together"
+        )
+    write_csv(bias, arguments.output_bias)
     write_csv(votes, arguments.output)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from workflow_scripts import audit_figure, explain, training_figure
 from workflow_scripts.errors import UserError
-from workflow_scripts.evaluation import figures
+from workflow_scripts.evaluation import audit_figures, figures
 from workflow_scripts.evaluation.explanation import (
     heat_maps,
     heat_share,
@@ -38,7 +38,7 @@ def texts(figure) -> str:
 def test_audit_figure_counts_right_and_wrong_labels() -> None:
     votes = np.array([0, 1, 2, 2, 4])
     wrong = np.array([False, False, True, False, True])
-    figure = figures.audit_figure(votes, 4, wrong, True, ["headline"], "PHANTOM")
+    figure = audit_figures.votes_figure(votes, 4, wrong, True, ["headline"], "PHANTOM")
     assert heights(figure, "label is wrong (2 of 5 views)") == pytest.approx([40, 40, 20, 20])
     assert heights(figure, "label is right") == pytest.approx([40, 20, 0, 0])
     assert texts(figure).count("PHANTOM") == 2
@@ -48,7 +48,7 @@ def test_audit_figure_counts_right_and_wrong_labels() -> None:
 
 
 def test_audit_figure_beside_the_paper() -> None:
-    figure = figures.audit_figure(np.array([16, 3]), 16, None, True, ["x"], "")
+    figure = audit_figures.votes_figure(np.array([16, 3]), 16, None, True, ["x"], "")
     assert heights(figure, "this study (2 views)") == [100] * 3 + [50] * 13
     assert heights(figure, "the paper (880 views)")[-1] == pytest.approx(100 * 72 / 880)
     assert "PHANTOM" not in texts(figure)
@@ -189,7 +189,7 @@ def study(tmp_path) -> list[str]:
     )
     write_npy(draw.integers(0, 120, (6, 64, 64), dtype=np.uint8), tmp_path / "views.npy")
     write_csv(index, tmp_path / "index.csv")
-    write_csv(pd.DataFrame({"patient_id": ["00", "01", "02"], "fold": [0, 1, 0]}), tmp_path / "folds.csv")
+    write_csv(index[["view_id", "patient_id"]].assign(fold=[0, 0, 1, 1, 0, 0]), tmp_path / "folds.csv")
     parameters = {
         "backbone": "resnet18",
         "classes": ["neg", "pos"],
@@ -242,7 +242,7 @@ def test_explain_refuses_classifiers_that_saw_the_fold(tmp_path, study: list[str
     other = [*study, "--fold", "1"]
     with pytest.raises(UserError, match="its fold is 0, not 1"):
         explain.main(explain.parser().parse_args(other))
-    write_csv(read_csv(tmp_path / "folds.csv").assign(fold=[0, 0, 1]), tmp_path / "folds.csv")
+    write_csv(read_csv(tmp_path / "folds.csv").assign(fold=[0, 0, 0, 0, 1, 1]), tmp_path / "folds.csv")
     with pytest.raises(UserError, match="trained with other folds"):
         explain.main(explain.parser().parse_args(study))
     with pytest.raises(UserError, match=r"no view of .* lies in fold 7"):

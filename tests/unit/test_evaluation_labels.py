@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workflow_scripts import clean_labels, complete_labels, vote
+from workflow_scripts import clean_labels, complete_labels, nest_labels, vote
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.labels import (
     apply_decisions,
@@ -13,11 +13,13 @@ from workflow_scripts.evaluation.labels import (
     require_reviewed_labels,
     rows_of_clinician,
 )
+from workflow_scripts.evaluation.suspicion import Rule, judge
 from workflow_scripts.evaluation.votes import count_votes, votes_at_least
-from workflow_scripts.files import read_rows, write_csv, write_rows
+from workflow_scripts.files import read_csv, read_rows, write_csv, write_rows
 
 VIEWS = [f"i{i}#v" for i in range(30)]
 LABELS = pd.DataFrame({"view_id": VIEWS, "label": ["neg", "pos"] * 15, "keep": 1})
+INDEX = LABELS.assign(image_id=[view[:-2] for view in VIEWS], patient_id=[view[1:-2] for view in VIEWS], side="")
 CLASSES = ["neg", "pos"]
 
 
@@ -44,7 +46,7 @@ def losses(files: int, epochs: int, seed: int) -> dict[str, pd.DataFrame]:
 @pytest.mark.parametrize("share", [1.0, 0.7, 0.3])
 def test_votes_equal_a_slow_loop(share: float) -> None:
     tables = losses(4, 6, 0)
-    result = count_votes(tables, LABELS, threshold=1.0, exceedances=3, share=share)
+    result = judge(tables, {}, INDEX, Rule("votes", 1.0, 3, share, "view"), "pos")
     for _, row in result.iterrows():
         votes = evaluations = 0
         for table in tables.values():
@@ -61,9 +63,9 @@ def test_votes_equal_a_slow_loop(share: float) -> None:
 
 def test_a_loss_at_the_threshold_is_no_exceedance() -> None:
     table = pd.DataFrame({"view_id": VIEWS[0], "fold": 0, "epoch": range(3), "loss": [1.0, 1.5, 2.0]})
-    assert count_votes({"a": table}, LABELS, 1.0, 3, 1.0)["votes"].iloc[0] == 0
-    assert count_votes({"a": table}, LABELS, 1.0, 2, 1.0)["votes"].iloc[0] == 1
-    assert count_votes({"a": table}, LABELS, 0.99, 3, 1.0)["suspicious"].iloc[0] == 1
+    assert count_votes({"a": table}, LABELS, 1.0, 3)["votes"].iloc[0] == 0
+    assert count_votes({"a": table}, LABELS, 1.0, 2)["votes"].iloc[0] == 1
+    assert count_votes({"a": table}, LABELS, 0.99, 3)["votes"].iloc[0] == 1
 
 
 def test_share_is_met_despite_rounding() -> None:
@@ -71,18 +73,19 @@ def test_share_is_met_despite_rounding() -> None:
         pd.DataFrame({"view_id": VIEWS[0], "fold": fold, "epoch": [0], "loss": [2.0 if fold < 7 else 0.0]})
         for fold in range(10)
     )
-    assert count_votes({"a": table}, LABELS, 1.0, 1, 0.7)["suspicious"].iloc[0] == 1
-    assert count_votes({"a": table}, LABELS, 1.0, 1, 0.71)["suspicious"].iloc[0] == 0
+    for share, suspicious in ((0.7, 1), (0.71, 0)):
+        result = judge({"a": table}, {}, INDEX, Rule("votes", 1.0, 1, share, "view"), "pos")
+        assert result["suspicious"].iloc[0] == suspicious
 
 
 def test_bad_losses_are_refused() -> None:
     table = losses(1, 4, 0)["file0"]
     with pytest.raises(UserError, match="2 losses are not numbers"):
-        count_votes({"a": table.assign(loss=[np.nan] * 2 + [1.0] * (len(table) - 2))}, LABELS, 1, 3, 1)
+        count_votes({"a": table.assign(loss=[np.nan] * 2 + [1.0] * (len(table) - 2))}, LABELS, 1, 3)
     with pytest.raises(UserError, match="views have no label, for example x#y"):
-        count_votes({"a": table.assign(view_id="x#y")}, LABELS, 1, 3, 1)
+        count_votes({"a": table.assign(view_id="x#y")}, LABELS, 1, 3)
     with pytest.raises(UserError, match="4 epochs can never hold 5"):
-        count_votes({"a": table}, LABELS, 1, 5, 1)
+        count_votes({"a": table}, LABELS, 1, 5)
 
 
 def test_cumulative_counts() -> None:
@@ -156,17 +159,20 @@ def test_unknown_labels_are_refused() -> None:
 
 
 def test_stages_from_losses_to_label_sets(tmp_path) -> None:
-    index = [{"view_id": v, "image_id": v[:-2], "patient_id": v[1:-2], "organ": "t", "label": label, "view": "v"}
+    index = [{"view_id": v, "image_id": v[:-2], "patient_id": v[1:-2], "organ": "t", "label": label, "side": "",
+              "view": "v"}
              for v, label in zip(VIEWS, LABELS["label"], strict=True)]  # fmt: skip
     write_rows(index, list(index[0]), tmp_path / "index.csv")
     call(complete_labels, "--index", tmp_path / "index.csv", "--output", tmp_path / "complete.csv")
-    files = []
+    files, oof = [], []
     for name, table in losses(2, 6, 1).items():
         files.append(tmp_path / f"{name}.csv")
+        oof.append(tmp_path / f"{name}_oof.csv")
         write_csv(table, files[-1])
+        write_csv(pd.DataFrame({"view_id": VIEWS, "fold": 0, "probability": 0.5}), oof[-1])
     call(
-        vote, "--losses", *files, "--labels", tmp_path / "complete.csv", "--exceedances", 3, "--share", 0.75,
-        "--output", tmp_path / "votes.csv",
+        vote, "--losses", *files, "--oof", *oof, "--index", tmp_path / "index.csv", "--positive", "pos",
+        "--exceedances", 3, "--share", 0.75, "--output", tmp_path / "votes.csv", "--output-bias", tmp_path / "bias.csv",
     )  # fmt: skip
     suspicious = [row["view_id"] for row in read_rows(tmp_path / "votes.csv") if row["suspicious"] == "1"]
     assert suspicious
@@ -181,6 +187,40 @@ def test_stages_from_losses_to_label_sets(tmp_path) -> None:
     assert {row["view_id"]: row["label"] for row in filtered} == original
     assert [row["view_id"] for row in flipped if row["label"] != original[row["view_id"]]] == suspicious
     assert {row["keep"] for row in flipped} == {"1"}
+
+    for policy in ("filtered", "flipped"):
+        call(
+            clean_labels, "--policy", policy, "--votes", tmp_path / "votes.csv", "--at-random", 3,
+            "--complete", tmp_path / "complete.csv", "--classes", *CLASSES, "--output", tmp_path / f"{policy}_r.csv",
+        )  # fmt: skip
+    changed = [
+        row["view_id"] for row in read_rows(tmp_path / "flipped_r.csv") if row["label"] != original[row["view_id"]]
+    ]
+    left_out = [row["view_id"] for row in read_rows(tmp_path / "filtered_r.csv") if row["keep"] == "0"]
+    assert changed == left_out
+    assert changed != suspicious
+    assert sorted(original[view] for view in changed) == sorted(original[view] for view in suspicious)
+
+    call(
+        nest_labels, "--policy", "flipped", "--losses", *files, "--index", tmp_path / "index.csv", "--exceedances", 3,
+        "--complete", tmp_path / "complete.csv", "--classes", *CLASSES, "--share", 0.5, "--output", tmp_path / "n.csv",
+    )  # fmt: skip
+    nested = read_csv(tmp_path / "n.csv")
+    assert len(nested) == 3 * len(VIEWS)
+    for fold, part in nested.groupby("fold"):
+        assert part["view_id"].tolist() == VIEWS
+        runs = [table[table["fold"] == fold] for table in losses(2, 6, 1).values()]
+        for row in part.itertuples():
+            mine = [run.loc[run["view_id"] == row.view_id, "loss"] for run in runs]
+            mine = [run for run in mine if len(run)]
+            flip = bool(mine) and sum((run > 1).sum() >= 3 for run in mine) >= 0.5 * len(mine)
+            assert (row.label != original[row.view_id]) == flip
+    assert 0 < (nested["label"] != nested["view_id"].map(original)).sum() < len(nested)
+    with pytest.raises(UserError, match="nested labels need votes, mean_loss or aum"):
+        call(
+            nest_labels, "--policy", "flipped", "--losses", *files, "--index", tmp_path / "index.csv", "--method",
+            "oof_loss", "--complete", tmp_path / "complete.csv", "--classes", *CLASSES, "--output", tmp_path / "x.csv",
+        )  # fmt: skip
 
 
 def call(stage, *words: object) -> None:

@@ -1,16 +1,18 @@
 """Table rows become experiments, each trained once."""
 
+import pytest
 import yaml
 
 from tests.shared import REPOSITORY
 from workflow_scripts.study import experiments as study
-from workflow_scripts.study.config import load_config
+from workflow_scripts.study.config import TABLES, load_config
+from workflow_scripts.study.label_sets import LabelSet, label_set
 
 CONFIG = load_config(yaml.safe_load((REPOSITORY / "config.yaml").read_text()), [])
 
 
 def test_rows_that_mean_the_same_are_one_experiment():
-    rows = [row for table in study.TABLES for row in CONFIG["tables"][table]["rows"]]
+    rows = [row for table in TABLES for row in CONFIG["tables"][table]["rows"]]
     names = [study.experiment_of(row, CONFIG).name for row in rows]
     assert names.count("ud-flipped") == 3
     assert len(study.experiments(CONFIG)) == len({*names, "ud-flipped-unaugmented"})
@@ -34,11 +36,42 @@ def test_a_run_changes_only_what_it_names():
 
 
 def test_switches_follow_from_the_mix():
-    assert study.switches("thyroid_xgf", "table3", CONFIG) == {
+    assert study.switches(study.Experiment("thyroid_xgf", "flipped"), "table3", CONFIG) == {
         "real testicle": "no",
         "real thyroid": "yes",
         "synthetic testicle": "Xgf",
     }
-    assert study.switches("ud", "table3", CONFIG)["real testicle"] == "yes"
-    assert study.switches("ud_organ_only", "table4", CONFIG) == {"L_con": "no", "L_sup": "yes", "lambda": "1.0"}
-    assert study.switches("ud_lambda_0_0", "table4", CONFIG) == {"L_con": "yes", "L_sup": "no", "lambda": "0.0"}
+    assert study.switches(study.Experiment("ud", "flipped"), "table3", CONFIG)["real testicle"] == "yes"
+    assert study.switches(study.Experiment("ud_organ_only", "flipped"), "table4", CONFIG) == {
+        "L_con": "no",
+        "L_sup": "yes",
+        "lambda": "1.0",
+    }
+    assert study.switches(study.Experiment("ud_lambda_0_0", "flipped"), "table4", CONFIG) == {
+        "L_con": "yes",
+        "L_sup": "no",
+        "lambda": "0.0",
+    }
+
+
+def test_protocols_follow_from_the_name_of_the_label_set():
+    def cells(labels: str) -> list[str]:
+        return list(study.switches(study.Experiment("ud", labels), "table1_protocols", CONFIG).values())
+
+    assert cells("complete") == ["complete", "–", "–"]
+    assert cells("reviewed") == ["reviewed", "clinician", "–"]
+    assert cells("flipped") == ["flipped", "audit of all views", "3"]
+    assert cells("filtered_x5") == ["filtered", "audit of all views", "5"]
+    assert cells("flipped_x4_nested") == ["flipped", "audit without the test fold", "4"]
+    assert cells("filtered_random") == ["filtered", "chance", "3"]
+
+
+def test_names_of_label_sets():
+    assert label_set("flipped_x4_random") == LabelSet("flipped_x4_random", "flipped", 4, "random")
+    assert label_set("complete") == LabelSet("complete", "complete", None, "paper")
+    assert [label_set(name).per_seed for name in ("flipped", "flipped_x4", "flipped_nested", "filtered_random")] == [
+        False, False, True, True,
+    ]  # fmt: skip
+    assert label_set("filtered_x5_nested").votes == "_x5"
+    with pytest.raises(ValueError, match="no label set"):
+        label_set("complete_x")

@@ -56,7 +56,7 @@ def test_every_view_has_a_loss_per_epoch_in_the_folds_that_train_on_it(inputs):
     }
     assert len(losses) == len(found)
 
-    votes = count_votes({"run": losses}, table[["view_id", "label"]], threshold=0.0, exceedances=EPOCHS, share=1.0)
+    votes = count_votes({"run": losses}, table[["view_id", "label"]], threshold=0.0, exceedances=EPOCHS)
     assert (votes["evaluations"] == 2).all()
     assert (votes["votes"] == 2).all()
 
@@ -77,16 +77,29 @@ def test_weighted_sampler_records_what_it_drew(inputs):
     assert 0.5 * 144 < len(losses) < 0.7 * 144
 
 
-def test_interrupted_gives_the_same_tables_bit_for_bit(inputs, monkeypatch):
-    call(inputs, inputs / "whole")
+def test_an_evaluation_pass_records_every_view_and_changes_no_training(inputs):
+    call(inputs, inputs / "batches")
+    for sampler in ("shuffle", "weighted"):
+        call(inputs, inputs / sampler, "--record", "evaluation", "--sampler", sampler)
+        losses = read_csv(inputs / sampler / "losses.csv")
+        assert len(losses) == 2 * 24 * EPOCHS
+        assert np.isfinite(losses["loss"]).all()
+    assert (inputs / "batches" / "oof.csv").read_bytes() == (inputs / "shuffle" / "oof.csv").read_bytes()
+    recorded = read_csv(inputs / "shuffle" / "losses.csv")["loss"].to_numpy()
+    assert not np.isclose(recorded, read_csv(inputs / "batches" / "losses.csv")["loss"]).any()
+
+
+@pytest.mark.parametrize("record", ["training", "evaluation"])
+def test_interrupted_gives_the_same_tables_bit_for_bit(inputs, monkeypatch, record):
+    call(inputs, inputs / "whole", "--record", record)
     # Two batches an epoch, so 6 steps a fold: the clock ends it inside the first, the second and the third fold.
     for steps in (3, 7, 4, None):
         monkeypatch.setattr(work, "Clock", lambda _, steps=steps: StopAfter(steps or float("inf")))
         if steps:
             with pytest.raises(work.Interrupted):
-                call(inputs, inputs / "parts")
+                call(inputs, inputs / "parts", "--record", record)
             assert not (inputs / "parts" / "losses.csv").exists()
         else:
-            call(inputs, inputs / "parts")
+            call(inputs, inputs / "parts", "--record", record)
     for name in ("losses.csv", "oof.csv"):
         assert (inputs / "parts" / name).read_bytes() == (inputs / "whole" / name).read_bytes()

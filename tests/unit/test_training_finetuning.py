@@ -33,7 +33,7 @@ from workflow_scripts.training.finetuning import (
     predict,
     train_fold,
 )
-from workflow_scripts.training.inputs import join_tables, weights_by_fold
+from workflow_scripts.training.inputs import join_tables, training_targets, weights_by_fold
 from workflow_scripts.training.randomness import uniforms
 
 CPU = torch.device("cpu")
@@ -175,9 +175,8 @@ def run_folds(table, labels, recipe, path, clock=None, kept=None):
     models = {fold: initial_classifier("test_resnet", "scratch", None, 0, fold) for fold in sorted(set(folds.tolist()))}
     kept = np.ones(len(table), bool) if kept is None else kept
     directory = work.WorkDir(path, {})
-    return cross_validate(
-        models, pictures(table), labels, kept, folds, recipe, 0, CPU, directory, clock or StopAfter()
-    )  # fmt: skip
+    targets = {fold: np.where(kept, labels, -1) for fold in models}
+    return cross_validate(models, pictures(table), targets, folds, recipe, 0, CPU, directory, clock or StopAfter())
 
 
 def test_learns_textures_and_nothing_from_shuffled_labels(tmp_path):
@@ -269,6 +268,20 @@ def test_predictions_do_not_depend_on_the_batch():
     np.testing.assert_allclose(predict(model, views[65:]), together[65:], rtol=1e-5)
 
 
+def test_a_recorded_evaluation_is_the_loss_of_what_the_model_predicts(tmp_path):
+    table = study()
+    labels = (table["label"] == CLASSES[1]).to_numpy(np.int64)
+    rows = np.flatnonzero(table["fold"] != 0)
+    views = torch.from_numpy(pictures(table))
+    model = initial_classifier("test_resnet", "scratch", None, 0, 0)
+    directory = work.WorkDir(tmp_path / "w", {})
+    losses = train_fold(model, views, labels, rows, TINY, 0, 0, directory, StopAfter(), record="evaluation")
+    probability = predict(model, views[rows])
+    expected = -np.log(np.where(labels[rows] == 1, probability, 1 - probability))
+    np.testing.assert_allclose(losses[-1], expected, rtol=1e-4)
+    assert not np.allclose(losses[0], losses[-1])
+
+
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +308,31 @@ def test_tables_are_joined_in_the_order_of_the_index():
     alone = join_tables(index, folds, None, CLASSES, SOURCES)
     assert (alone["label_policy"] == index["label"]).all()
     assert alone["keep"].all()
+
+
+def test_labels_made_per_fold_train_their_fold_and_score_their_own():
+    index, folds, labels = tables()
+    per_fold = pd.concat([labels.assign(fold=fold) for fold in range(3)], ignore_index=True)
+    own = per_fold["fold"].to_numpy() == np.tile(study()["fold"], 3)
+    # Every label of a training part is changed, none of a test part; and the first view is left out of training in fold 1.
+    changed = np.where(per_fold["label"] == "fine", "coarse", "fine")
+    per_fold["label"] = per_fold["label"].where(own, changed)
+    per_fold.loc[(per_fold["view_id"] == "p00#0") & (per_fold["fold"] == 1), "keep"] = 0
+    joined = join_tables(index, folds, per_fold.sample(frac=1, random_state=0), CLASSES, SOURCES)
+    assert (joined["label_policy"] == joined["label_original"]).all()
+    assert joined["keep"].all()
+    targets = training_targets(joined, per_fold, CLASSES[1])
+    truth = (index["label"] == CLASSES[1]).to_numpy(np.int64)
+    for fold in range(3):
+        test = (study()["fold"] == fold).to_numpy()
+        expected = np.where(test, -1, 1 - truth)
+        if fold == 1:
+            expected[0] = -1
+        np.testing.assert_array_equal(targets[fold], expected)
+    with pytest.raises(UserError, match=r"24 views of index.csv are not in labels.csv"):
+        join_tables(index, folds, per_fold[per_fold["fold"] > 0], CLASSES, SOURCES)
+    one = training_targets(join_tables(index, folds, labels, CLASSES, SOURCES), labels, CLASSES[1])
+    assert all((one[fold] == np.where(study()["fold"] == fold, -1, truth)).all() for fold in range(3))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def study(tmp_path: Path) -> Path:
     frames = ["both", "one", "<img src=x onerror=alert(1)>", *(f"frame{i}" for i in range(9))]
     index = pd.DataFrame(
         [
-            {"view_id": f"{frame}#{view}", "image_id": frame, "patient_id": f"patient{i}", "organ": "testicle",
+            {"view_id": f"{frame}#{view}", "image_id": frame, "patient_id": f"patient{i}", "side": "", "organ": "testicle",
              "label": CLASSES[i % 2], "view": view}
             for i, frame in enumerate(frames)
             for view in ("transverse", "sagittal")

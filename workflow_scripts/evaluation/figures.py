@@ -1,4 +1,4 @@
-"""Figures of the label audit, of the trainings and of what the classifiers look at."""
+"""Figures of the trainings and of what the classifiers look at."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, BLUE, RED, GREY = "#1c2430", "#3b6fb6", "#c8452f", "#9aa5b1"
-# Views flagged in at least 1, 2, … 16 evaluations with three exceedances: the paper's released lists.
-RELEASED_VOTES = (464, 393, 345, 305, 288, 276, 242, 217, 197, 185, 166, 149, 132, 122, 98, 72)
-RELEASED_VIEWS = 880
 # What a training's metrics file may hold: title of the panel, and whether its axis is logarithmic.
 CURVES = {
     "loss_con": ("contrastive loss $L_{con}$ (NT-Xent)", False),
@@ -39,53 +36,6 @@ class Explained:
     images: np.ndarray
     maps: np.ndarray
     probabilities: np.ndarray
-
-
-def audit_figure(
-    votes: np.ndarray, evaluations: int, wrong: np.ndarray | None, released: bool, headline: Sequence[str], origin: str
-) -> Figure:
-    """How many views were flagged in at least n of N evaluations.
-
-    `votes` (V,) counts the flags of each view. `wrong`, bool (V,), says where the label is known to be wrong (phantoms
-    only) and splits the bars. `released` draws the paper's released counts beside them, if N is the paper's 16.
-    `headline` are the lines of the title.
-    """
-    from matplotlib.figure import Figure
-
-    from workflow_scripts.evaluation.votes import votes_at_least
-
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axis = figure.subplots()
-    steps = np.arange(1, evaluations + 1)
-    counts = votes_at_least(votes, evaluations)
-    beside = released and evaluations == len(RELEASED_VOTES)
-    width, shift = (0.4, 0.2) if beside else (0.75, 0.0)
-    percent = 100 / len(votes)
-    if wrong is None:
-        bars = axis.bar(steps - shift, percent * counts, width, color=BLUE, label=f"this study ({len(votes)} views)")
-    else:
-        hits = votes_at_least(votes[wrong], evaluations)
-        label = f"label is wrong ({int(wrong.sum())} of {len(votes)} views)"
-        axis.bar(steps - shift, percent * hits, width, color=RED, label=label)
-        rest = percent * (counts - hits)
-        bars = axis.bar(steps - shift, rest, width, bottom=percent * hits, color=BLUE, label="label is right")
-    axis.bar_label(bars, labels=[str(count) for count in counts], fontsize=8, padding=2, color=INK)
-    tallest = percent * counts[0]
-    if beside:
-        shares = 100 / RELEASED_VIEWS * np.array(RELEASED_VOTES)
-        paper = axis.bar(steps + shift, shares, width, color=GREY, label=f"the paper ({RELEASED_VIEWS} views)")
-        axis.bar_label(paper, labels=[str(count) for count in RELEASED_VOTES], fontsize=8, padding=2, color=GREY)
-        tallest = max(tallest, shares[0])
-    axis.legend(frameon=False)
-    axis.set_xlabel(f"flagged in at least n of {evaluations} evaluations")
-    axis.set_ylabel("percent of the views (numbers: views)")
-    axis.set_xlim(0.4, evaluations + 0.6)
-    axis.set_xticks(steps if evaluations <= 24 else steps[:: evaluations // 12])
-    axis.set_ylim(0, 1.12 * max(1.0, tallest))
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title("\n".join(headline), loc="left", fontsize=11)
-    _stamp(figure, origin)
-    return figure
 
 
 def training_figure(runs: Mapping[str, Sequence[Mapping[str, float | None]]], origin: str) -> Figure:
@@ -122,7 +72,7 @@ def training_figure(runs: Mapping[str, Sequence[Mapping[str, float | None]]], or
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=min(6, len(handles)), frameon=False
     )
-    _stamp(figure, origin)
+    stamp(figure, origin)
     return figure
 
 
@@ -148,7 +98,7 @@ def explanation_figure(
     for axis, title in zip(grid[0], ("view", *arms), strict=True):
         axis.set_title(title, fontsize=11)
     figure.suptitle(f"What speaks for {positive} (Grad-CAM++)\n{summary}", fontsize=10)
-    _stamp(figure, origin)
+    stamp(figure, origin)
     return figure
 
 
@@ -164,7 +114,7 @@ def _curve(rows: Sequence[Mapping[str, float | None]], key: str) -> np.ndarray:
     return np.array(points).reshape(-1, 2)
 
 
-def _stamp(figure: Figure, origin: str) -> None:
+def stamp(figure: Figure, origin: str) -> None:
     """Print the origin across a figure whose data are no patients, and once more in its lower left corner."""
     if origin:
         across: dict[str, Any] = {"fontsize": 64, "alpha": 0.13, "rotation": 28, "ha": "center", "va": "center"}

@@ -17,16 +17,6 @@ _PAGE = Path(__file__).with_name("review_page")
 _SCRIPTS = ("trajectory.js", "decisions.js", "page.js")
 
 
-def numbered_testicles(index: pd.DataFrame) -> pd.Series:
-    """A number per testicle, aligned with `index`: a patient's side where the side is known, else the frame."""
-    sides = index["side"].to_list() if "side" in index else [""] * len(index)
-    names = [
-        f"{patient}\0{side}" if side else image
-        for patient, side, image in zip(index["patient_id"], sides, index["image_id"], strict=True)
-    ]
-    return pd.Series(pd.factorize(np.array(names, dtype=object))[0], index=index.index)
-
-
 def trajectories(losses: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Training loss of each view and epoch over its runs: view_id, epoch, mean, low, high (cross-entropy, nats).
 

@@ -13,6 +13,7 @@ from workflow_scripts.study.schema import config_schema, with_defaults
 BASELINES = ("majority", "texture")
 SYNTHETIC_SETS = ("synthetic", "filtered")
 LABELLED_SET = "labelled"
+TABLES = ("table1", "table1_protocols", "table2", "table3", "table4")
 
 Path_ = tuple[str | int, ...]
 
@@ -98,7 +99,7 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterable[tuple[Path_, str]]:
                 ("audit", "initialisations", i),
                 f"no initialisation or pretraining run {name!r}; there are {_list(starts)}",
             )
-    for table in ("table1", "table2", "table3", "table4"):
+    for table in TABLES:
         names = set()
         for i, row in enumerate(config["tables"][table]["rows"]):
             where = ("tables", table, "rows", i)

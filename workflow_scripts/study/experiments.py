@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from workflow_scripts.study.config import BASELINES, LABELLED_SET, SYNTHETIC_SETS
+from workflow_scripts.study.config import BASELINES, LABELLED_SET, SYNTHETIC_SETS, TABLES
+from workflow_scripts.study.label_sets import LabelSet, label_set
 
-TABLES = ("table1", "table2", "table3", "table4")
 UNAUGMENTED = {"markers": 0.0, "rotation": 0.0, "flip": 0.0, "shift": 0.0}
 
 
@@ -70,9 +70,14 @@ def pretraining_recipe(run: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def switches(init: str, table: str, config: Mapping[str, Any]) -> dict[str, str]:
-    """The descriptive columns of a row in tables 3 (which sets) and 4 (which losses), as the paper prints them."""
-    run = config["pretraining"]["runs"].get(init)
+def switches(experiment: Experiment, table: str, config: Mapping[str, Any]) -> dict[str, str]:
+    """The descriptive columns of a row: which sets (table 3) and which losses (table 4), as the paper prints them.
+
+    In table1_protocols: the labels learnt, who changed them, and the exceedances that make a run flag a view.
+    """
+    run = config["pretraining"]["runs"].get(experiment.init)
+    if table == "table1_protocols":
+        return _protocol(label_set(experiment.labels), config)
     if table == "table3":
         sets, organs = set(run["sets"]) if run else set(), config["data"]["organs"]
         target = config["data"]["target_organ"]
@@ -84,7 +89,7 @@ def switches(init: str, table: str, config: Mapping[str, Any]) -> dict[str, str]
     if table == "table4":
         if run is None:
             return {"L_con": "no", "L_sup": "no", "lambda": "–"}
-        recipe = pretraining_recipe(init, config)
+        recipe = pretraining_recipe(experiment.init, config)
         weight = recipe["organ_weight"]
         return {"L_con": _yes(recipe["loss_con"]), "L_sup": _yes(weight > 0), "lambda": f"{weight:.1f}"}
     return {}
@@ -93,13 +98,23 @@ def switches(init: str, table: str, config: Mapping[str, Any]) -> dict[str, str]
 def table_row(row: Mapping[str, Any], table: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """A row of a table as the table stage takes it: name, experiment, start, its printed sample count, switches."""
     start = config["initialisations"].get(row["init"], {})
+    experiment = experiment_of(row, config)
     return {
         "name": row["name"],
-        "experiment": experiment_of(row, config).name,
+        "experiment": experiment.name,
         "init": row["init"],
         "samples": start.get("samples", "–"),
-        "switches": switches(row["init"], table, config),
+        "switches": switches(experiment, table, config),
     }
+
+
+def _protocol(labels: LabelSet, config: Mapping[str, Any]) -> dict[str, str]:
+    if labels.policy in ("complete", "reviewed"):
+        by = "–" if labels.policy == "complete" else "clinician"
+        return {"labels": labels.policy, "changed by": by, "exceedances": "–"}
+    by = {"paper": "audit of all views", "nested": "audit without the test fold", "random": "chance"}[labels.protocol]
+    exceedances = labels.exceedances or config["audit"]["vote"]["exceedances"]
+    return {"labels": labels.policy, "changed by": by, "exceedances": str(exceedances)}
 
 
 def _yes(value: bool) -> str:

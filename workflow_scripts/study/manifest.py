@@ -94,6 +94,18 @@ def _problems(rows: list[dict[str, str]], data: Mapping[str, Any]) -> Iterator[s
             yield f"line {line}, column truth: a phantom needs the class to draw ({', '.join(data['classes'])})"
 
 
+def true_classes(path: str | Path, images: Iterable[str]) -> dict[str, str]:
+    """The class that each of the phantoms `images` was drawn with; raises `UserError` where the manifest does not say."""
+    truth = {row["image_id"]: row.get("truth", "") for row in read_manifest(path)}
+    missing = sorted({image for image in images if not truth.get(image)})
+    if missing:
+        raise UserError(
+            f"{path}: the column truth is missing or empty for {len(missing)} labelled frames, for example {missing[0]}; "
+            "only phantoms know it"
+        )
+    return truth
+
+
 def filled_sets(rows: list[dict[str, str]], config: Mapping[str, Any], runs: Iterable[str]) -> list[str]:
     """The names of the real view sets that have a frame, `labelled` first.
 

@@ -76,7 +76,7 @@ class Fold:
     training: np.ndarray
     """Rows it was trained on, int64 (n,)."""
     losses: np.ndarray
-    """Training losses, float64 (epochs, n): cross-entropy in nats, NaN where the sampler left a view out."""
+    """Losses of these rows, float64 (epochs, n): cross-entropy in nats, NaN where none was recorded."""
     test: np.ndarray
     """Rows of the fold, int64 (m,)."""
     probabilities: np.ndarray
@@ -179,14 +179,16 @@ def count_steps(views: int, recipe: Recipe) -> int:
 
 def train_fold(
     model: Classifier, views: Tensor, labels: np.ndarray, training: np.ndarray, recipe: Recipe, seed: int, fold: int,
-    work: WorkDir, clock: Clock, steps_before: int = 0,
+    work: WorkDir, clock: Clock, steps_before: int = 0, record: str = "training",
 ) -> np.ndarray:  # fmt: skip
-    """Train `model` in place and return its training losses, float64 (epochs, n) as in `Fold`.
+    """Train `model` in place and return its losses on the training views, float64 (epochs, n) as in `Fold`.
 
-    `views` uint8 (N, H, W) on the model's device, `labels` (N,) 0 or 1, `training` (n,) the rows to train on. A loss is
-    that of the view as it was augmented and in the batch it was in, before the step it led to, averaged where it was
-    drawn more than once in the epoch. Checkpoints go to `fold<f>.pt` of `work`; `steps_before` are the steps of the
-    folds before. Raises `Interrupted` after a checkpoint when the clock is over, `UserError` when a loss is no number.
+    `views` uint8 (N, H, W) on the model's device, `labels` (N,) 0 or 1, `training` (n,) the rows to train on. With
+    `record` "training" a loss is that of the view as it was augmented and in the batch it was in, before the step
+    it led to, averaged where it was drawn more than once in the epoch and NaN where it was not drawn. With
+    "evaluation" it is that of the clean view after the epoch's last step, in eval mode. Checkpoints go to
+    `fold<f>.pt` of `work`; `steps_before` are the steps of the folds before. Raises `Interrupted` after a
+    checkpoint when the clock is over, `UserError` when a loss is no number.
     """
     device = views.device
     model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -232,7 +234,11 @@ def train_fold(
                     f"seed {seed}, fold {fold}, epoch {epoch + 1}: the training loss is no number any more. "
                     f"Lower head_lr ({recipe.head_lr}) or backbone_lr ({recipe.backbone_lr})"
                 )
-            losses[epoch] = mean_per_view(order, epoch_losses)
+            if record == "evaluation":
+                losses[epoch] = evaluate(model, views, targets, torch.as_tensor(training, device=device))
+                model.train()
+            else:
+                losses[epoch] = mean_per_view(order, epoch_losses)
             row = {"step": steps_before + step + 1, "fold": fold, "epoch": epoch + 1, "loss": epoch_losses.mean()}
             append_metrics(work.metrics_file(), row)
         is_over = clock.is_over() and step + 1 < steps
@@ -255,6 +261,20 @@ def train_fold(
     return losses
 
 
+def evaluate(model: nn.Module, views: Tensor, targets: Tensor, rows: Tensor) -> np.ndarray:
+    """Losses of the given rows in eval mode without augmentation, float64 (n,): cross-entropy in nats.
+
+    `views` uint8 (N, H, W), `targets` int64 (N,). Leaves the model in eval mode.
+    """
+    model.eval()
+    parts = []
+    with torch.inference_mode():
+        for part in rows.split(PREDICTION_BATCH):
+            logits = model(normalise(views[part]).contiguous(memory_format=torch.channels_last))
+            parts.append(F.cross_entropy(logits.double(), targets[part], reduction="none").cpu())
+    return torch.cat(parts).numpy()
+
+
 def predict(model: nn.Module, views: Tensor) -> np.ndarray:
     """Probability of the positive class in eval mode without augmentation, float64 (N,); `views` uint8 (N, H, W).
 
@@ -270,22 +290,24 @@ def predict(model: nn.Module, views: Tensor) -> np.ndarray:
 
 
 def cross_validate(
-    models: Mapping[int, Classifier], views: np.ndarray, labels: np.ndarray, kept: np.ndarray, folds: np.ndarray,
-    recipe: Recipe, seed: int, device: torch.device, work: WorkDir, clock: Clock,
+    models: Mapping[int, Classifier], views: np.ndarray, targets: Mapping[int, np.ndarray], folds: np.ndarray,
+    recipe: Recipe, seed: int, device: torch.device, work: WorkDir, clock: Clock, record: str = "training",
 ) -> list[Fold]:  # fmt: skip
-    """Train one model per fold on the kept views of the other folds and predict every view of its own.
+    """Train one model per fold on views of the other folds and predict every view of its own.
 
-    `models` by fold as they start, `views` uint8 (N, H, W), `labels` (N,) 0 or 1, `kept` (N,) bool, `folds` (N,) int.
-    Folds that `work` holds are not trained again. Raises as `train_fold` does.
+    `models` by fold as they start, `views` uint8 (N, H, W), `targets` by fold what its model learns, int64 (N,): 0
+    or 1, -1 for views that are left out, `folds` (N,) int. `record`: see `train_fold`. Folds that `work` holds are
+    not trained again. Raises as `train_fold` does.
     """
     resident = torch.from_numpy(np.array(views)).to(device)
     results = []
     steps = 0
     for fold, model in sorted(models.items()):
-        training, test = np.flatnonzero(kept & (folds != fold)), np.flatnonzero(folds == fold)
+        labels = targets[fold]
+        training, test = np.flatnonzero((labels >= 0) & (folds != fold)), np.flatnonzero(folds == fold)
         done = work.load(f"fold{fold}_done.pt")
         if done is None:
-            losses = train_fold(model, resident, labels, training, recipe, seed, fold, work, clock, steps)
+            losses = train_fold(model, resident, labels, training, recipe, seed, fold, work, clock, steps, record)
             probabilities = predict(model, resident[torch.from_numpy(test).to(device)])
             done = {
                 "weights": {name: value.cpu() for name, value in model.state_dict().items()},

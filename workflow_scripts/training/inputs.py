@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from workflow_scripts.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def join_tables(
@@ -23,9 +20,11 @@ def join_tables(
 ) -> pd.DataFrame:
     """One row per view, in the order of `index`: view_id, patient_id, fold, label_original, label_policy, keep.
 
-    `index` (view_id, patient_id, label), `folds` (view_id, patient_id, fold), `labels` (view_id, label, keep) or None for the
-    original labels; `sources` are their three names for messages. Raises `UserError` where they do not agree, where a
-    label is none of `classes`, and where a fold would train on one class only.
+    `index` (view_id, patient_id, label), `folds` (view_id, patient_id, fold), `labels` (view_id, label, keep) or None
+    for the original labels. Labels that were made for each fold apart have a column `fold` and one row per view and
+    fold; a view is then scored by the row of its own fold. `sources` are the three names for messages. Raises
+    `UserError` where the tables do not agree, where a label is none of `classes`, and where a fold would train on one
+    class only.
     """
     index_file, folds_file, labels_file = sources
     _require_columns(index, ("view_id", "patient_id", "label"), index_file)
@@ -34,11 +33,13 @@ def join_tables(
     # A view listed twice could be in two folds, trained on in one and tested in the other.
     _require_unique(folds, "view_id", folds_file)
     _require_same(index["view_id"], folds["view_id"], "views", index_file, folds_file)
+    joined = index[["view_id", "patient_id"]].assign(
+        fold=folds.set_index("view_id")["fold"].loc[index["view_id"]].to_numpy(),
+        label_original=index["label"].to_numpy(),
+    )
     if labels is None:
         labels, labels_file = index[["view_id", "label"]].assign(keep=1), index_file
     _require_columns(labels, ("view_id", "label", "keep"), labels_file)
-    _require_unique(labels, "view_id", labels_file)
-    _require_same(index["view_id"], labels["view_id"], "views", index_file, labels_file)
     for table, file in ((index, index_file), (labels, labels_file)):
         wrong = table.loc[~table["label"].isin(list(classes))]
         if len(wrong):
@@ -49,16 +50,39 @@ def join_tables(
             )
     if not labels["keep"].isin([0, 1]).all():
         raise UserError(f"{labels_file}: column keep must be 0 or 1 everywhere")
+    by_fold = _labels_by_fold(joined, labels, index_file, labels_file)
+    _require_both_classes(joined, by_fold, classes)
 
-    labels = labels.set_index("view_id").loc[index["view_id"]]
-    joined = index[["view_id", "patient_id"]].assign(
-        fold=folds.set_index("view_id")["fold"].loc[index["view_id"]].to_numpy(),
-        label_original=index["label"].to_numpy(),
-        label_policy=labels["label"].to_numpy(),
-        keep=labels["keep"].to_numpy(),
-    )
-    _require_both_classes(joined, classes)
-    return joined
+    own = pd.concat([part.loc[joined.loc[joined["fold"] == fold, "view_id"]] for fold, part in by_fold.items()])
+    own = own.loc[index["view_id"]]
+    return joined.assign(label_policy=own["label"].to_numpy(), keep=own["keep"].to_numpy())
+
+
+def training_targets(joined: pd.DataFrame, labels: pd.DataFrame | None, positive: str) -> dict[int, np.ndarray]:
+    """What the model of each fold learns, int64 (N,): 1 for the positive class, 0 for the negative, -1 for views left out.
+
+    `joined` as `join_tables` gave it for these `labels`. Views of the fold itself are left out too.
+    """
+    if labels is None:
+        labels = joined[["view_id"]].assign(label=joined["label_original"], keep=1)
+    targets = {}
+    for fold, part in _labels_by_fold(joined, labels, "", "").items():
+        learnt = (part["keep"].to_numpy() == 1) & (joined["fold"].to_numpy() != fold)
+        targets[fold] = np.where(learnt, (part["label"] == positive).to_numpy(np.int64), -1)
+    return targets
+
+
+def _labels_by_fold(
+    joined: pd.DataFrame, labels: pd.DataFrame, index_file: str, labels_file: str
+) -> dict[int, pd.DataFrame]:
+    """For each fold, label and keep of every view, in the order of `joined` and by its view ids."""
+    by_fold = {}
+    for fold in sorted(joined["fold"].unique().tolist()):
+        part = labels[labels["fold"] == fold] if "fold" in labels else labels
+        _require_unique(part, "view_id", labels_file)
+        _require_same(joined["view_id"], part["view_id"], "views", index_file, labels_file)
+        by_fold[fold] = part.set_index("view_id")[["label", "keep"]].loc[joined["view_id"]]
+    return by_fold
 
 
 def load_views(path: Path, count: int, index: Path) -> np.ndarray:
@@ -107,12 +131,11 @@ def _require_same(first: pd.Series, second: pd.Series, what: str, first_file: st
             )
 
 
-def _require_both_classes(joined: pd.DataFrame, classes: Sequence[str]) -> None:
-    folds = sorted(joined["fold"].unique())
-    if len(folds) < 2:
+def _require_both_classes(joined: pd.DataFrame, by_fold: Mapping[int, pd.DataFrame], classes: Sequence[str]) -> None:
+    if len(by_fold) < 2:
         raise UserError(f"all {len(joined)} views are in one fold; cross-validation needs at least two")
-    for fold in folds:
-        part = joined.loc[(joined["fold"] != fold) & (joined["keep"] == 1), "label_policy"]
+    for fold, labels in by_fold.items():
+        part = labels.loc[(joined["fold"].to_numpy() != fold) & (labels["keep"].to_numpy() == 1), "label"]
         counts = [int((part == name).sum()) for name in classes]
         if 0 in counts:
             told = " and ".join(f"{count} {name}" for count, name in zip(counts, classes, strict=True))
