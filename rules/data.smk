@@ -2,6 +2,7 @@
 localrules:
     draw_folds,
     complete_labels,
+    find_near_duplicates,
 
 
 rule draw_phantoms:
@@ -88,3 +89,30 @@ rule complete_labels:
     shell:
         "exec python -m workflow_scripts.complete_labels --index {input.index:q}"
         " --output {output.labels:q} --log {log:q}"
+
+
+# Nearly identical views of different patients leak as a shared patient does.
+rule find_near_duplicates:
+    input:
+        views=[result(f"views/{name}.npy") for name in REAL_SETS],
+        indexes=[result(f"views/{name}.csv") for name in REAL_SETS],
+    output:
+        pairs=result("checks/near_duplicates.csv"),
+        figure=report(
+            result("figures/near_duplicates.png"),
+            category="Data",
+            labels={"figure": "near-duplicates"},
+            caption="../docs/captions/near_duplicates.rst",
+        ),
+    log:
+        log_of("find_near_duplicates"),
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        names=" ".join(REAL_SETS),
+        origin=ORIGIN_FLAG,
+        code=code_version("near_duplicates"),
+    shell:
+        "exec python -m workflow_scripts.near_duplicates --names {params.names} --views {input.views:q}"
+        " --indexes {input.indexes:q} {params.origin} --output {output.pairs:q}"
+        " --output-figure {output.figure:q} --log {log:q}"

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 # Columns that hold names, never numbers: "007" must stay "007".
 TEXT_COLUMNS = (
     "view_id", "image_id", "patient_id", "organ", "label", "view", "device", "side", "path", "truth",
-    "label_original", "label_policy", "set", "metric", "origin",
+    "label_original", "label_policy", "set", "metric", "origin", "set_a", "view_a", "patient_a", "set_b", "view_b",
+    "patient_b",
 )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def draw_boxes(arguments: argparse.Namespace) -> None:
         except UserError as error:
             say(f"not shown: {error}")  # whether a bad frame ends the study is the crop stage's decision
             continue
-        pixels = frame.pixels if arguments.no_blur else blur_outside(frame.pixels, [box for _, box in named])
+        pixels = frame.grey() if arguments.no_blur else blur_outside(frame.grey(), [box for _, box in named])
         axis = axes[shown]
         axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
         for (name, (top, left, box_height, box_width)), colour in zip(named, COLOURS * len(named), strict=False):

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from workflow_scripts.errors import UserError
 from workflow_scripts.imaging import crop
-from workflow_scripts.imaging.crop import View, coloured_share, letterbox, resize
+from workflow_scripts.imaging.crop import View, letterbox, resize
 from workflow_scripts.imaging.pixels import Box, Frame
 
 WHOLE = {"kind": "none"}
@@ -18,7 +19,7 @@ def boxes(*boxes: list[int]) -> dict[str, object]:
 def cut_views(
     pixels: np.ndarray, profile: dict[str, object], size: int, image_id: str, tissue: tuple[Box, ...] = ()
 ) -> list[View]:
-    return crop.cut_views(Frame(pixels, tissue=tissue), profile, size, image_id)
+    return crop.cut_views(Frame(Image.fromarray(pixels), tissue=tissue), profile, size, image_id)
 
 
 def test_boxes_are_top_left_height_width_in_the_profiles_order():
@@ -119,11 +120,11 @@ def test_one_view_per_tissue_region():
 def test_colour_counts_and_a_tint_does_not():
     grey = np.random.default_rng(0).integers(0, 200, (30, 40), dtype=np.uint8)
     rgb = np.stack([grey, grey, grey], -1)
-    assert coloured_share(rgb) == 0
+    assert Frame(Image.fromarray(rgb)).coloured_share() == 0
     sepia = np.stack([grey + 25, grey, grey // 2 + 10], -1).astype(np.uint8)
-    assert coloured_share(sepia[grey < 80]) == 0
+    assert Frame(Image.fromarray(np.where((grey < 80)[..., None], sepia, np.uint8(0)))).coloured_share() == 0
     rgb[:15, :, 0], rgb[:15, :, 2] = 220, 20
-    assert coloured_share(rgb) == 0.5
-    frame = Frame(grey, rgb)
+    assert Frame(Image.fromarray(rgb)).coloured_share() == 0.5
+    frame = Frame(Image.fromarray(rgb))
     views = crop.cut_views(frame, boxes([0, 0, 15, 15], [15, 0, 15, 15]), 16, "P1")
     assert [view.coloured for view in views] == [1, 0]

@@ -99,6 +99,7 @@ def sweep_figure(sweep: pd.DataFrame, views: int, threshold: float, released: bo
     left.set(xlabel=f"flagged in at least n of {evaluations} evaluations", ylabel=f"percent of {views} views")
     left.set_title(f"A loss above {threshold:g} is an exceedance", loc="left", fontsize=11)
     left.set_ylim(bottom=0)
+    left.xaxis.get_major_locator().set_params(integer=True)
     left.legend(frameon=False)
     left.spines[["top", "right"]].set_visible(False)
 

@@ -12,8 +12,6 @@ from workflow_scripts.errors import UserError
 from workflow_scripts.imaging.pixels import Box, Frame
 
 KINDS = ("boxes", "dicom_regions", "auto", "none")
-# Tinted grey scales and JPEG stay below this difference between a pixel's channels; the colours of Doppler exceed it.
-CHROMA = 64
 
 
 class View(NamedTuple):
@@ -31,12 +29,10 @@ def cut_views(frame: Frame, profile: Mapping[str, Any], size: int, image_id: str
 
     Raises `UserError` as `view_boxes` does.
     """
-    views = []
-    for name, (top, left, height, width) in view_boxes(frame, profile, image_id):
-        part = np.s_[top : top + height, left : left + width]
-        coloured = coloured_share(frame.rgb[part]) if frame.rgb is not None else 0.0
-        views.append(View(name, resize(letterbox(frame.pixels[part]), size), coloured))
-    return views
+    return [
+        View(name, resize(letterbox(frame.grey(box)), size), frame.coloured_share(box))
+        for name, box in view_boxes(frame, profile, image_id)
+    ]
 
 
 def view_boxes(frame: Frame, profile: Mapping[str, Any], image_id: str) -> list[tuple[str, Box]]:
@@ -47,7 +43,7 @@ def view_boxes(frame: Frame, profile: Mapping[str, Any], image_id: str) -> list[
     `sonogram1` and on, per sonogram found in a screenshot. `none`: the whole frame is the view `full`. Raises
     `UserError` where a box is empty or reaches beyond the frame, and where there is no region or sonogram.
     """
-    height, width = frame.pixels.shape
+    height, width = frame.shape
     if profile["kind"] == "none":
         return [("full", (0, 0, height, width))]
     if profile["kind"] == "boxes":
@@ -61,7 +57,7 @@ def view_boxes(frame: Frame, profile: Mapping[str, Any], image_id: str) -> list[
     else:
         from workflow_scripts.imaging.sonogram import find_sonograms  # SciPy: only where it is needed
 
-        named = [(f"sonogram{i}", box) for i, box in enumerate(find_sonograms(frame.pixels), start=1)]
+        named = [(f"sonogram{i}", box) for i, box in enumerate(find_sonograms(frame.grey()), start=1)]
         if not named:
             raise UserError(f"{image_id}: no sonogram was found in the frame; give its device a crop profile of boxes")
     for name, (top, left, box_height, box_width) in named:
@@ -73,14 +69,6 @@ def view_boxes(frame: Frame, profile: Mapping[str, Any], image_id: str) -> list[
                 f"{image_id}: {box} reaches beyond the frame of {height} rows and {width} columns; is its device right?"
             )
     return named
-
-
-def coloured_share(rgb: np.ndarray) -> float:
-    """Share of the pixels of an RGB picture, uint8 (H, W, 3), whose channels differ by more than a tint, 0 to 1."""
-    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
-    highest = np.maximum(np.maximum(red, green), blue)
-    lowest = np.minimum(np.minimum(red, green), blue)
-    return float((highest - lowest > CHROMA).mean())
 
 
 def letterbox(image: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from pydicom.pixels import apply_color_lut, get_decoder, iter_pixels
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.imaging.pixels import LARGEST_PIXELS, Box, Frame, check_size, chosen, of_colours, to_8_bits
+from workflow_scripts.imaging.pixels import LARGEST_PIXELS, Box, Frame, check_size, chosen, to_8_bits
 
 # The only elements that are read besides the pixels and their palette.
 TAGS = [
@@ -47,12 +47,9 @@ def dicom_frames(stream: BinaryIO, image_id: str, choice: str) -> Iterator[Frame
             if module is not None:
                 pixels = apply_color_lut(pixels, module)
                 bits = 8 * pixels.dtype.itemsize
-            grey = to_8_bits(pixels, bits)
-            if grey.ndim == 3:
-                yield of_colours(np.ascontiguousarray(grey[..., :3]), number, tissue)
-            else:
-                grey = 255 - grey if photometric == "MONOCHROME1" else grey
-                yield Frame(np.ascontiguousarray(grey), number=number, tissue=tissue)
+            pixels = to_8_bits(pixels, bits)[..., :3] if pixels.ndim == 3 else to_8_bits(pixels, bits)
+            image = Image.fromarray(np.ascontiguousarray(255 - pixels if photometric == "MONOCHROME1" else pixels))
+            yield Frame(image, number, tissue)
 
 
 def _check(header: pydicom.Dataset, image_id: str) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.imaging.pixels import LARGEST_PIXELS, Frame, check_size, chosen, of_colours, to_8_bits
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PillowImage
+from workflow_scripts.imaging.pixels import LARGEST_PIXELS, Frame, check_size, chosen, to_8_bits
 
 FORMATS = ("PNG", "BMP", "JPEG", "TIFF")
 TIFF_BITS_PER_SAMPLE, TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 258, 262, 0
@@ -35,7 +32,7 @@ def picture_frames(stream: BinaryIO, image_id: str, choice: str) -> Iterator[Fra
         yield _frame(image, image_id, position if count > 1 else None)
 
 
-def _frame(image: PillowImage, image_id: str, number: int | None) -> Frame:
+def _frame(image: Image.Image, image_id: str, number: int | None) -> Frame:
     if image.mode in ("I", "F"):  # 32-bit, signed or floating point
         raise UserError(
             f"{image_id}: signed, 32-bit and floating-point pixels have no defined grey scale; export 8 or 16 bits"
@@ -46,7 +43,6 @@ def _frame(image: PillowImage, image_id: str, number: int | None) -> Frame:
         grey = to_8_bits(np.asarray(image).astype(np.uint16), bits)
         # Pillow inverts white-is-zero up to 8 bits only.
         white_is_zero = tags.get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO
-        return Frame(np.ascontiguousarray(255 - grey if white_is_zero else grey), number=number)
-    if image.mode == "L":
-        return Frame(np.array(image), number=number)
-    return of_colours(np.array(image.convert("RGB")), number)
+        return Frame(Image.fromarray(255 - grey if white_is_zero else grey), number)
+    # A copy, since reading the next frame of a clip changes the image in place.
+    return Frame(image.copy() if image.mode in ("L", "RGB") else image.convert("RGB"), number)

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageChops
 
 from workflow_scripts.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # top, left, height, width in pixels
 Box = tuple[int, int, int, int]
 
 # A scanner's screenshot has about a megapixel; a file that claims to be much larger is a mistake or an attack.
 LARGEST_PIXELS = 50_000_000
+# Tinted grey scales and JPEG stay below this difference between a pixel's channels; the colours of Doppler exceed it.
+CHROMA = 64
 # Which frames of a clip are taken; the config's and the manifest's way to say it.
 CHOICE = re.compile(r"first|all|every [1-9]\d*")
 
@@ -30,14 +31,38 @@ CHOICE = re.compile(r"first|all|every [1-9]\d*")
 class Frame:
     """One picture of a file, and nothing else of the file."""
 
-    pixels: np.ndarray
-    """Grey, uint8 (H, W)."""
-    rgb: np.ndarray | None = None
-    """The colours behind the grey, uint8 (H, W, 3); None where the file has none."""
+    image: Image.Image
+    """Mode L or RGB. Only what is cut out of it is converted to grey: a frame is larger than its views."""
     number: int | None = None
     """Position in the clip from 0; None where the file holds one frame."""
     tissue: tuple[Box, ...] = ()
     """The regions that a DICOM file marks as two-dimensional tissue images."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image.height, self.image.width
+
+    def grey(self, box: Box | None = None) -> np.ndarray:
+        """The grey pixels of a box, or of the whole frame, uint8 (height, width)."""
+        return np.array(self._part(box).convert("L"))
+
+    def coloured_share(self, box: Box | None = None) -> float:
+        """Share of the pixels whose channels differ by more than a tint, 0 to 1."""
+        part = self._part(box)
+        if part.mode == "L":
+            return 0.0
+        red, green, blue = part.split()
+        highest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+        lowest = ImageChops.darker(ImageChops.darker(red, green), blue)
+        counts = ImageChops.subtract(highest, lowest).histogram()
+        return sum(counts[CHROMA + 1 :]) / sum(counts)
+
+    def _part(self, box: Box | None) -> Image.Image:
+        if box is None:
+            return self.image
+        top, left, height, width = box
+        return self.image.crop((left, top, left + width, top + height))
 
 
 def chosen(count: int, choice: str) -> range:
@@ -55,18 +80,8 @@ def check_size(image_id: str, height: int, width: int) -> None:
 
 def to_8_bits(pixels: np.ndarray, bits: int) -> np.ndarray:
     """Unsigned integers of `bits` stored bits as uint8."""
-    import numpy as np
-
     if bits > 8:
         return (np.minimum(pixels, 2**bits - 1) >> (bits - 8)).astype(np.uint8)
     if bits < 8:
         return (pixels.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
     return pixels.astype(np.uint8)
-
-
-def of_colours(rgb: np.ndarray, number: int | None, tissue: tuple[Box, ...] = ()) -> Frame:
-    """The frame of an RGB picture, uint8 (H, W, 3)."""
-    import numpy as np
-    from PIL import Image
-
-    return Frame(np.asarray(Image.fromarray(rgb).convert("L")), rgb, number, tissue)
