@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         "--patient-key", type=Path, help="file with the secret key of the hashes that replace patient ids"
     )
     parser.add_argument("--on-bad-frame", choices=("fail", "skip"), default="fail", help="(default: fail)")
-    parser.add_argument("--threads", type=int, default=1, help="processes that decode (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="threads that decode (default: 1)")
     parser.add_argument("--output-views", type=Path, required=True, help="view store, .npy")
     parser.add_argument("--output-index", type=Path, required=True, help="its index, .csv")
     return parser

@@ -83,7 +83,7 @@ def main(arguments: argparse.Namespace) -> None:
     values = tables.numbers(rows, predictions, positive, arguments.spread, reference)
     if arguments.reference_numbers:
         values = tables.with_paper_numbers(table, values)
-    caption = tables.notes(table, rows, predictions, positive, arguments.spread, arguments.holdout, reference)
+    caption = tables.notes(table, rows, predictions, values, positive, arguments.spread, arguments.holdout, reference)
     if arguments.reference_numbers:
         caption.append("Columns (paper): Morelli et al., ICIAP 2025, on their own data.")
     page = tables.layout(table, rows, values, reference, [*caption, *arguments.caption_notes], arguments.origin)
@@ -112,7 +112,16 @@ def read_table_rows(text: str) -> list[Row]:
         samples = str(entry.get("samples", "–"))
         if "parameters" in entry:
             samples = short_count(int(read_json(entry["parameters"])["views"]))
-        rows.append(Row(entry["name"], entry["experiment"], entry.get("init", ""), samples, entry.get("switches", {})))
+        rows.append(
+            Row(
+                name=entry["name"],
+                experiment=entry["experiment"],
+                init=entry.get("init", ""),
+                samples=samples,
+                switches=entry.get("switches", {}),
+                is_pretrained="parameters" in entry,
+            )
+        )
     return rows
 
 

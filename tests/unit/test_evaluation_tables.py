@@ -204,29 +204,33 @@ def test_rows_with_other_labels_are_compared_on_the_original_ones() -> None:
     tables["ud-flipped"] = tables["scratch-flipped"].assign(
         label_policy=tables["scratch-flipped"]["prediction"], kept=1
     )
-    values = numbers(rows, tables, "pos", "runs", "none (scratch)").set_index("name")
-    assert values.loc["UD", "accuracy_mean"] == 100
-    assert values.loc["UD", "difference_mean"] == 0
-    assert values.loc["UD", "p_value"] == 1
-    caption = notes("table1", rows, tables, "pos", "runs", "none", "none (scratch)")
+    values = numbers(rows, tables, "pos", "runs", "none (scratch)")
+    ud = values.set_index("name").loc["UD"]
+    assert ud["accuracy_mean"] == 100
+    assert ud["difference_mean"] == 0
+    assert ud["p_value"] == 1
+    caption = notes("table1", rows, tables, values, "pos", "runs", "none", "none (scratch)")
     assert any("on the original labels of all views, Holm" in note for note in caption)
     tables["ud-flipped"] = flipped
-    caption = notes("table1", rows, tables, "pos", "runs", "none", "none (scratch)")
+    values = numbers(rows, tables, "pos", "runs", "none (scratch)")
+    caption = notes("table1", rows, tables, values, "pos", "runs", "none", "none (scratch)")
     assert any("folds × seeds, Holm" in note for note in caption)
 
 
 def test_caption_says_what_must_be_known() -> None:
     rows, tables = study()
-    text = " ".join(notes("table2", rows, tables, "pos", "seeds", "none", "UD"))
+    values = numbers(rows, tables, "pos", "seeds", "UD")
+    text = " ".join(notes("table2", rows, tables, values, "pos", "seeds", "none", "UD"))
     views = tables["ud-flipped"]["view_id"].nunique()
     for part in (
         "3 folds × 3 seeds of 24 patients", f"{views} views", "pos is the positive class", "over the seeds' fold means",
         "Label policy: flipped", "saw the pixels, not the labels", "exceeds 0.5", "(UD)", "Nadeau-Bengio", "Holm",
+        "Critical reading",
     ):  # fmt: skip
         assert part in text
     assert "bookkeeping" not in text
-    assert "bookkeeping" in " ".join(notes("table1", rows, tables, "pos", "seeds", "none", "UD"))
-    assert "Neither pretraining" in " ".join(notes("table2", rows, tables, "pos", "seeds", "per_fold", "UD"))
+    assert "bookkeeping" in " ".join(notes("table1", rows, tables, values, "pos", "seeds", "none", "UD"))
+    assert "Neither pretraining" in " ".join(notes("table2", rows, tables, values, "pos", "seeds", "per_fold", "UD"))
 
 
 def test_reference_row() -> None:
@@ -292,6 +296,16 @@ def test_the_shipped_config_names_the_papers_rows() -> None:
 
 def test_baselines_are_those_of_the_config() -> None:
     assert KINDS == BASELINES
+
+
+def test_the_caption_reads_the_tables_own_numbers() -> None:
+    rows, tables = study()
+    values = numbers(rows, tables, "pos", "seeds", "UD")
+    caption = notes("table2", rows, tables, values, "pos", "seeds", "none", "UD")
+    found = [note for note in caption if note.startswith("Critical reading, on the shared labels")]
+    difference = values.set_index("name").loc["none (scratch)", "difference_mean"]
+    assert f"the {abs(difference):.2f} points of accuracy between none (scratch) and UD" in found[0]
+    assert len(found) == 1
 
 
 def make(tmp_path: Path, rows: list[dict], *words: str) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """Decoding: every format to the same defined grey, every bad file one clear message, nothing read but pixels."""
 
 import io
+import logging
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from pydicom.uid import (
 )
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.imaging import dicom, pixels
+from workflow_scripts.imaging import dicom, frames, pixels
 from workflow_scripts.imaging.frames import read_frames
 
 NAME = "Mustermann"
@@ -516,7 +518,7 @@ def test_a_deflated_dicom_is_refused_before_it_is_inflated(tmp_path: Path):
 
 
 def test_a_picture_inside_a_dicom_may_not_be_larger_than_a_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(dicom, "LARGEST_PIXELS", 1000)
+    monkeypatch.setattr(frames, "LARGEST_PIXELS", 1000)
     jpeg = io.BytesIO()
     Image.fromarray(np.zeros((200, 200), np.uint8)).save(jpeg, "JPEG")
     dataset = write_dicom(tmp_path / "a.dcm", np.zeros((20, 30), np.uint8))
@@ -537,3 +539,18 @@ def test_backslashes_of_windows_manifests_are_followed(tmp_path: Path):
     (tmp_path / "sub").mkdir()
     Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "sub" / "a.png")
     assert read_frame("sub\\a.png", tmp_path, "P1").shape == (4, 5)
+
+
+def test_threads_that_decode_share_one_guard_and_leave_no_trace(tmp_path: Path, grey: np.ndarray):
+    """Warnings stay off while anybody decodes, and the process is afterwards as it was."""
+    pages = [Image.fromarray(grey // divisor) for divisor in (1, 2, 3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    before = warnings.filters[:], Image.MAX_IMAGE_PIXELS, logging.getLogger("pydicom").disabled
+    first, second = (read_frames("a.tif", tmp_path, "P1", "all") for _ in range(2))
+    next(first)
+    next(second)
+    first.close()
+    assert Image.MAX_IMAGE_PIXELS == pixels.LARGEST_PIXELS // 2
+    assert warnings.filters[0][0] == "ignore"
+    assert len(list(second)) == 2
+    assert (warnings.filters[:], Image.MAX_IMAGE_PIXELS, logging.getLogger("pydicom").disabled) == before

@@ -133,7 +133,8 @@ def burnt_in() -> np.ndarray:
     return np.asarray(picture)
 
 
-def test_a_name_reaches_neither_views_nor_index_nor_log(study: Study):
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_name_reaches_neither_views_nor_index_nor_log(study: Study, threads: str):
     clean, frame = noise(5) // 4, burnt_in()
     assert (frame[:30] != clean[:30]).any()
     np.testing.assert_array_equal(frame[30:], clean[30:])
@@ -163,7 +164,7 @@ def test_a_name_reaches_neither_views_nor_index_nor_log(study: Study):
     (study.root / f"{NAME}.bmp").write_bytes(b"")
     for bad in (f"{NAME}.bmp", f"{NAME}_absent.png", f"../{NAME}.png"):
         study.rows.append({**study.rows[0], "image_id": f"bad{len(study.rows)}", "path": bad})
-    study.crop(size=40, on_bad_frame="skip")
+    study.crop(size=40, on_bad_frame="skip", threads=threads)
     views, index = read_npy(study.views), read_csv(study.index)
     assert len(views) == 8
     # The boxes hold the sonogram alone, to the pixel, so what is burnt in above them is gone too.
@@ -248,7 +249,7 @@ def test_the_index_comes_last(study: Study, monkeypatch: pytest.MonkeyPatch):
     assert not study.index.exists()
 
 
-def test_processes_change_nothing(study: Study):
+def test_threads_change_nothing(study: Study):
     """More frames than wait at once, of different cost, some bad."""
     for i in range(60):
         shape = (700, 900) if i % 7 == 0 else (80, 120)

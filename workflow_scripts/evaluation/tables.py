@@ -12,6 +12,7 @@ import pandas as pd
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.aggregation import SPREADS, aggregate, run_scores
 from workflow_scripts.evaluation.baselines import KINDS
+from workflow_scripts.evaluation.reading import critical_sentence
 from workflow_scripts.evaluation.rendering import Table, number, p_value, plus_minus
 from workflow_scripts.evaluation.statistics import corrected_paired_test, holm, patient_bootstrap
 from workflow_scripts.files import read_csv
@@ -55,13 +56,17 @@ HOLDOUTS = {
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: its printed name, the experiment that it shows, and its descriptive cells."""
+    """A row of a table: its printed name, the experiment that it shows, and its descriptive cells.
+
+    `is_pretrained`: its network starts from a pretraining run of the study.
+    """
 
     name: str
     experiment: str
     init: str = ""
     samples: str = "–"
     switches: Mapping[str, str] = field(default_factory=dict)
+    is_pretrained: bool = False
 
     @property
     def is_baseline(self) -> bool:
@@ -184,12 +189,13 @@ def notes(
     table: str,
     rows: Sequence[Row],
     predictions: Mapping[str, pd.DataFrame],
+    values: pd.DataFrame,
     positive: str,
     spread: str,
     holdout: str,
     reference: str,
 ) -> list[str]:
-    """The sentences of a caption."""
+    """The sentences of a caption; `values` as `numbers` returns them."""
     views = next(iter(predictions.values()))
     seeds, folds = views["seed"].nunique(), views["fold"].nunique()
     first = views[views["seed"] == views["seed"].min()]
@@ -216,6 +222,8 @@ def notes(
         + ("" if same_labels else " on the original labels of all views")
         + ", Holm-corrected for the rows of the table."
     )
+    labels = "policy" if same_labels else "original"
+    result.append(critical_sentence(table, rows, values, reference, labels, seeds, holdout))
     if any(row.is_baseline for row in rows):
         result.append(
             "Below the line, baselines without a network: the commonest class; texture statistics, linear classifier."

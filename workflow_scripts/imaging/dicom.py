@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -14,7 +13,7 @@ from pydicom.pixels import apply_color_lut, get_decoder, iter_pixels
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.imaging.pixels import LARGEST_PIXELS, Box, Frame, check_size, chosen, to_8_bits
+from workflow_scripts.imaging.pixels import Box, Frame, check_size, chosen, to_8_bits
 
 # The only elements that are read besides the pixels and their palette.
 TAGS = [
@@ -41,15 +40,14 @@ def dicom_frames(stream: BinaryIO, image_id: str, choice: str) -> Iterator[Frame
     positions = chosen(count, choice)
     module = pydicom.Dataset() if photometric == "PALETTE COLOR" else None
     stream.seek(0)
-    with _bounded_decoders():
-        for position, pixels in zip(positions, iter_pixels(stream, ds_out=module, indices=positions), strict=True):
-            number = position if count > 1 else None
-            if module is not None:
-                pixels = apply_color_lut(pixels, module)
-                bits = 8 * pixels.dtype.itemsize
-            pixels = to_8_bits(pixels, bits)[..., :3] if pixels.ndim == 3 else to_8_bits(pixels, bits)
-            image = Image.fromarray(np.ascontiguousarray(255 - pixels if photometric == "MONOCHROME1" else pixels))
-            yield Frame(image, number, tissue)
+    for position, pixels in zip(positions, iter_pixels(stream, ds_out=module, indices=positions), strict=True):
+        number = position if count > 1 else None
+        if module is not None:
+            pixels = apply_color_lut(pixels, module)
+            bits = 8 * pixels.dtype.itemsize
+        pixels = to_8_bits(pixels, bits)[..., :3] if pixels.ndim == 3 else to_8_bits(pixels, bits)
+        image = Image.fromarray(np.ascontiguousarray(255 - pixels if photometric == "MONOCHROME1" else pixels))
+        yield Frame(image, number, tissue)
 
 
 def _check(header: pydicom.Dataset, image_id: str) -> None:
@@ -86,17 +84,3 @@ def _tissue_regions(header: pydicom.Dataset) -> tuple[Box, ...]:
         right, bottom = right - (right == header.Columns), bottom - (bottom == header.Rows)
         boxes.append((top, left, bottom - top + 1, right - left + 1))
     return tuple(boxes)
-
-
-@contextmanager
-def _bounded_decoders() -> Iterator[None]:
-    """With Pillow refusing pictures inside a DICOM that are larger than a frame may be, whatever its header says.
-
-    Pillow warns above its limit and raises above twice of it, hence the half.
-    """
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS // 2
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before

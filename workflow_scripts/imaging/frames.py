@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from PIL import Image
+
 from workflow_scripts.errors import UserError
-from workflow_scripts.imaging.pixels import Frame
+from workflow_scripts.imaging.pixels import LARGEST_PIXELS, Frame
 
 
 def read_frames(path: str | Path, root: str | Path, image_id: str, choice: str = "first") -> Iterator[Frame]:
@@ -28,7 +31,7 @@ def read_frames(path: str | Path, root: str | Path, image_id: str, choice: str =
             raise UserError(f"{image_id}: the file is empty")
         is_dicom = head[128:] == b"DICM"
         try:
-            with _quiet():
+            with _guard:
                 # Each decoder is imported where a file needs it: both take longer than a frame does.
                 if is_dicom:
                     from workflow_scripts.imaging.dicom import dicom_frames
@@ -69,18 +72,40 @@ def _open(path: str | Path, root: str | Path, image_id: str) -> Iterator[BinaryI
         yield stream
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what decoders warn of: it quotes metadata, and so a patient's name, into the log."""
-    logger = logging.getLogger("pydicom")
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        with warnings.catch_warnings():
+class _Guard:
+    """While a file is decoded: no warnings, which quote metadata and so a patient's name, and no picture inside a DICOM
+    that is larger than a frame may be, whatever its header says.
+
+    Both are settings of the process; threads that decode at the same time share one guard.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.undo = ExitStack()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.users += 1
+            if self.users > 1:
+                return
+            self.undo.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.disabled = before
+            logger = logging.getLogger("pydicom")
+            self.undo.callback(setattr, logger, "disabled", logger.disabled)
+            logger.disabled = True
+            self.undo.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            # Pillow warns above its limit and raises above twice of it, hence the half.
+            Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS // 2
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.users -= 1
+            if self.users == 0:
+                self.undo.close()
+
+
+_guard = _Guard()
 
 
 def _reason(error: Exception) -> str:

@@ -44,5 +44,8 @@ def _frame(image: Image.Image, image_id: str, number: int | None) -> Frame:
         # Pillow inverts white-is-zero up to 8 bits only.
         white_is_zero = tags.get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO
         return Frame(Image.fromarray(255 - grey if white_is_zero else grey), number)
-    # A copy, since reading the next frame of a clip changes the image in place.
-    return Frame(image.copy() if image.mode in ("L", "RGB") else image.convert("RGB"), number)
+    if image.mode not in ("L", "RGB"):
+        return Frame(image.convert("RGB"), number)
+    image.load()
+    # Going on to the next frame of a clip changes the image in place.
+    return Frame(image if number is None else image.copy(), number)

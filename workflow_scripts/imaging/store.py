@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,7 @@ Views = list[tuple[str, View]] | str
 
 
 def views_of_row(row: Mapping[str, str], root: Path, profiles: Mapping[str, Any], size: int) -> Views:
-    """View ids and views of one manifest row, or the text of what is wrong with its file (errors must cross processes).
+    """View ids and views of one manifest row, or the text of what is wrong with its file.
 
     `row["frames"]` says which frames of a clip. A view is called image_id#view, in a clip image_id@frame#view.
     """
@@ -64,7 +61,7 @@ def write_store(
     rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int, threads: int,
     views_path: Path, index_path: Path, skip_bad: bool,
 ) -> tuple[int, list[str]]:  # fmt: skip
-    """Decode and crop the files of `rows` in `threads` processes, and write their views in the order of the rows.
+    """Decode and crop the files of `rows` in `threads` threads, and write their views in the order of the rows.
 
     A row has the manifest's cells and in `frames` which of a clip's frames to take. Returns the number of views and
     what was wrong with each bad file. Raises `UserError` that lists all bad files unless `skip_bad`, and where no view
@@ -72,15 +69,13 @@ def write_store(
     """
     index: list[dict[str, str]] = []
     bad: list[str] = []
-    # Spawned, not forked: the progress bar keeps a thread, and a fork copies whatever lock that holds.
-    workers = ProcessPoolExecutor(threads, multiprocessing.get_context("spawn")) if threads > 1 else nullcontext()
     with atomic_path(views_path) as temporary:
         # Appended rather than mapped: skipped frames make the length known only at the end, and a full disk is then
         # an error with a message, where a mapped file would end the process.
-        with temporary.open("wb") as file, workers as pool:
+        with temporary.open("wb") as file:
             _write_header(file, 0, size)
             start = file.tell()
-            decoded = _decoded(rows, root, profiles, size, threads, pool)
+            decoded = _decoded(rows, root, profiles, size, threads)
             for row, views in zip(rows, progress(decoded, "crop", "frame", len(rows)), strict=True):
                 if isinstance(views, str):
                     bad.append(views)
@@ -116,27 +111,23 @@ def _entry(row: Mapping[str, str], view_id: str, view: View) -> dict[str, str]:
 
 
 def _decoded(
-    rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int, threads: int,
-    pool: ProcessPoolExecutor | None,
-) -> Iterator[Views]:  # fmt: skip
-    """Views or complaints in the order of the rows; at most 2 `threads` + 1 tasks wait, which bounds the memory."""
-    if pool is None:
-        for row in rows:
-            yield views_of_row(row, root, profiles, size)
-        return
+    rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int, threads: int
+) -> Iterator[Views]:
+    """Views or complaints in the order of the rows; at most 2 `threads` + 1 tasks wait, which bounds the memory.
+
+    Threads do: Pillow decodes, converts and resizes outside Python's lock, and nothing has to be sent between processes.
+    """
     waiting: deque[Future[list[Views]]] = deque()
-    try:
-        for task in _tasks(rows):
-            waiting.append(pool.submit(_views_of_rows, task, root, profiles, size))
-            if len(waiting) > 2 * threads:
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for task in _tasks(rows):
+                waiting.append(pool.submit(_views_of_rows, task, root, profiles, size))
+                if len(waiting) > 2 * threads:
+                    yield from waiting.popleft().result()
+            while waiting:
                 yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    except BrokenProcessPool:
-        raise UserError(
-            f"one of the {threads} processes that decode frames was killed, most likely for lack of memory; "
-            "use fewer --threads or give the job more memory"
-        ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _listing(bad: Sequence[str]) -> str:
