@@ -106,7 +106,7 @@ def _peak(function: Callable[..., Path], *arguments: Any) -> float:
 
 
 def speeds(folder: Path, frames: int, repeats: int) -> list[dict[str, Any]]:
-    """Frames per second by format, and how many times the loop's that is; starting the two processes counts."""
+    """Frames per second by format, and how many times the loop's that is."""
     rows = []
     for extension in FORMATS:
         names = file_names(frames, extension)
@@ -114,8 +114,8 @@ def speeds(folder: Path, frames: int, repeats: int) -> list[dict[str, Any]]:
         with fresh_process() as loop, fresh_process() as one, fresh_process() as two:
             methods: dict[str, Callable[[], object]] = {
                 "pillow loop": lambda: loop.submit(pillow_loop, folder, names).result(),  # noqa: B023
-                "view store, 1 process": lambda: one.submit(view_store, folder, names, 1).result(),  # noqa: B023
-                "view store, 2 processes": lambda: two.submit(view_store, folder, names, 2).result(),  # noqa: B023
+                "view store, 1 thread": lambda: one.submit(view_store, folder, names, 1).result(),  # noqa: B023
+                "view store, 2 threads": lambda: two.submit(view_store, folder, names, 2).result(),  # noqa: B023
             }
             times = paired(methods, repeats)
         same = same_pixels(folder, names)
@@ -139,8 +139,8 @@ def memory(folder: Path, frames: int) -> list[dict[str, Any]]:
         names = file_names(count, "bmp")
         peaks = {
             "pillow loop": peak_of(pillow_loop, folder, names),
-            "view store, 1 process": peak_of(view_store, folder, names, 1),
-            "view store, 2 processes": peak_of(view_store, folder, names, 2),
+            "view store, 1 thread": peak_of(view_store, folder, names, 1),
+            "view store, 2 threads": peak_of(view_store, folder, names, 2),
         }
         rows += [{"frames": count, "method": method, "peak_memory_mib": peak} for method, peak in peaks.items()]
     return rows

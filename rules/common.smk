@@ -56,6 +56,7 @@ ORIGIN_FLAG = f"--origin {ORIGIN}" if ORIGIN else ""
 COHORTS = cohorts(config)
 READY_MODEL = config["diffusion"]["model"]
 TABLES = [table for table in ROW_TABLES if config["tables"][table]["rows"]] + ["generation"]
+TABLES += ["leak"] if config["tables"]["leak"] else []
 # Every label set that the study makes; the three of the paper always.
 LABEL_SETS = {"complete", "filtered", "flipped", *(experiment.labels for experiment in EXPERIMENTS.values())}
 
@@ -163,6 +164,12 @@ def experiment_labels(wildcards):
     """The label set that an experiment learns; some differ by seed."""
     name = EXPERIMENTS[wildcards.experiment].labels
     return result(f"labels/{name}/seed{wildcards.seed}.csv" if label_set(name).per_seed else f"labels/{name}.csv")
+
+
+def experiment_folds(wildcards):
+    """The folds of an experiment: the study's, or those that deal views to measure the leak."""
+    by_view = EXPERIMENTS[wildcards.experiment].variant == study.VIEW_SPLIT
+    return result(f"folds/{'by_view/' if by_view else ''}seed{wildcards.seed}.csv")
 
 
 def table_experiments(table):

@@ -60,15 +60,17 @@ rule draw_folds:
     input:
         index=result("views/labelled.csv"),
     output:
-        folds=result("folds/seed{seed}.csv"),
+        folds=result("folds/{split}seed{seed}.csv"),
     log:
-        log_of("draw_folds/seed{seed}"),
+        log_of("draw_folds/{split}seed{seed}"),
+    wildcard_constraints:
+        split="(by_view/)?",
     conda:
         "../envs/data.yaml"
     params:
         folds=config["folds"],
         positive=quote(DATA["classes"][1]),
-        split_by=config["split_by"],
+        split_by=lambda wildcards: "view" if wildcards.split else config["split_by"],
         code=code_version("folds"),
     shell:
         "exec python -m workflow_scripts.folds --index {input.index:q} --folds {params.folds}"

@@ -8,7 +8,7 @@ rule finetune:
         views=result("views/labelled.npy"),
         index=result("views/labelled.csv"),
         labels=experiment_labels,
-        folds=result("folds/seed{seed}.csv"),
+        folds=experiment_folds,
         weights=experiment_weights,
     output:
         predictions=result("finetuning/{experiment}/seed{seed}.csv"),
@@ -44,7 +44,7 @@ rule predict_baseline:
         views=result("views/labelled.npy"),
         index=result("views/labelled.csv"),
         labels=experiment_labels,
-        folds=result("folds/seed{seed}.csv"),
+        folds=experiment_folds,
     output:
         predictions=result("finetuning/{experiment}/seed{seed}.csv"),
     log:

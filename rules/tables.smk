@@ -2,6 +2,7 @@
 localrules:
     make_table,
     make_generation_table,
+    make_leak_table,
 
 
 rule make_table:
@@ -70,3 +71,37 @@ rule make_generation_table:
         "exec python -m workflow_scripts.generation_table --metrics {input.metrics:q}"
         " --filter {input.filter:q} --holdout {params.holdout} {params.reference} {params.origin} --output-csv {output.csv:q}"
         " --output-md {output.md:q} --output-tex {output.tex:q} --output-html {output.html:q} --log {log:q}"
+
+
+# The same fine-tuning with folds of patients and with folds of views, as the paper's released code draws them.
+rule make_leak_table:
+    input:
+        by_patient=[
+            result(f"finetuning/{e.name}/seed{s}.csv") for e in study.leak_experiments(config)[:1] for s in SEEDS
+        ],
+        by_view=[result(f"finetuning/{e.name}/seed{s}.csv") for e in study.leak_experiments(config)[1:] for s in SEEDS],
+    output:
+        csv=result("tables/leak.csv"),
+        md=result("tables/leak.md"),
+        tex=result("tables/leak.tex"),
+        html=report(
+            result("tables/leak.html"),
+            category="Tables",
+            labels={"table": "leak"},
+            caption="../docs/captions/leak.rst",
+        ),
+    log:
+        log_of("make_leak_table"),
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        name=quote(config["tables"]["leak"]),
+        positive=quote(DATA["classes"][1]),
+        spread=config["tables"]["spread"],
+        origin=ORIGIN_FLAG,
+        code=code_version("leak_table"),
+    shell:
+        "exec python -m workflow_scripts.leak_table --by-patient {input.by_patient:q} --by-view {input.by_view:q}"
+        " --name {params.name} --positive {params.positive} --spread {params.spread} {params.origin}"
+        " --output-csv {output.csv:q} --output-md {output.md:q} --output-tex {output.tex:q}"
+        " --output-html {output.html:q} --log {log:q}"

@@ -14,6 +14,7 @@ from workflow_scripts.cli import add_settings, run, say, settings, stage_parser
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.labels import LABEL_COLUMNS, apply_decisions, decisions_of_votes
 from workflow_scripts.files import read_rows, write_rows
+from workflow_scripts.study.label_sets import OUT_OF_FOLD
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Judge and clean fold by fold."""
-    from workflow_scripts.evaluation.suspicion import OUT_OF_FOLD, Rule, judge
+    from workflow_scripts.evaluation.suspicion import Rule, judge
     from workflow_scripts.files import read_csv
 
     rule = Rule(**settings(arguments))

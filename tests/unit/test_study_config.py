@@ -48,7 +48,9 @@ def test_shipped_config_is_valid_and_is_the_papers(shipped):
     assert config["pretraining"]["recipe"]["batch_size"] == 1024
     assert config["synthesis"]["images"] == 20_000
     assert config["manifold"]["recipe"]["filter_k"] == 50
-    assert config["audit"]["vote"] == {"threshold": 1.0, "exceedances": 3, "share": 1.0}
+    assert config["audit"]["vote"] == {
+        "method": "votes", "threshold": 1.0, "exceedances": 3, "share": 1.0, "unit": "view",
+    }  # fmt: skip
     assert config["finetuning"]["recipe"]["backbone_lr"] == 1e-5
 
 
@@ -168,3 +170,22 @@ def test_missing_columns_and_files_are_named(tmp_path, data):
         )
     with pytest.raises(UserError, match="does not exist"):
         load_manifest(tmp_path / "nothing.csv", data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tables": {"leak": "nothing"}}, "tables.leak: no initialisation or pretraining run 'nothing'"),
+        ({"tables": {"leak": "imagenet"}, "split_by": "view"}, "it compares with folds of patients"),
+        ({"split_by": "view", "holdout": "per_fold", "tables": {"leak": ""}}, "folds of views share patients"),
+        ({"tables": {"table1": {"rows": [{"name": "x", "init": "imagenet", "labels": "flipped_nest"}]}}}, "does not match"),
+        (
+            {"audit": {"vote": {"method": "oof_loss"}}},
+            "nested labels need a method that scores the training itself",
+        ),
+        ({"data": {"frames": "every 0"}}, "does not match"),
+    ],
+)  # fmt: skip
+def test_choices_that_exclude_each_other(shipped, change, message):
+    with pytest.raises(UserError, match=message):
+        load_config(merge(shipped, change), [SHIPPED])

@@ -13,9 +13,8 @@ from workflow_scripts.evaluation.testicles import numbered_testicles
 from workflow_scripts.evaluation.votes import count_votes
 
 VOTE_COLUMNS = ["view_id", "label", "votes", "evaluations", "score", "suspicious"]
-# Methods that judge a view by models that never saw its patient; the others by models that trained on it.
-OUT_OF_FOLD = ("oof_loss", "confident_learning")
-METHODS = ("votes", "mean_loss", "aum", *OUT_OF_FOLD)
+# The last two judge a view by models that never saw its patient; the others by models that trained on it.
+METHODS = ("votes", "mean_loss", "aum", "oof_loss", "confident_learning")
 # Probabilities of exactly 0 have an infinite loss; float32 softmax gives them.
 SMALLEST = 1e-12
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.errors import UserError
+from workflow_scripts.study.label_sets import OUT_OF_FOLD
 from workflow_scripts.study.schema import config_schema, with_defaults
 
 # What a table row may name as `init` besides initialisations and pretraining runs.
@@ -112,9 +113,19 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterable[tuple[Path_, str]]:
                 yield (*where, "variant"), f"the baseline {row['init']!r} has no fine-tuning recipe to change"
             if row.get("labels", config["finetuning"]["labels"]) == "reviewed" and not config["audit"]["decisions"]:
                 yield (*where, "labels"), "the policy `reviewed` needs audit.decisions, a clinician's decisions.csv"
+            if row.get("labels", "").endswith("_nested") and config["audit"]["vote"]["method"] in OUT_OF_FOLD:
+                yield (
+                    (*where, "labels"),
+                    "nested labels need a method that scores the training itself: votes, mean_loss or aum",
+                )
             if row["name"] in names:
                 yield (*where, "name"), f"two rows are named {row['name']!r}"
             names.add(row["name"])
+    leak = config["tables"]["leak"]
+    if leak and leak not in starts:
+        yield ("tables", "leak"), f"no initialisation or pretraining run {leak!r}; there are {_list(starts)}"
+    if leak and (config["split_by"] == "view" or config["holdout"] == "per_fold"):
+        yield ("tables", "leak"), "it compares with folds of patients and holdout: none; empty it, or use those"
     explained = config["figures"]["explained"]
     if explained and explained not in starts:
         yield ("figures", "explained"), f"no initialisation or pretraining run {explained!r}; there are {_list(starts)}"

@@ -9,12 +9,14 @@ from typing import Any
 from workflow_scripts.study.config import BASELINES, LABELLED_SET, SYNTHETIC_SETS, TABLES
 from workflow_scripts.study.label_sets import LabelSet, label_set
 
+# The variant whose folds deal views instead of patients.
+VIEW_SPLIT = "view_split"
 UNAUGMENTED = {"markers": 0.0, "rotation": 0.0, "flip": 0.0, "shift": 0.0}
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One fine-tuning experiment: where it starts, which labels it learns, and a named change of the recipe."""
+    """One fine-tuning experiment: where it starts, which labels it learns, and a named change of recipe or folds."""
 
     init: str
     labels: str
@@ -42,10 +44,17 @@ def explained_experiments(config: Mapping[str, Any]) -> list[Experiment]:
     return [Experiment(start, labels), Experiment(start, labels, "unaugmented")] if start else []
 
 
+def leak_experiments(config: Mapping[str, Any]) -> list[Experiment]:
+    """The two experiments whose folds alone differ: of patients, and of views."""
+    start = config["tables"]["leak"]
+    return [Experiment(start, "complete"), Experiment(start, "complete", VIEW_SPLIT)] if start else []
+
+
 def experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
     """Every experiment of the study by name."""
     rows = [experiment_of(row, config) for table in TABLES for row in config["tables"][table]["rows"]]
-    return {experiment.name: experiment for experiment in [*rows, *explained_experiments(config)]}
+    further = [*explained_experiments(config), *leak_experiments(config)]
+    return {experiment.name: experiment for experiment in [*rows, *further]}
 
 
 def pretraining_runs(config: Mapping[str, Any]) -> list[str]:

@@ -37,6 +37,8 @@ def weight_files(config: Mapping[str, Any]) -> dict[str, WeightFile]:
         if name in config["audit"]["initialisations"]:
             weight.used_by.append("audit.initialisations")
         runs = [run for run, entry in config["pretraining"]["runs"].items() if entry["init"] == name]
+        if config["tables"]["leak"] in (name, *runs):
+            weight.used_by.append("tables.leak")
         for table in TABLES:
             for row in config["tables"][table]["rows"]:
                 if row["init"] not in BASELINES and row["init"] in (name, *runs):
