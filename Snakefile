@@ -37,6 +37,7 @@ rule all:
         [result(f"figures/{figure}.png") for figure in FIGURES],
         [result(f"release/{cohort}synthetic.zip") for cohort in COHORTS],
         result("review.html"),
+        result("claims.html"),
         result("report.html"),
 
 

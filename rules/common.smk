@@ -55,8 +55,11 @@ ORIGIN = "PHANTOM" if DATA["source"] == "phantoms" else ""
 ORIGIN_FLAG = f"--origin {ORIGIN}" if ORIGIN else ""
 COHORTS = cohorts(config)
 READY_MODEL = config["diffusion"]["model"]
-TABLES = [table for table in ROW_TABLES if config["tables"][table]["rows"]] + ["generation"]
-TABLES += ["leak"] if config["tables"]["leak"] else []
+SHOWN_TABLES = [table for table in ROW_TABLES if config["tables"][table]["rows"]]
+# Folds of views have no testicle or patient as a whole.
+LEVELS = config["tables"]["levels"] if config["split_by"] == "patient" else ""
+LEVELS = LEVELS if LEVELS in SHOWN_TABLES else ""
+TABLES = [*SHOWN_TABLES, "generation", *(["leak"] if config["tables"]["leak"] else []), *(["levels"] if LEVELS else [])]
 # Every label set that the study makes; the three of the paper always.
 LABEL_SETS = {"complete", "filtered", "flipped", *(experiment.labels for experiment in EXPERIMENTS.values())}
 
@@ -172,22 +175,30 @@ def experiment_folds(wildcards):
     return result(f"folds/{'by_view/' if by_view else ''}seed{wildcards.seed}.csv")
 
 
+def predictions_of(experiments):
+    """The predictions of experiments, all seeds of one before the next."""
+    return [result(f"finetuning/{experiment}/seed{seed}.csv") for experiment in experiments for seed in SEEDS]
+
+
 def table_experiments(table):
-    """The experiments that a table shows, each once, in the order of its rows."""
-    rows = config["tables"][table]["rows"]
+    """The experiments that a table shows, each once, in the order of its rows; none without a table."""
+    rows = config["tables"][table]["rows"] if table else []
     return list(dict.fromkeys(study.experiment_of(row, config).name for row in rows))
 
 
 def table_parameters(table):
     """The parameter files of the pretraining runs that a table shows; they know how many views each run saw."""
-    starts = dict.fromkeys(row["init"] for row in config["tables"][table]["rows"])
+    starts = dict.fromkeys(row["init"] for row in (config["tables"][table]["rows"] if table else []))
     return [result(f"pretraining/{init}/{COHORTS[0]}parameters.json") for init in starts if init in RUNS]
 
 
 def table_rows(table):
     """The rows of a table as the table stage takes them, JSON."""
-    rows = [study.table_row(row, table, config) for row in config["tables"][table]["rows"]]
+    rows = [study.table_row(row, table, config) for row in (config["tables"][table]["rows"] if table else [])]
     for row in rows:
         if row["init"] in RUNS:
             row["parameters"] = result(f"pretraining/{row['init']}/{COHORTS[0]}parameters.json")
     return quote(json.dumps(rows, ensure_ascii=False))
+
+
+SHOWN_EXPERIMENTS = list(dict.fromkeys(name for table in SHOWN_TABLES for name in table_experiments(table)))

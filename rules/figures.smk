@@ -1,4 +1,5 @@
 # Figures, and the report that gathers them with the tables.
+CALIBRATION = config["figures"]["calibration"] if config["figures"]["calibration"] in SHOWN_TABLES else ""
 FIGURES = [
     "figure1",
     *[f"views_{name}" for name in REAL_SETS],
@@ -9,6 +10,7 @@ FIGURES = [
     "audit_sweep",
     *(["audit_scores"] if ORIGIN else []),
     "training",
+    *(["calibration"] if CALIBRATION else []),
     *(["figure5"] if config["figures"]["explained"] else []),
 ]
 
@@ -20,6 +22,7 @@ localrules:
     draw_closest_pairs,
     draw_votes,
     draw_training,
+    draw_calibration,
     make_report,
 
 
@@ -181,6 +184,33 @@ rule draw_training:
         " {params.origin} --output {output.figure:q} --log {log:q}"
 
 
+rule draw_calibration:
+    input:
+        predictions=predictions_of(table_experiments(CALIBRATION)),
+        parameters=table_parameters(CALIBRATION),
+    output:
+        figure=report(
+            result("figures/calibration.png"),
+            category="Classification",
+            labels={"figure": "calibration"},
+            caption="../docs/captions/calibration.rst",
+        ),
+    log:
+        log_of("draw_calibration"),
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        rows=table_rows(CALIBRATION),
+        experiments=" ".join(table_experiments(CALIBRATION)),
+        classes=CLASSES,
+        origin=ORIGIN_FLAG,
+        code=code_version("calibration_figure"),
+    shell:
+        "exec python -m workflow_scripts.calibration_figure --rows {params.rows}"
+        " --experiments {params.experiments} --predictions {input.predictions:q} --classes {params.classes}"
+        " {params.origin} --output {output.figure:q} --log {log:q}"
+
+
 rule explain:
     input:
         views=result("views/labelled.npy"),
@@ -221,6 +251,7 @@ rule explain:
 rule make_report:
     input:
         tables=[result(f"tables/{table}.html") for table in TABLES],
+        claims=result("claims.html"),
         figures=[result(f"figures/{figure}.png") for figure in FIGURES],
     output:
         html=result("report.html"),

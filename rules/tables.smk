@@ -3,15 +3,13 @@ localrules:
     make_table,
     make_generation_table,
     make_leak_table,
+    make_levels,
+    check_claims,
 
 
 rule make_table:
     input:
-        predictions=lambda wildcards: [
-            result(f"finetuning/{experiment}/seed{seed}.csv")
-            for experiment in table_experiments(wildcards.table)
-            for seed in SEEDS
-        ],
+        predictions=lambda wildcards: predictions_of(table_experiments(wildcards.table)),
         parameters=lambda wildcards: table_parameters(wildcards.table),
     output:
         csv=result("tables/{table}.csv"),
@@ -104,4 +102,78 @@ rule make_leak_table:
         "exec python -m workflow_scripts.leak_table --by-patient {input.by_patient:q} --by-view {input.by_view:q}"
         " --name {params.name} --positive {params.positive} --spread {params.spread} {params.origin}"
         " --output-csv {output.csv:q} --output-md {output.md:q} --output-tex {output.tex:q}"
+        " --output-html {output.html:q} --log {log:q}"
+
+
+# By testicle and by patient, which is what a clinic asks for.
+rule make_levels:
+    input:
+        predictions=predictions_of(table_experiments(LEVELS)),
+        parameters=table_parameters(LEVELS),
+        index=result("views/labelled.csv"),
+    output:
+        testicles=result("finetuning/testicles.csv"),
+        patients=result("finetuning/patients.csv"),
+        csv=result("tables/levels.csv"),
+        md=result("tables/levels.md"),
+        tex=result("tables/levels.tex"),
+        html=report(
+            result("tables/levels.html"),
+            category="Tables",
+            labels={"table": "levels"},
+            caption="../docs/captions/levels.rst",
+        ),
+    log:
+        log_of("make_levels"),
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        rows=table_rows(LEVELS),
+        experiments=" ".join(table_experiments(LEVELS)),
+        classes=CLASSES,
+        spread=config["tables"]["spread"],
+        origin=ORIGIN_FLAG,
+        code=code_version("aggregate"),
+    shell:
+        "exec python -m workflow_scripts.aggregate --rows {params.rows} --experiments {params.experiments}"
+        " --predictions {input.predictions:q} --index {input.index:q} --classes {params.classes}"
+        " --spread {params.spread} {params.origin} --output-testicles {output.testicles:q}"
+        " --output-patients {output.patients:q} --output-csv {output.csv:q} --output-md {output.md:q}"
+        " --output-tex {output.tex:q} --output-html {output.html:q} --log {log:q}"
+
+
+# What the paper claims, one by one, and what this study says of it.
+rule check_claims:
+    input:
+        numbers=[result(f"tables/{table}.csv") for table in [*SHOWN_TABLES, "generation"]],
+        predictions=predictions_of(SHOWN_EXPERIMENTS),
+        shares=result("figures/figure5.csv") if config["figures"]["explained"] else [],
+    output:
+        csv=result("tables/claims.csv"),
+        md=result("tables/claims.md"),
+        html=report(
+            result("claims.html"),
+            category="Claims",
+            labels={"page": "the paper's claims"},
+            caption="../docs/captions/claims.rst",
+        ),
+    log:
+        log_of("check_claims"),
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        tables=" ".join([*SHOWN_TABLES, "generation"]),
+        experiments=" ".join(SHOWN_EXPERIMENTS),
+        classes=CLASSES,
+        pretrained=" ".join(PRETRAINED),
+        holdout=config["holdout"],
+        margin=config["tables"]["margin"],
+        shares=f"--shares {quote(result('figures/figure5.csv'))}" if config["figures"]["explained"] else "",
+        origin=ORIGIN_FLAG,
+        code=code_version("claims"),
+    shell:
+        "exec python -m workflow_scripts.claims --tables {params.tables} --numbers {input.numbers:q}"
+        " --experiments {params.experiments} --predictions {input.predictions:q} {params.shares}"
+        " --classes {params.classes} --pretrained {params.pretrained} --holdout {params.holdout}"
+        " --margin {params.margin} {params.origin} --output-csv {output.csv:q} --output-md {output.md:q}"
         " --output-html {output.html:q} --log {log:q}"

@@ -48,6 +48,7 @@ rule finetuning:
 rule tables:
     input:
         table_files(),
+        result("claims.html"),
 
 
 rule figures:

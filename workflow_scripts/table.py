@@ -12,6 +12,10 @@ from workflow_scripts.errors import UserError
 from workflow_scripts.study.config import TABLES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
     from workflow_scripts.evaluation.tables import Row
 
 
@@ -55,30 +59,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Read, compute, lay out, write."""
-    import pandas as pd
-
     from workflow_scripts.evaluation import tables
-    from workflow_scripts.evaluation.predictions import check_predictions
     from workflow_scripts.evaluation.rendering import html_page, latex, markdown
-    from workflow_scripts.files import read_csv, write_csv, write_text
+    from workflow_scripts.files import write_csv, write_text
 
     table, positive = arguments.table, arguments.classes[1]
     rows = read_table_rows(arguments.rows)
-    seeds, rest = divmod(len(arguments.predictions), len(arguments.experiments))
-    if rest or not seeds:
-        raise UserError(
-            f"--predictions names {len(arguments.predictions)} files for {len(arguments.experiments)} experiments; "
-            "each needs as many, one per seed"
-        )
-    predictions = {
-        name: pd.concat(map(read_csv, arguments.predictions[i * seeds : (i + 1) * seeds]), ignore_index=True)
-        for i, name in enumerate(arguments.experiments)
-    }
-    missing = [row.experiment for row in rows if row.experiment not in predictions]
-    if missing:
-        raise UserError(f"--rows: no predictions for the experiment {missing[0]}; there are {', '.join(predictions)}")
-    check_predictions(predictions, arguments.classes)
-
+    predictions = read_predictions(rows, arguments.experiments, arguments.predictions, arguments.classes)
     reference = tables.choose_reference(table, rows, arguments.reference)
     values = tables.numbers(rows, predictions, positive, arguments.spread, reference)
     if arguments.reference_numbers:
@@ -92,6 +79,32 @@ def main(arguments: argparse.Namespace) -> None:
     write_text(latex(page), arguments.output_tex)
     write_text(html_page(page), arguments.output_html)
     write_csv(values.assign(origin=arguments.origin), arguments.output_csv)
+
+
+def read_predictions(
+    rows: Sequence[Row], experiments: Sequence[str], paths: Sequence[Path], classes: Sequence[str]
+) -> dict[str, pd.DataFrame]:
+    """The joined, checked predictions of each experiment; `paths` hold all seeds of the first, then of the next."""
+    import pandas as pd
+
+    from workflow_scripts.evaluation.predictions import check_predictions
+    from workflow_scripts.files import read_csv
+
+    seeds, rest = divmod(len(paths), len(experiments))
+    if rest or not seeds:
+        raise UserError(
+            f"--predictions names {len(paths)} files for {len(experiments)} experiments; each needs as many, one per "
+            "seed"
+        )
+    predictions = {
+        name: pd.concat(map(read_csv, paths[i * seeds : (i + 1) * seeds]), ignore_index=True)
+        for i, name in enumerate(experiments)
+    }
+    missing = [row.experiment for row in rows if row.experiment not in predictions]
+    if missing:
+        raise UserError(f"--rows: no predictions for the experiment {missing[0]}; there are {', '.join(predictions)}")
+    check_predictions(predictions, classes)
+    return predictions
 
 
 def read_table_rows(text: str) -> list[Row]:

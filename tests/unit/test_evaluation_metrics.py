@@ -9,7 +9,8 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.evaluation.aggregation import aggregate, mean_and_std, run_scores
+from workflow_scripts.evaluation.aggregation import aggregate, mean_and_std, patient_interval, run_scores
+from workflow_scripts.evaluation.calibration import brier
 from workflow_scripts.evaluation.metrics import METRICS, scores
 from workflow_scripts.evaluation.predictions import PREDICTION_COLUMNS, check_predictions, decide
 from workflow_scripts.evaluation.statistics import corrected_paired_test, holm, patient_bootstrap
@@ -32,6 +33,10 @@ def test_scores_by_hand() -> None:
     pairs = [(p > n) + 0.5 * (p == n) for p in probability[truth] for n in probability[~truth]]
     assert values["auroc"] == pytest.approx(np.mean(pairs))
     assert values["auprc"] == pytest.approx(sk.average_precision_score(truth, probability))
+    assert values["brier"] == pytest.approx(sk.brier_score_loss(truth, probability))
+    # Bins (0, 0.1]: three of 0.1, none positive; (0.1, 0.2]: 0.2, positive; (0.2, 0.3]: 0.3, not; (0.5, 0.6]: two of
+    # 0.6, not; 0.7, 0.8 and 0.9, each alone and positive.
+    assert values["ece"] == pytest.approx((3 * 0.1 + 0.8 + 0.3 + 2 * 0.6 + 0.3 + 0.2 + 0.1) / 10)
 
 
 @pytest.mark.filterwarnings("error")
@@ -136,6 +141,7 @@ def test_run_scores_equal_scikit_learn_run_by_run(labels: str) -> None:
         assert row["f1"] == pytest.approx(sk.f1_score(truth, answer, pos_label="pos", zero_division=0))
         assert row["precision"] == pytest.approx(sk.precision_score(truth, answer, pos_label="pos", zero_division=0))
         assert row["recall"] == pytest.approx(sk.recall_score(truth, answer, pos_label="pos", zero_division=0))
+        assert row["brier"] == pytest.approx(sk.brier_score_loss(truth == "pos", run["probability"]))
         if truth.nunique() == 2:
             assert row["auroc"] == pytest.approx(sk.roc_auc_score(truth == "pos", run["probability"]))
 
@@ -175,6 +181,21 @@ def test_corrected_test_holds_its_level_where_the_naive_one_does_not() -> None:
         naive += stats.ttest_1samp(runs, 0).pvalue < 0.05
     assert corrected / worlds < 0.08
     assert naive / worlds > 0.3
+
+
+def test_patient_interval() -> None:
+    draw = np.random.default_rng(2)
+    patients = np.arange(150).repeat(4)
+    # Views of a patient share their probability and outcome, so that patients, not views, are the sample.
+    probability = draw.random(150).repeat(4)
+    truth = draw.random(150).repeat(4) < 0.5
+    low, high = patient_interval(lambda p, t: float(t.mean()), probability, truth, patients)
+    margin = 1.96 * truth.std() / math.sqrt(150)
+    assert (low, high) == pytest.approx((truth.mean() - margin, truth.mean() + margin), abs=0.015)
+    shuffled = draw.permutation(600)
+    order = probability[shuffled], truth[shuffled], patients[shuffled]
+    assert patient_interval(brier, *order) == pytest.approx(patient_interval(brier, probability, truth, patients))
+    assert patient_interval(brier, truth.astype(float), truth, patients) == (0, 0)
 
 
 def test_degenerate_differences() -> None:

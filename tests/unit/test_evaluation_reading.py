@@ -64,6 +64,7 @@ def test_one_seed_gives_no_verdict(test: tuple[float, float, float, float]) -> N
     assert text.endswith("rest on one seed, so that their spread over seeds is unknown: no verdict.")
     assert "noise" not in text
     assert "consistent" not in text
+    assert "95 %" not in text
 
 
 def test_one_run_gives_no_verdict() -> None:
@@ -129,6 +130,6 @@ def test_condition_names_the_rows_that_share_a_backbone() -> None:
 
 
 def test_no_wording_without_a_condition_is_stronger_than_the_evidence() -> None:
-    weak = Comparison("a", "b", 1.0, -1.0, 3.0, 0.001, 4)
+    weak = Comparison("a", "b", 1.0, -1.0, 3.0, 0.001)
     assert not weak.is_beyond_noise
     assert verdict(weak) == "are within noise"

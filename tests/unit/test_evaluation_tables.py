@@ -346,6 +346,8 @@ def test_stage(tmp_path) -> None:
     assert cells[2][:3] == ["UD", "25.79K", f"{ud['accuracy_mean']:.2f} ± {ud['accuracy_std']:.2f}"]
     assert cells[2][8:10] == ["86.78 ± 2.21", "73.17 ± 1.55"]
     assert cells[3][8:] == ["–"] * 4
+    # Calibration is among the numbers, on both labels, but not among the columns.
+    assert values[["ece_mean", "ece_std", "brier_mean", "brier_original_mean"]].notna().all(axis=None)
     for text in (texts["html"], texts["md"], texts["tex"]):
         assert "My own note." in text
         assert "PHANTOM" not in text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -54,3 +54,28 @@ def mean_and_std(values: np.ndarray | Sequence[float]) -> tuple[float, float]:
     defined = defined[~np.isnan(defined)]
     mean = float(defined.mean()) if len(defined) else float("nan")
     return mean, float(defined.std(ddof=1)) if len(defined) > 1 else float("nan")
+
+
+def patient_interval(
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+    probability: np.ndarray,
+    truth: np.ndarray,
+    patients: np.ndarray,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of `statistic(probability, truth)` under redrawing the patients with all their predictions.
+
+    `probability` in [0, 1], `truth` bool and `patients` (any names) are (N,). It is conditional on the trained networks.
+    """
+    _, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+    generator, count, rows = np.random.default_rng(seed), int(patient.max()) + 1, np.arange(len(patient))
+    values = []
+    for _ in range(draws):
+        times = generator.multinomial(count, np.full(count, 1 / count))
+        drawn = np.repeat(rows, times[patient])
+        values.append(statistic(probability[drawn], truth[drawn]))
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-METRICS = ("accuracy", "f1", "precision", "recall", "auroc", "auprc", "balanced_accuracy", "mcc")
+from workflow_scripts.evaluation.calibration import brier, expected_calibration_error
+
+METRICS = ("accuracy", "f1", "precision", "recall", "auroc", "auprc", "balanced_accuracy", "mcc", "ece", "brier")
 
 
 def scores(truth: np.ndarray, decision: np.ndarray, probability: np.ndarray) -> dict[str, float]:
@@ -12,6 +14,8 @@ def scores(truth: np.ndarray, decision: np.ndarray, probability: np.ndarray) -> 
 
     `truth` and `decision` are bool (N,), True where the class is positive; `probability` is float (N,), the positive
     class's. Precision, recall and F1 are those of the positive class and 0 where their denominator is 0; so is MCC.
+    ECE (expected calibration error, ten equally wide bins) and Brier score are errors: the smaller, the better. Few views
+    make ECE larger, so a run's is above that of all runs pooled.
     What cannot be measured is NaN: everything without views, AUROC and balanced accuracy where a class is absent, AUPRC
     (average precision) without positives.
     """
@@ -32,6 +36,7 @@ def scores(truth: np.ndarray, decision: np.ndarray, probability: np.ndarray) -> 
         truth, decision, average="binary", pos_label=True, zero_division=0
     )
     values.update(accuracy=accuracy_score(truth, decision), precision=precision, recall=recall, f1=f1)
+    values.update(ece=expected_calibration_error(probability, truth), brier=brier(probability, truth))
     # scikit-learn warns about one lone label; MCC is 0 then by its own definition.
     both = len(np.unique(truth)) == 2
     values["mcc"] = matthews_corrcoef(truth, decision) if both else 0.0

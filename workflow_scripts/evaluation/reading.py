@@ -26,8 +26,9 @@ SCORED_ON = {"policy": "on the shared labels", "original": "on the original labe
 class Comparison:
     """Accuracy of row `name` minus that of row `reference`, in points, over runs paired by seed and fold.
 
-    `low`, `high`: corrected 95 % interval; `p`: Holm-corrected; NaN where a single run leaves them undefined. `seeds`
-    that the runs come from. `condition` names what the runs do not vary ("" if nothing).
+    `low`, `high`: corrected 95 % interval, NaN where a single run leaves it undefined; `p`: Holm-corrected, NaN where
+    nothing is tested. `is_one_seed`: the runs are the folds of one seed. `condition` names what the runs do not vary (""
+    if nothing).
     """
 
     name: str
@@ -36,13 +37,13 @@ class Comparison:
     low: float
     high: float
     p: float
-    seeds: int
+    is_one_seed: bool = False
     condition: str = ""
 
     @property
     def is_decided(self) -> bool:
         """Whether interval and seeds exist that a verdict could rest on."""
-        return self.seeds > 1 and self.low == self.low
+        return not self.is_one_seed and self.low == self.low
 
     @property
     def excludes_zero(self) -> bool:
@@ -51,17 +52,17 @@ class Comparison:
 
     @property
     def is_beyond_noise(self) -> bool:
-        """Whether interval and Holm-corrected p value both speak against 0."""
-        return self.is_decided and self.excludes_zero and self.p < SIGNIFICANT
+        """Whether the interval speaks against 0, and the Holm-corrected p value, if there is one, too."""
+        return self.is_decided and self.excludes_zero and not self.p >= SIGNIFICANT
 
     @property
     def evidence(self) -> str:
-        """`in favour of A; corrected 95 % CI 1.20 to 4.10, Holm-corrected p 0.012`."""
+        """`in favour of A; corrected 95 % CI 1.20 to 4.10, Holm-corrected p 0.012`; no interval that decides nothing."""
         sign = -1 if self.difference < 0 else 1
         low, high = sorted((sign * self.low, sign * self.high))
         winner = self.name if self.difference > 0 else self.reference
         favour = f"in favour of {winner}" if self.difference else "in favour of neither"
-        if self.low != self.low:
+        if not self.is_decided:
             return favour
         return f"{favour}; corrected 95 % CI {signed(low)} to {signed(high)}, Holm-corrected p {p_value(self.p)}"
 
@@ -90,7 +91,7 @@ def verdict(comparison: Comparison) -> str:
     """
     if comparison.low != comparison.low:
         return "rest on one run per row and have no interval: no verdict"
-    if comparison.seeds < 2:
+    if comparison.is_one_seed:
         return "rest on one seed, so that their spread over seeds is unknown: no verdict"
     if not comparison.excludes_zero:
         return "are within noise"
@@ -118,10 +119,10 @@ def comparisons(
         chosen = sorted(networks, key=lambda row: -accuracy[row.name])[:1]
     result = []
     for row in chosen:
-        value = by_name.loc[row.name]
-        keys = ("difference_mean", "difference_low", "difference_high", "p_corrected")
-        difference, low, high, p = (float(value[key]) for key in keys)
-        result.append(Comparison(row.name, reference, difference, low, high, p, seeds, condition((row, base), holdout)))
+        keys = ["difference_mean", "difference_low", "difference_high", "p_corrected"]
+        difference, low, high, p = by_name[keys].astype(float).to_dict("index")[row.name].values()
+        rests_on = condition((row, base), holdout)
+        result.append(Comparison(row.name, reference, difference, low, high, p, seeds == 1, rests_on))
     return result
 
 

@@ -1,0 +1,60 @@
+"""Draw reliability diagrams of the rows of a table: what the probabilities say, against how often it is so.
+
+The out-of-fold predictions of all seeds are pooled and held against the original labels of all views.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from workflow_scripts.cli import run, stage_parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("--rows", required=True, help="JSON list of rows, as for the table stage; a panel each")
+    parser.add_argument(
+        "--experiments", nargs="+", required=True, help="names of the experiments, in the order of --predictions"
+    )
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="CSVs of predictions: all seeds of the first experiment, then of the next",
+    )
+    parser.add_argument(
+        "--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="the two label names"
+    )
+    parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
+    parser.add_argument("--output", type=Path, required=True, help="PNG")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Read, bin, redraw the patients, draw."""
+    from workflow_scripts.evaluation.calibration_figures import panel, reliability_figure
+    from workflow_scripts.evaluation.figures import save
+    from workflow_scripts.table import read_predictions, read_table_rows
+
+    positive = arguments.classes[1]
+    rows = read_table_rows(arguments.rows)
+    predictions = read_predictions(rows, arguments.experiments, arguments.predictions, arguments.classes)
+    panels = []
+    for row in rows:
+        views = predictions[row.experiment]
+        truth = (views["label_original"] == positive).to_numpy()
+        panels.append(panel(row.name, views["probability"].to_numpy(), truth, views["patient_id"].to_numpy()))
+    headline = (
+        f"Reliability on the original labels: out-of-fold predictions of {views['view_id'].nunique()} views of "
+        f"{views['patient_id'].nunique()} patients, all seeds pooled ({views['seed'].nunique()}).\n"
+        "Brackets: 95 % over patients, given the trained networks. Red: distance from the diagonal. Area of a point: its "
+        "share of the predictions."
+    )
+    save(reliability_figure(panels, positive, headline, arguments.origin), arguments.output)
+
+
+if __name__ == "__main__":
+    run(main, parser())
