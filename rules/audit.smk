@@ -15,23 +15,6 @@ localrules:
     score_audit,
 
 
-def vote_settings(variant):
-    """The vote's settings, with as many exceedances as the ending of a votes file asks for."""
-    settings = config["audit"]["vote"]
-    return {**settings, "exceedances": int(variant.removeprefix("_x"))} if variant else settings
-
-
-def votes_of_labels(wildcards):
-    """The votes that a label set is made from."""
-    return result(f"audit/votes{label_set(wildcards.labels).votes}.csv")
-
-
-def label_sets_of(protocol):
-    """Pattern of the study's label sets of one protocol, but for the original labels."""
-    names = [name for name in sorted(LABEL_SETS) if label_set(name).protocol == protocol]
-    return "|".join(name for name in names if name != "complete") or "none"
-
-
 rule audit_train:
     input:
         views=result("views/labelled.npy"),

@@ -175,6 +175,23 @@ def experiment_folds(wildcards):
     return result(f"folds/{'by_view/' if by_view else ''}seed{wildcards.seed}.csv")
 
 
+def vote_settings(variant):
+    """The vote's settings, with as many exceedances as the ending of a votes file asks for."""
+    settings = config["audit"]["vote"]
+    return {**settings, "exceedances": int(variant.removeprefix("_x"))} if variant else settings
+
+
+def votes_of_labels(wildcards):
+    """The votes that a label set is made from."""
+    return result(f"audit/votes{label_set(wildcards.labels).votes}.csv")
+
+
+def label_sets_of(protocol):
+    """Pattern of the study's label sets of one protocol, but for the original labels."""
+    names = [name for name in sorted(LABEL_SETS) if label_set(name).protocol == protocol]
+    return "|".join(name for name in names if name != "complete") or "none"
+
+
 def predictions_of(experiments):
     """The predictions of experiments, all seeds of one before the next."""
     return [result(f"finetuning/{experiment}/seed{seed}.csv") for experiment in experiments for seed in SEEDS]
@@ -201,4 +218,5 @@ def table_rows(table):
     return quote(json.dumps(rows, ensure_ascii=False))
 
 
+CLASSIFIER = [experiment.name for experiment in study.classifier_experiments(config)]
 SHOWN_EXPERIMENTS = list(dict.fromkeys(name for table in SHOWN_TABLES for name in table_experiments(table)))

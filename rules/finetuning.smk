@@ -61,3 +61,39 @@ rule predict_baseline:
         "exec python -m workflow_scripts.baseline --kind {params.kind} --views {input.views:q}"
         " --index {input.index:q} --labels {input.labels:q} --folds {input.folds:q}"
         " --seed {wildcards.seed} --classes {params.classes} --output {output.predictions:q} --log {log:q}"
+
+
+# The fold x seed ensemble of one experiment, calibrated, as one folder to use on new frames.
+rule classifier:
+    input:
+        predictions=predictions_of(CLASSIFIER),
+        weights=[
+            result(f"finetuning/{name}/seed{seed}_fold{fold}.safetensors")
+            for name in CLASSIFIER
+            for seed in SEEDS
+            for fold in FOLDS
+        ],
+        views=result("views/labelled.npy"),
+        index=result("views/labelled.csv"),
+    output:
+        folder=directory(result("classifier")),
+    log:
+        log_of("classifier"),
+    conda:
+        "../envs/training.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+    params:
+        experiment=" ".join(CLASSIFIER),
+        profiles=quote(json.dumps(DATA["crop_profiles"])),
+        size=DATA["size"],
+        classes=CLASSES,
+        truth=config["classifier"]["truth"],
+        origin=ORIGIN_FLAG,
+        code=code_version("classifier"),
+    shell:
+        "exec python -m workflow_scripts.classifier --experiment {params.experiment} --weights {input.weights:q}"
+        " --predictions {input.predictions:q} --views {input.views:q} --index {input.index:q}"
+        " --profiles {params.profiles} --size {params.size} --classes {params.classes} --truth {params.truth}"
+        " {params.origin} --output {output.folder:q} --threads {threads} --log {log:q}"

@@ -121,6 +121,9 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterable[tuple[Path_, str]]:
             if row["name"] in names:
                 yield (*where, "name"), f"two rows are named {row['name']!r}"
             names.add(row["name"])
+    packed = config["classifier"]["init"]
+    if packed and packed not in starts:
+        yield ("classifier", "init"), f"no initialisation or pretraining run {packed!r}; there are {_list(starts)}"
     leak = config["tables"]["leak"]
     if leak and leak not in starts:
         yield ("tables", "leak"), f"no initialisation or pretraining run {leak!r}; there are {_list(starts)}"

@@ -50,10 +50,16 @@ def leak_experiments(config: Mapping[str, Any]) -> list[Experiment]:
     return [Experiment(start, "complete"), Experiment(start, "complete", VIEW_SPLIT)] if start else []
 
 
+def classifier_experiments(config: Mapping[str, Any]) -> list[Experiment]:
+    """The experiment whose networks are packed into a classifier to use, if there is one."""
+    chosen = config["classifier"]
+    return [Experiment(chosen["init"], chosen.get("labels", config["finetuning"]["labels"]))] if chosen["init"] else []
+
+
 def experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
     """Every experiment of the study by name."""
     rows = [experiment_of(row, config) for table in TABLES for row in config["tables"][table]["rows"]]
-    further = [*explained_experiments(config), *leak_experiments(config)]
+    further = [*explained_experiments(config), *leak_experiments(config), *classifier_experiments(config)]
     return {experiment.name: experiment for experiment in [*rows, *further]}
 
 

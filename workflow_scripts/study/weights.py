@@ -37,6 +37,8 @@ def weight_files(config: Mapping[str, Any]) -> dict[str, WeightFile]:
         if name in config["audit"]["initialisations"]:
             weight.used_by.append("audit.initialisations")
         runs = [run for run, entry in config["pretraining"]["runs"].items() if entry["init"] == name]
+        if config["classifier"]["init"] in (name, *runs):
+            weight.used_by.append("classifier.init")
         if config["tables"]["leak"] in (name, *runs):
             weight.used_by.append("tables.leak")
         for table in TABLES:
