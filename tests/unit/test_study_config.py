@@ -176,7 +176,6 @@ def test_missing_columns_and_files_are_named(tmp_path, data):
     ("change", "message"),
     [
         ({"tables": {"leak": "nothing"}}, "tables.leak: no initialisation or pretraining run 'nothing'"),
-        ({"tables": {"leak": "imagenet"}, "split_by": "view"}, "it compares with folds of patients"),
         ({"split_by": "view", "holdout": "per_fold", "tables": {"leak": ""}}, "folds of views share patients"),
         ({"tables": {"table1": {"rows": [{"name": "x", "init": "imagenet", "labels": "flipped_nest"}]}}}, "does not match"),
         (

@@ -27,7 +27,7 @@ def test_shipped_config_plans_every_stage_in_a_fresh_clone(tmp_path: Path):
     assert planned["make_report"] == 1
 
 
-def test_a_study_of_paper_size_is_planned_quickly_in_about_200_jobs(tmp_path: Path):
+def test_a_study_of_paper_size_is_planned_quickly_with_few_submissions(tmp_path: Path):
     with (tmp_path / "data_manifest.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(HEADER)
@@ -43,7 +43,10 @@ def test_a_study_of_paper_size_is_planned_quickly_in_about_200_jobs(tmp_path: Pa
     start = time.monotonic()
     planned = Study(tmp_path, []).planned()
     assert time.monotonic() - start < 15
-    assert sum(planned.values()) <= 220
+    # Of these, what a cluster is asked for: the others take seconds and run where Snakemake does.
+    assert sum(planned.values()) <= 240
+    submitted = ("crop_views", "audit_train", "pretrain", "train_diffusion", "sample_shard", "embed", "finetune")
+    assert sum(planned[rule] for rule in submitted) <= 165
 
 
 def test_per_fold_holdout_plans_one_generator_per_seed_and_fold(tmp_path: Path):
