@@ -59,7 +59,12 @@ SHOWN_TABLES = [table for table in ROW_TABLES if config["tables"][table]["rows"]
 # Folds of views have no testicle or patient as a whole.
 LEVELS = config["tables"]["levels"] if config["split_by"] == "patient" else ""
 LEVELS = LEVELS if LEVELS in SHOWN_TABLES else ""
-TABLES = [*SHOWN_TABLES, "generation", *(["leak"] if study.leak_experiments(config) else []), *(["levels"] if LEVELS else [])]
+TABLES = [
+    *SHOWN_TABLES,
+    "generation",
+    *(["leak"] if study.leak_experiments(config) else []),
+    *(["levels"] if LEVELS else []),
+]
 # Every label set that the study makes; the three of the paper always.
 LABEL_SETS = {"complete", "filtered", "flipped", *(experiment.labels for experiment in EXPERIMENTS.values())}
 
