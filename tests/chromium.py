@@ -103,10 +103,13 @@ class Chromium:
         self._load("Page.reload")
 
     def _load(self, method: str, **parameters: Any) -> None:
+        # An event of the page before may still be on its way: only a document without the mark is the new one.
+        self.evaluate("window.isLeft = true")
         before = self._loads
         self.send(method, **parameters)
         while self._loads == before:
             self._note(self._receive())
+        self.wait("!window.isLeft && document.readyState === 'complete'")
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""

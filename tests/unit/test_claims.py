@@ -292,6 +292,8 @@ def test_markers() -> None:
     assert check_markers(shares(0.2, 0.01), predictions).result == "contradicted"
     assert check_markers(shares(0.1, 0.1), predictions).result == "within noise"
     assert check_markers(None, predictions).verdict == "not tested here"
+    without_heat = shares(0.01, 0.2).assign(heat_on_markers=NAN)
+    assert check_markers(without_heat, predictions).compared == "no view of figure 5 has heat in both arms"
 
 
 def make(tmp_path, *words: str) -> dict[str, str]:

@@ -113,7 +113,8 @@ def test_a_blind_review_from_the_first_key_to_the_label_set(study: Path):
         assert browser.text("#place").endswith(SUSPICIOUS[3])
 
         browser.reload()
-        assert browser.text("#count") == "3 of 8 decided"
+        # Should the browser still be writing when the new page reads, its storage event brings the rest.
+        browser.wait("document.querySelector('#count').innerText === '3 of 8 decided'")
         go_to(browser, cards, "both#sagittal")
         assert browser.evaluate("document.getElementById('comment').value") == COMMENT
         go_to(browser, cards, "one#transverse")
