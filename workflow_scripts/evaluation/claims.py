@@ -215,7 +215,7 @@ def check_markers(shares: pd.DataFrame | None, predictions: Mapping[str, pd.Data
     if shares is None or not predictions or not set(ARMS) <= set(shares["arm"]):
         return _untested(MARKERS, told, "figure 5 was not drawn")
     moved = shares.assign(moved=100 * (shares["heat_on_markers"] - shares["heat_before"]))
-    by_arm = moved.pivot(index="view_id", columns="arm", values="moved").dropna(subset=list(ARMS))
+    by_arm = moved.pivot_table("moved", "view_id", "arm", dropna=False).dropna(subset=list(ARMS))
     if by_arm.empty:  # a network that hardly learned can have no positive gradient anywhere, thus no heat
         return _untested(MARKERS, told, "no view of figure 5 has heat in both arms")
     views = next(iter(predictions.values())).drop_duplicates("view_id").set_index("view_id")["patient_id"]
