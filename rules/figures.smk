@@ -218,7 +218,7 @@ rule explain:
         folds=result(f"folds/seed{SEEDS[0]}.csv"),
         weights=[
             result(f"finetuning/{experiment.name}/seed{SEEDS[0]}_fold0.safetensors")
-            for experiment in study.explained_experiments(config)
+            for experiment in study.explained_experiments(config).values()
         ],
     output:
         figure=report(
@@ -234,6 +234,7 @@ rule explain:
         "../envs/training.yaml"
     threads: 1
     params:
+        arms=" ".join(study.explained_experiments(config)),
         shown=config["figures"]["explained_views"],
         backbone=config["model"]["backbone"],
         classes=CLASSES,
@@ -241,7 +242,7 @@ rule explain:
         code=code_version("explain"),
     shell:
         "exec python -m workflow_scripts.explain --views {input.views:q} --index {input.index:q}"
-        " --folds {input.folds:q} --fold 0 --arms full unaugmented --weights {input.weights:q}"
+        " --folds {input.folds:q} --fold 0 --arms {params.arms} --weights {input.weights:q}"
         " --backbone {params.backbone} --classes {params.classes} --count {params.shown} {params.origin}"
         " --output {output.figure:q} --output-shares {output.shares:q} --threads {threads} --log {log:q}"
 

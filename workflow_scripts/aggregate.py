@@ -10,30 +10,16 @@ from pathlib import Path
 
 from workflow_scripts.cli import run, say, stage_parser
 from workflow_scripts.errors import UserError
+from workflow_scripts.table_rows import add_predictions, add_rows, add_spread, read_predictions, read_table_rows
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--rows", required=True, help="JSON list of rows, as for the table stage")
-    parser.add_argument(
-        "--experiments", nargs="+", required=True, help="names of the experiments, in the order of --predictions"
-    )
-    parser.add_argument(
-        "--predictions",
-        type=Path,
-        nargs="+",
-        required=True,
-        help="CSVs of predictions: all seeds of the first experiment, then of the next",
-    )
+    add_rows(parser)
+    add_predictions(parser)
     parser.add_argument("--index", type=Path, required=True, help="CSV index of the labelled views")
-    parser.add_argument(
-        "--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="the two label names"
-    )
-    parser.add_argument(
-        "--spread", choices=("released", "seeds", "runs"), default="released", help="what ± means (default: released)"
-    )
-    parser.add_argument("--origin", default="", help="what the numbers come from if not from patients: PHANTOM")
+    add_spread(parser)
     parser.add_argument(
         "--output-testicles", type=Path, required=True, help="CSV, a row per experiment, testicle, seed"
     )
@@ -52,7 +38,6 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.evaluation import levels
     from workflow_scripts.evaluation.rendering import html_page, latex, markdown
     from workflow_scripts.files import read_csv, write_csv, write_text
-    from workflow_scripts.table import read_predictions, read_table_rows
 
     classes, origin = arguments.classes, arguments.origin
     rows = read_table_rows(arguments.rows)

@@ -9,26 +9,14 @@ import argparse
 from pathlib import Path
 
 from workflow_scripts.cli import run, stage_parser
+from workflow_scripts.table_rows import add_predictions, add_rows, read_predictions, read_table_rows
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--rows", required=True, help="JSON list of rows, as for the table stage; a panel each")
-    parser.add_argument(
-        "--experiments", nargs="+", required=True, help="names of the experiments, in the order of --predictions"
-    )
-    parser.add_argument(
-        "--predictions",
-        type=Path,
-        nargs="+",
-        required=True,
-        help="CSVs of predictions: all seeds of the first experiment, then of the next",
-    )
-    parser.add_argument(
-        "--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="the two label names"
-    )
-    parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
+    add_rows(parser)
+    add_predictions(parser)
     parser.add_argument("--output", type=Path, required=True, help="PNG")
     return parser
 
@@ -37,7 +25,6 @@ def main(arguments: argparse.Namespace) -> None:
     """Read, bin, redraw the patients, draw."""
     from workflow_scripts.evaluation.calibration_figures import panel, reliability_figure
     from workflow_scripts.evaluation.figures import save
-    from workflow_scripts.table import read_predictions, read_table_rows
 
     positive = arguments.classes[1]
     rows = read_table_rows(arguments.rows)

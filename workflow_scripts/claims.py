@@ -11,6 +11,7 @@ from pathlib import Path
 from workflow_scripts.cli import run, stage_parser
 from workflow_scripts.errors import UserError
 from workflow_scripts.study.config import TABLES
+from workflow_scripts.table_rows import add_predictions, read_predictions
 
 # Sentences in the cells wrap, unlike numbers.
 WRAPPED = (
@@ -29,26 +30,13 @@ def parser() -> argparse.ArgumentParser:
         help="the tables, in the order of --numbers",
     )
     parser.add_argument("--numbers", type=Path, nargs="+", required=True, help="CSV of each table")
-    parser.add_argument(
-        "--experiments", nargs="*", default=[], help="names of the experiments, in the order of --predictions"
-    )
-    parser.add_argument(
-        "--predictions",
-        type=Path,
-        nargs="*",
-        default=[],
-        help="CSVs of predictions: all seeds of the first experiment, then of the next",
-    )
+    add_predictions(parser, at_least_one=False)
     parser.add_argument("--shares", type=Path, help="CSV of figure 5's shares of heat, if it is drawn")
-    parser.add_argument(
-        "--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="the two label names"
-    )
     parser.add_argument("--pretrained", nargs="*", default=[], help="names of the study's pretraining runs")
     parser.add_argument("--holdout", choices=("none", "per_fold"), default="none", help="the protocol")
     parser.add_argument(
         "--margin", type=float, default=2.0, help="points within which two rows do the same (default: 2)"
     )
-    parser.add_argument("--origin", default="", help="what the numbers come from if not from patients: PHANTOM")
     parser.add_argument("--output-csv", type=Path, required=True, help="one row per claim")
     parser.add_argument("--output-md", type=Path, required=True, help="Markdown")
     parser.add_argument("--output-html", type=Path, required=True, help="HTML page")
@@ -61,7 +49,6 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.evaluation.claims_page import claims_layout, claims_table
     from workflow_scripts.evaluation.rendering import html_page, markdown
     from workflow_scripts.files import read_csv, write_csv, write_text
-    from workflow_scripts.table import read_predictions
 
     if len(arguments.tables) != len(arguments.numbers):
         raise UserError(

@@ -73,8 +73,7 @@ def main(arguments: argparse.Namespace) -> None:
     index = index.iloc[rows].reset_index(drop=True)
 
     clean = to_unit(torch.from_numpy(read_npy(arguments.views)[rows]))
-    drawn = torch.from_numpy(uniforms(arguments.seed, "explain/markers", 0, rows, MARKER_UNIFORMS))
-    marked = draw_markers(clean, drawn, 1.0)
+    marked = draw_markers(clean, uniforms(arguments.seed, "explain/markers", 0, rows, MARKER_UNIFORMS), 1.0)
     changed = ((marked - clean).abs() > 0.5 / 255)[:, 0].numpy()
     conditions = (clean, marked)
 

@@ -1,8 +1,10 @@
 """Calliper markers: drawn or not by their draws alone, image by image."""
 
 import numpy as np
+import pytest
 import torch
 
+from workflow_scripts.imaging import markers
 from workflow_scripts.imaging.markers import DRAWS, KINDS, MARKER_UNIFORMS, REPEATS, draw_markers
 
 
@@ -45,3 +47,11 @@ def test_an_image_does_not_depend_on_its_batch():
     together = draw_markers(images, draws, 0.5)
     for i in range(5):
         assert torch.equal(together[i : i + 1], draw_markers(images[i : i + 1], draws[i : i + 1], 0.5))
+
+
+@pytest.mark.parametrize("side", [32, 41, 128])
+def test_a_window_around_a_marker_holds_all_its_ink(side, monkeypatch):
+    images, draws = torch.rand(8, 1, side, side), uniforms(8)
+    within = draw_markers(images, draws, 0.7)
+    monkeypatch.setattr(markers, "LARGEST", 2.0)  # windows are whole images now
+    assert torch.equal(within, draw_markers(images, draws, 0.7))

@@ -15,7 +15,9 @@ def test_rows_that_mean_the_same_are_one_experiment():
     rows = [row for table in TABLES for row in CONFIG["tables"][table]["rows"]]
     names = [study.experiment_of(row, CONFIG).name for row in rows]
     assert names.count("ud-flipped") == 3
-    assert len(study.experiments(CONFIG)) == len({*names, "ud-flipped-unaugmented", "imagenet-complete-view_split"})
+    assert len(study.experiments(CONFIG)) == len(
+        {*names, "ud-flipped-unaugmented", "ud-flipped-markers_only", "imagenet-complete-view_split"}
+    )
 
 
 def test_a_label_policy_of_its_own_is_an_experiment_of_its_own():
@@ -28,6 +30,14 @@ def test_the_unaugmented_variant_switches_every_augmentation_off():
     recipe = study.finetuning_recipe(study.Experiment("ud", "flipped", "unaugmented"), CONFIG)
     assert set(recipe["augmentation"].values()) == {0.0}
     assert recipe["epochs"] == 30
+
+
+def test_markers_alone_are_as_frequent_as_in_the_full_augmentation():
+    full, alone = (
+        study.finetuning_recipe(study.Experiment("ud", "flipped", variant), CONFIG)["augmentation"]
+        for variant in ("", "markers_only")
+    )
+    assert alone == {key: full[key] if key == "markers" else 0.0 for key in full}
 
 
 def test_a_run_changes_only_what_it_names():

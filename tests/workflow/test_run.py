@@ -31,11 +31,12 @@ def test_every_table_has_its_rows(finished: Study):
 def test_every_view_is_predicted_once_by_a_fold_that_did_not_see_its_patient(finished: Study):
     results = finished.folder / "results"
     views = read_csv(results / "views" / "labelled.csv")
-    folds = read_csv(results / "folds" / "seed0.csv").set_index("patient_id")["fold"]
+    folds = read_csv(results / "folds" / "seed0.csv").set_index("view_id")
+    assert (folds.groupby("patient_id")["fold"].nunique() == 1).all()
     for file in (results / "finetuning").glob("*/seed0.csv"):
         table = read_csv(file)
         assert sorted(table["view_id"]) == sorted(views["view_id"])
-        assert (table["fold"] == table["patient_id"].map(folds)).all()
+        assert (table["fold"] == table["view_id"].map(folds["fold"])).all()
 
 
 def test_views_hold_the_boxes_of_every_frame(finished: Study):

@@ -223,7 +223,7 @@ def check_markers(shares: pd.DataFrame | None, predictions: Mapping[str, pd.Data
     low, high = patient_bootstrap(extra.sum().to_numpy()[:, None], extra.size().to_numpy()[:, None])
     mean = float(extra.sum().sum() / extra.size().sum())
     comparison = Comparison(*ARMS, mean, low, high, math.nan)
-    means = [f"{arm} {plus(float(by_arm[arm].mean()))}" for arm in ARMS]
+    means = [f"{arm} {plus(float(by_arm[arm].mean()))}" for arm in shares["arm"].unique()]
     compared = (
         f"share of Grad-CAM++ heat that moves onto drawn markers, {len(by_arm)} test views of {len(extra)} patients"
     )

@@ -5,18 +5,23 @@ The paper pastes images of markers; here they are drawn from distance fields, ea
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
 # Four kinds (circles, plus signs, dashes, a dotted line between two plus signs); each may occur twice on an image.
 KINDS = 4
+LINE = 3
 REPEATS = 2
+# Radius of a circle, arm of a plus, half of a dash, in shares of the side.
+SMALLEST, LARGEST = 0.02, 0.04
 # A draw per marker: whether it occurs, two points (x, y), size, brightness.
 DRAWS = 7
 MARKER_UNIFORMS = KINDS * REPEATS * DRAWS
 
 
-def draw_markers(images: torch.Tensor, uniforms: torch.Tensor | np.ndarray, probability: float) -> torch.Tensor:
+def draw_markers(images: torch.Tensor, uniforms: np.ndarray, probability: float) -> torch.Tensor:
     """Images (N, 1, H, W) in [0, 1] with markers burnt in.
 
     `uniforms` (N, MARKER_UNIFORMS) in [0, 1) decide everything; row i belongs to image i alone. Each of the two markers of
@@ -24,31 +29,57 @@ def draw_markers(images: torch.Tensor, uniforms: torch.Tensor | np.ndarray, prob
     """
     if probability == 0:
         return images
-    count, _, height, width = images.shape
-    draws = torch.as_tensor(uniforms, dtype=torch.float32, device=images.device).view(count, KINDS, REPEATS, DRAWS)
-    side = float(min(height, width))
-    # Pixel centres in shares of the side, so that all lengths below are shares too.
-    rows = ((torch.arange(height, device=images.device) + 0.5) / side).view(1, height, 1)
-    columns = ((torch.arange(width, device=images.device) + 0.5) / side).view(1, 1, width)
-    pixel = 1 / side
-    stroke = max(0.6 * pixel, 0.004)  # half the width of a line; at least about a pixel, or it would vanish
+    images = images.clone()
+    draws = uniforms.reshape(len(images), KINDS, REPEATS, DRAWS)
+    height, width = images.shape[-2:]
+    side = min(height, width)
+    stroke = max(0.6 / side, 0.004)  # half the width of a line; at least about a pixel, or it would vanish
+    reach = LARGEST + stroke + 1 / side
     for kind in range(KINDS):
+        # A small marker is drawn within a window around it: whole images would cost a hundred times the arithmetic.
+        window = (height, width) if kind == LINE else (min(math.ceil(2 * reach * side) + 1, side),) * 2
         for repeat in range(REPEATS):
-            occurs, x1, y1, x2, y2, scale, bright = (draws[:, kind, repeat, i].view(count, 1, 1) for i in range(DRAWS))
-            x1, y1, x2, y2 = (0.1 + 0.8 * value for value in (x1, y1, x2, y2))
-            size = 0.02 + 0.02 * scale
-            if kind == 0:
-                ink = _circle(rows, columns, x1, y1, size, stroke)
-            elif kind == 1:
-                ink = _plus(rows, columns, x1, y1, size, stroke)
-            elif kind == 2:
-                ink = _dash(rows, columns, x1, y1, size, stroke)
-            else:
-                ends = _plus(rows, columns, x1, y1, size, stroke) | _plus(rows, columns, x2, y2, size, stroke)
-                ink = ends | _dots(rows, columns, x1, y1, x2, y2, stroke)
-            mask = (ink & (occurs < probability)).unsqueeze(1)
-            images = torch.where(mask, (0.85 + 0.15 * bright).unsqueeze(1).to(images.dtype), images)
+            drawn = np.flatnonzero(draws[:, kind, repeat, 0] < probability)
+            if not len(drawn):
+                continue
+            x1, y1, x2, y2 = (0.1 + 0.8 * draws[drawn, kind, repeat, i] for i in range(1, 5))
+            corner = [
+                np.clip(np.floor((middle - reach) * side), 0, length - part).astype(np.int64)
+                for middle, length, part in zip((y1, x1), (height, width), window, strict=True)
+            ]
+            on_device = (
+                torch.as_tensor(a, device=images.device) for a in (x1, y1, x2, y2, *draws[drawn, kind, repeat, 5:].T)
+            )
+            x1, y1, x2, y2, scale, bright = (values.view(-1, 1, 1) for values in on_device)
+            image, top, left = (torch.as_tensor(a, device=images.device).view(-1, 1, 1) for a in (drawn, *corner))
+            row = top + torch.arange(window[0], device=images.device).view(1, -1, 1)
+            column = left + torch.arange(window[1], device=images.device).view(1, 1, -1)
+            # Pixel centres in shares of the side, so that all lengths are shares too.
+            ink = _ink(
+                kind, (row + 0.5) / side, (column + 0.5) / side, (x1, y1, x2, y2), SMALLEST * (1 + scale), stroke
+            )
+            here = images[image, 0, row, column]
+            images[image, 0, row, column] = torch.where(ink, (0.85 + 0.15 * bright).to(images.dtype), here)
     return images
+
+
+def _ink(
+    kind: int,
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+    ends: tuple[torch.Tensor, ...],
+    size: torch.Tensor,
+    stroke: float,
+) -> torch.Tensor:
+    x1, y1, x2, y2 = ends
+    if kind == 0:
+        return _circle(rows, columns, x1, y1, size, stroke)
+    if kind == 1:
+        return _plus(rows, columns, x1, y1, size, stroke)
+    if kind == 2:
+        return _dash(rows, columns, x1, y1, size, stroke)
+    crosses = _plus(rows, columns, x1, y1, size, stroke) | _plus(rows, columns, x2, y2, size, stroke)
+    return crosses | _dots(rows, columns, x1, y1, x2, y2, stroke)
 
 
 def _circle(

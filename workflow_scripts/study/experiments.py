@@ -11,7 +11,8 @@ from workflow_scripts.study.label_sets import LabelSet, label_set
 
 # The variant whose folds deal views instead of patients.
 VIEW_SPLIT = "view_split"
-UNAUGMENTED = {"markers": 0.0, "rotation": 0.0, "flip": 0.0, "shift": 0.0}
+# What is left of the augmentation in a variant of the recipe.
+AUGMENTATIONS_KEPT = {"unaugmented": set(), "markers_only": {"markers"}}
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,11 @@ def experiment_of(row: Mapping[str, Any], config: Mapping[str, Any]) -> Experime
     return Experiment(row["init"], row.get("labels", config["finetuning"]["labels"]), row["variant"])
 
 
-def explained_experiments(config: Mapping[str, Any]) -> list[Experiment]:
-    """Figure 5's experiments: the explained start with the full augmentation and without any."""
+def explained_experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
+    """Figure 5's experiments by arm: the explained start with the full augmentation, with markers alone, without any."""
     start, labels = config["figures"]["explained"], config["finetuning"]["labels"]
-    return [Experiment(start, labels), Experiment(start, labels, "unaugmented")] if start else []
+    variants = {"full": "", "markers_only": "markers_only", "unaugmented": "unaugmented"}
+    return {arm: Experiment(start, labels, variant) for arm, variant in variants.items()} if start else {}
 
 
 def leak_experiments(config: Mapping[str, Any]) -> list[Experiment]:
@@ -64,7 +66,7 @@ def classifier_experiments(config: Mapping[str, Any]) -> list[Experiment]:
 def experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
     """Every experiment of the study by name."""
     rows = [experiment_of(row, config) for table in TABLES for row in config["tables"][table]["rows"]]
-    further = [*explained_experiments(config), *leak_experiments(config), *classifier_experiments(config)]
+    further = [*explained_experiments(config).values(), *leak_experiments(config), *classifier_experiments(config)]
     return {experiment.name: experiment for experiment in [*rows, *further]}
 
 
@@ -79,7 +81,8 @@ def pretraining_runs(config: Mapping[str, Any]) -> list[str]:
 def finetuning_recipe(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
     """The fine-tuning settings of an experiment."""
     recipe = dict(config["finetuning"]["recipe"])
-    return {**recipe, "augmentation": UNAUGMENTED} if experiment.variant == "unaugmented" else recipe
+    kept = AUGMENTATIONS_KEPT.get(experiment.variant, recipe["augmentation"].keys())
+    return recipe | {"augmentation": {k: v if k in kept else 0.0 for k, v in recipe["augmentation"].items()}}
 
 
 def pretraining_recipe(run: str, config: Mapping[str, Any]) -> dict[str, Any]:
