@@ -10,7 +10,13 @@ from pathlib import Path
 
 from workflow_scripts.cli import run, say, stage_parser
 from workflow_scripts.errors import UserError
-from workflow_scripts.table_rows import add_predictions, add_rows, add_spread, read_predictions, read_table_rows
+from workflow_scripts.evaluation.table_rows import (
+    add_predictions,
+    add_rows,
+    add_spread,
+    read_predictions,
+    read_table_rows,
+)
 
 
 def parser() -> argparse.ArgumentParser:

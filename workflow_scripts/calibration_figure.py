@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from workflow_scripts.cli import run, stage_parser
-from workflow_scripts.table_rows import add_predictions, add_rows, read_predictions, read_table_rows
+from workflow_scripts.evaluation.table_rows import add_predictions, add_rows, read_predictions, read_table_rows
 
 
 def parser() -> argparse.ArgumentParser:

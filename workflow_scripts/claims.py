@@ -10,8 +10,8 @@ from pathlib import Path
 
 from workflow_scripts.cli import run, stage_parser
 from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.table_rows import add_predictions, read_predictions
 from workflow_scripts.study.config import TABLES
-from workflow_scripts.table_rows import add_predictions, read_predictions
 
 # Sentences in the cells wrap, unlike numbers.
 WRAPPED = (

@@ -6,8 +6,14 @@ import argparse
 from pathlib import Path
 
 from workflow_scripts.cli import run, stage_parser
+from workflow_scripts.evaluation.table_rows import (
+    add_predictions,
+    add_rows,
+    add_spread,
+    read_predictions,
+    read_table_rows,
+)
 from workflow_scripts.study.config import TABLES
-from workflow_scripts.table_rows import add_predictions, add_rows, add_spread, read_predictions, read_table_rows
 
 
 def parser() -> argparse.ArgumentParser:
