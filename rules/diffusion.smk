@@ -43,18 +43,20 @@ rule train_diffusion:
     threads: 1
     resources:
         runtime=0,
+        gpu=0,
     params:
         settings=flags(config["diffusion"]["recipe"]),
         left_out=left_out_flags,
         origin=ORIGIN_FLAG,
         work=result("work/diffusion/{cohort}run"),
+        board=result("tensorboard/diffusion/{cohort}run"),
         code=code_version("train_diffusion"),
     shell:
         "exec python -m workflow_scripts.train_diffusion --views {input.views:q} --index {input.index:q}"
         " --holdout {input.holdout:q} {params.left_out} {params.origin} {params.settings}"
         " --output {output.model:q} --output-metrics {output.metrics:q}"
-        " --work-dir {params.work:q} --code-version {params.code} --time-limit {resources.runtime}"
-        " --threads {threads} --log {log:q}"
+        " --work-dir {params.work:q} --tensorboard {params.board:q} --processes {resources.gpu}"
+        " --code-version {params.code} --time-limit {resources.runtime} --threads {threads} --log {log:q}"
 
 
 rule sample_shard:

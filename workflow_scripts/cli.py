@@ -122,13 +122,18 @@ def progress(items: Iterable[T], label: str, unit: str, total: int | None = None
     terminal = sys.stderr.isatty()
     yield from tqdm(
         items, desc=label, unit=unit, total=total, initial=initial, mininterval=0.5 if terminal else 15.0,
-        dynamic_ncols=terminal, ascii=not terminal,
+        dynamic_ncols=terminal, ascii=not terminal, disable=not _is_first_process(),
     )  # fmt: skip
 
 
 def say(text: str) -> None:
-    """Print a message to stderr, and so to the log."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a message to stderr, and so to the log; of several processes of one training the first speaks."""
+    if _is_first_process():
+        print(text, file=sys.stderr, flush=True)
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 class _Tee:
@@ -154,7 +159,7 @@ class _Tee:
 
 @contextmanager
 def _logging_to(path: Path | None) -> Iterator[None]:
-    if path is None:
+    if path is None or not _is_first_process():
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)

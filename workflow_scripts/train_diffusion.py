@@ -5,13 +5,17 @@ time, the same command continues where it was. The output is a Diffusers folder 
 
     python -m workflow_scripts.train_diffusion --views views/labelled.npy --index views/labelled.csv \\
         --holdout diffusion/holdout.csv --output diffusion/model --output-metrics diffusion/metrics.jsonl \\
-        --work-dir work/diffusion
+        --work-dir work/diffusion --processes 2
+
+With `--processes` above 1 the command becomes torchrun, with a GPU for each process (or CPUs); `torchrun -m --
+workflow_scripts.train_diffusion …` does the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
+import shutil
 from pathlib import Path
 
 from workflow_scripts.cli import add_settings, add_training, run, say, settings, stage_parser
@@ -32,6 +36,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output-metrics", type=Path, required=True, help="JSON lines of loss, gradient norm and speed"
     )
+    parser.add_argument("--tensorboard", type=Path, help="folder of TensorBoard's files (default: none)")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes to share each batch, one per GPU (default: 1)"
+    )
     add_settings(parser, "diffusion_recipe")
     add_training(parser)
     return parser
@@ -39,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Check, train, write."""
+    from workflow_scripts.training.processes import Processes, relaunch
+
+    relaunch(arguments.processes)
     import diffusers
     import numpy as np
     import torch
@@ -46,7 +57,7 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.diffusion.card import model_card
     from workflow_scripts.diffusion.pipeline import refuse_foreign_folder, save_pipeline
     from workflow_scripts.diffusion.process import schedule_betas
-    from workflow_scripts.diffusion.training import NETWORK_KEYS, train
+    from workflow_scripts.diffusion.training import GRIDS, NETWORK_KEYS, Trainer, check_division, train
     from workflow_scripts.diffusion.unet import architecture
     from workflow_scripts.files import atomic_directory, read_csv, read_npy, sha256, write_json, write_text
     from workflow_scripts.study.patients import check_rows, real_masks
@@ -64,11 +75,8 @@ def main(arguments: argparse.Namespace) -> None:
     architecture(views.shape[1], **{key: recipe[key] for key in NETWORK_KEYS})
     seen, _ = real_masks(index, arguments.holdout, arguments.folds, arguments.exclude_fold)
     rows = np.flatnonzero(seen)
-    if len(rows) < recipe["batch_size"]:
-        raise UserError(
-            f"{arguments.index}: {len(rows)} views to learn from ({len(index) - len(rows)} left out) are fewer than "
-            f"one batch of {recipe['batch_size']}; bring more or lower batch_size"
-        )
+    processes = Processes()
+    check_division(recipe, len(rows), processes.count)
     patients = index["patient_id"].to_numpy()
     facts = {
         "views": len(rows),
@@ -76,17 +84,24 @@ def main(arguments: argparse.Namespace) -> None:
         "views left out": len(index) - len(rows),
         "view size": views.shape[1],
     }
-    say(", ".join(f"{name} {value}" for name, value in facts.items()))
+    passes = recipe["steps"] * recipe["batch_size"] / len(rows)
+    say(", ".join(f"{name} {value}" for name, value in {**facts, "passes over them": f"{passes:.0f}"}.items()))
 
-    device = select_device(arguments.device, arguments.threads)
+    device = select_device(processes.device_name(arguments.device), arguments.threads)
+    processes.join(device)
+    trainer = Trainer(views, rows, recipe, device, processes)
+    say(f"{processes.count} x {device.type}, {trainer.precision.name}")
     fingerprint = {
         "settings": recipe,
         "views": sha256(arguments.views),
         "learned_rows": rows.tolist(),
         "code_version": arguments.code_version,
     }
-    work = WorkDir(arguments.work_dir, fingerprint)
-    unet = train(views, rows, recipe, device, work, clock)
+    work = processes.work_dir(arguments.work_dir, lambda: WorkDir(arguments.work_dir, fingerprint))
+    unet = train(trainer, work, clock, arguments.tensorboard, arguments.origin)
+    processes.leave()
+    if not processes.is_first:
+        return
 
     parameters = {
         "origin": arguments.origin,
@@ -105,6 +120,8 @@ def main(arguments: argparse.Namespace) -> None:
         save_pipeline(unet, recipe["timesteps"], recipe["schedule"], folder)
         write_json(parameters, folder / "parameters.json")
         write_text(model_card(arguments.origin, facts, recipe), folder / "README.md")
+        if (work.path / GRIDS).is_dir():
+            shutil.copytree(work.path / GRIDS, folder / GRIDS)
     write_text(work.metrics_file().read_text(encoding="utf-8"), arguments.output_metrics)
     work.close()
 

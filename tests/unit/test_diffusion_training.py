@@ -1,7 +1,11 @@
 """Training of the diffusion model: draws, resume, learning, the command and its folder."""
 
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +13,30 @@ import pandas as pd
 import pytest
 import torch
 from diffusers import DDPMPipeline
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.shared import REPOSITORY
 from workflow_scripts import train_diffusion
 from workflow_scripts.cli import flags, run
 from workflow_scripts.diffusion import training
 from workflow_scripts.diffusion.pipeline import load_pipeline
-from workflow_scripts.diffusion.training import batch_rows, draw_batch, ema_decay, learning_rate, train
+from workflow_scripts.diffusion.sheet import contact_sheet
+from workflow_scripts.diffusion.tally import Tally
+from workflow_scripts.diffusion.training import (
+    Trainer,
+    batch_rows,
+    check_division,
+    draw_batch,
+    ema_decay,
+    learning_rate,
+    train,
+)
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import atomic_directory
 from workflow_scripts.study.schema import recipe_defaults
+from workflow_scripts.training.processes import Processes
 from workflow_scripts.training.work import Clock, Interrupted, WorkDir
 
 TINY = {
@@ -34,8 +53,11 @@ TINY = {
     "lr": 1e-3,
     "warmup_steps": 2,
     "checkpoint_every": 3,
+    "grid_every": 0,
 }
+QUARTERS = {f"loss_q{quarter}" for quarter in range(4)}
 CPU = torch.device("cpu")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class StoppingClock(Clock):
@@ -58,7 +80,8 @@ def tiny_views(count: int = 10, size: int = 8) -> np.ndarray:
 
 def run_tiny(folder: Path, clock: Clock, settings: dict = TINY) -> dict[str, torch.Tensor]:
     views = tiny_views()
-    unet = train(views, np.arange(len(views)), settings, CPU, WorkDir(folder, {"settings": settings}), clock)
+    trainer = Trainer(views, np.arange(len(views)), settings, CPU, Processes())
+    unet = train(trainer, WorkDir(folder, {"settings": settings}), clock)
     return unet.state_dict()
 
 
@@ -72,7 +95,7 @@ def test_interrupted_anywhere_equals_uninterrupted(tmp_path: Path, monkeypatch: 
     torch.use_deterministic_algorithms(True)
     whole = run_tiny(tmp_path / "whole", StoppingClock())
     assert [row["step"] for row in metrics_of(tmp_path / "whole")] == [2, 4, 6, 8]
-    assert set(metrics_of(tmp_path / "whole")[0]) == {"step", "loss", "mse", "vb", "grad_norm", "lr"}
+    assert set(metrics_of(tmp_path / "whole")[0]) == {"step", "loss", "mse", "vb", "grad_norm", "lr"} | QUARTERS
 
     torch.rand(7)  # whatever ran before must not matter
     with pytest.raises(Interrupted):  # before step 2, between two lines of metrics
@@ -125,7 +148,8 @@ def test_it_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "METRICS_EVERY", 10)
     views = np.tile(np.linspace(0, 255, 8).astype(np.uint8), (16, 8, 1))
     settings = {**TINY, "steps": 60, "batch_size": 8, "dropout": 0.0, "flip": 0.0, "checkpoint_every": 60, "lr": 2e-3}
-    train(views, np.arange(16), settings, CPU, WorkDir(tmp_path / "work", {}), StoppingClock())
+    trainer = Trainer(views, np.arange(16), settings, CPU, Processes())
+    train(trainer, WorkDir(tmp_path / "work", {}), StoppingClock())
     rows = metrics_of(tmp_path / "work")
     assert rows[0]["mse"] > 0.5
     assert rows[-1]["mse"] < 0.25
@@ -136,6 +160,71 @@ def test_a_diverged_training_says_so_and_keeps_its_last_good_checkpoint(tmp_path
         run_tiny(tmp_path / "work", StoppingClock(), {**TINY, "lr": 1e30, "warmup_steps": 0, "checkpoint_every": 1})
     checkpoint = torch.load(tmp_path / "work" / "checkpoint.pt", weights_only=True)
     assert bool(torch.isfinite(checkpoint["sums"]).all())
+
+
+def test_a_training_that_gets_worse_than_no_prediction_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "METRICS_EVERY", 4)
+    with pytest.raises(UserError, match=r"has diverged: up to step 4 .*learning rate \(now 0\.5\)"):
+        run_tiny(tmp_path / "work", StoppingClock(), {**TINY, "lr": 0.5, "warmup_steps": 0})
+
+
+def gradients(settings: dict) -> tuple[list[torch.Tensor], Trainer]:
+    trainer = Trainer(tiny_views(), np.arange(10), {**TINY, **settings}, CPU, Processes())
+    for step in range(2):  # the first gradients are zero in all branches
+        trainer.step(step)
+    return [parameter.grad for parameter in trainer.parameters if parameter.grad is not None], trainer
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_batch() -> None:
+    (whole, one), (parts, two) = (gradients({"dropout": 0.0, "accumulate": count}) for count in (1, 4))
+    assert len(whole) == len(parts) == len(one.parameters)
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(one.tally.sums, two.tally.sums, rtol=1e-5, atol=0)
+
+
+def test_fp16_scales_its_gradients_and_has_the_same_ones(tmp_path: Path) -> None:
+    (exact, _), (rounded, trainer) = (gradients({"dropout": 0.0, "precision": name}) for name in ("float32", "fp16"))
+    for a, b in zip(exact, rounded, strict=True):
+        torch.testing.assert_close(a, b, rtol=0.05, atol=0.02 * float(a.abs().max()) + 1e-5)
+    assert trainer.precision.scaler.get_scale() == 65536
+    settings = {**TINY, "precision": "fp16"}
+    whole = run_tiny(tmp_path / "whole", StoppingClock(), settings)
+    with pytest.raises(Interrupted):
+        run_tiny(tmp_path / "parts", StoppingClock(5), settings)
+    parts = run_tiny(tmp_path / "parts", StoppingClock(), settings)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_tally_by_quarters_and_steps() -> None:
+    tally = Tally(100, CPU)
+    tally.add_samples(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 0.0, 0.0]), torch.tensor([0, 24, 99]))
+    tally.add_step(torch.tensor(4.0), may_skip=True)
+    tally.add_step(torch.tensor(float("inf")), may_skip=True)
+    assert tally.means(Processes()) == pytest.approx(
+        {
+            "loss": 6.5 / 3, "mse": 2.0, "vb": 0.5 / 3, "loss_q0": 1.75, "loss_q1": None, "loss_q2": None,
+            "loss_q3": 3.0, "grad_norm": 4.0, "skipped_steps": 1.0,
+        }
+    )  # fmt: skip
+    tally.add_step(torch.tensor(float("inf")), may_skip=False)
+    assert tally.means(Processes())["grad_norm"] == float("inf")
+
+
+def test_a_batch_must_divide_into_processes_and_parts() -> None:
+    check_division({"batch_size": 12, "accumulate": 2}, 12, 3)
+    with pytest.raises(UserError, match="batch of 12 does not divide into 2 processes of 4 parts.*multiple of 8"):
+        check_division({"batch_size": 12, "accumulate": 4}, 12, 2)
+
+
+def test_contact_sheet() -> None:
+    images = np.stack([np.full((8, 8), 20 * n, dtype=np.uint8) for n in range(1, 6)])
+    sheet = contact_sheet(images, "")
+    assert sheet.shape == (16, 24)
+    assert sheet[::8, ::8].tolist() == [[20, 40, 60], [80, 100, 0]]
+    stamped = contact_sheet(images, "PHANTOM")
+    np.testing.assert_array_equal(stamped[-16:], sheet)
+    assert stamped[:-16].max() > 200
 
 
 def write_study(folder: Path, patients: int = 6, size: int = 8) -> list[str]:
@@ -162,7 +251,10 @@ def command(settings: dict) -> list[str]:
 def test_command_writes_a_pipeline_folder(tmp_path: Path) -> None:
     study = write_study(tmp_path)
     more = ["--origin", "PHANTOM", "--folds", str(tmp_path / "folds.csv"), "--exclude-fold", "1", "--time-limit", "0"]
-    run(train_diffusion.main, train_diffusion.parser(), [*study, *more, *command({**TINY, "steps": 2})])
+    more += ["--tensorboard", str(tmp_path / "board")]
+    run(
+        train_diffusion.main, train_diffusion.parser(), [*study, *more, *command({**TINY, "steps": 2, "grid_every": 1})]
+    )
     parameters = json.loads((tmp_path / "model" / "parameters.json").read_text())
     assert (parameters["views"], parameters["patients"], parameters["views left out"]) == (6, 3, 6)
     assert parameters["settings"]["steps"] == 2
@@ -170,6 +262,13 @@ def test_command_writes_a_pipeline_folder(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
     assert not (tmp_path / "work").exists()
     assert not list(tmp_path.glob(".*"))
+    grids = sorted((tmp_path / "model" / "samples").iterdir())
+    assert [file.name for file in grids] == ["step_0000001.png", "step_0000002.png"]
+    with Image.open(grids[0]) as picture:
+        assert picture.size == (32, 32 + 12)
+    events = EventAccumulator(str(tmp_path / "board")).Reload()
+    assert {"loss", "loss_q0", "grad_norm", "lr"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Images("samples")] == [1, 2]
 
     pipeline = DDPMPipeline.from_pretrained(tmp_path / "model")
     assert pipeline.scheduler.config.num_train_timesteps == 50
@@ -184,7 +283,8 @@ def test_command_writes_a_pipeline_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 11}, "10 views to learn from.*fewer than one batch of 11"),
+        ({"batch_size": 11}, "10 views to learn from are fewer than one batch of 11"),
+        ({"accumulate": 3}, "4 does not divide into 1 processes of 3 parts"),
         ({"channel_multipliers": [1, 1, 1, 1, 1], "attention_resolutions": []}, "must be a multiple of 16"),
         ({"schedule": "linear", "timesteps": 10}, "more than 20"),
     ],
@@ -207,3 +307,40 @@ def test_a_model_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_directory(tmp_path / "model") as folder:
         (folder / "nowhere" / "file").write_text("")
     assert [file.name for file in tmp_path.rglob("*")] == ["model", "new"]
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_in_two_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    study, settings = write_study(tmp_path), {**TINY, "steps": 4}
+    run(train_diffusion.main, train_diffusion.parser(), [*study, *command({**settings, "accumulate": 2})])
+    (tmp_path / "model").rename(tmp_path / "one")
+    (tmp_path / "metrics.jsonl").rename(tmp_path / "one.jsonl")
+
+    # What torchrun does, with this process as the first of the two.
+    both = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    words = [*study, *command(settings)]
+    other = subprocess.Popen(
+        [sys.executable, "-m", "workflow_scripts.train_diffusion", *words, "--log", str(tmp_path / "never.txt")],
+        cwd=REPOSITORY, env={**os.environ, **both, "RANK": "1", "LOCAL_RANK": "1"},
+    )  # fmt: skip
+    for name, value in {**both, "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    run(train_diffusion.main, train_diffusion.parser(), words)
+    assert other.wait(60) == 0
+    assert capfd.readouterr().err.count("2 x cpu, float32") == 1
+    assert not (tmp_path / "never.txt").exists()
+    one, two = (load_file(tmp_path / name / "unet" / WEIGHTS) for name in ("one", "model"))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-6)
+    rows = [json.loads((tmp_path / name).read_text()) for name in ("one.jsonl", "metrics.jsonl")]
+    assert rows[0].keys() == rows[1].keys()
+    for key in rows[0].keys() - {"images_per_s"}:
+        assert rows[0][key] == pytest.approx(rows[1][key], rel=1e-5), key

@@ -1,4 +1,9 @@
-"""Training of the diffusion model (paper, Sec. 4.2): guided-diffusion's hybrid loss, averaged weights, exact resume."""
+"""Training of the diffusion model (paper, Sec. 4.2): guided-diffusion's hybrid loss, averaged weights, exact resume.
+
+A batch is divided among the processes, and each process may work its share through in parts (`accumulate`), for cards
+too small for it. What a part draws depends on the seed, the step and the part's place in the batch, so that two
+processes compute what one computes in two parts.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +11,35 @@ import copy
 import math
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import UNet2DModel
+from torch.nn.parallel import DistributedDataParallel
 
 from workflow_scripts.cli import progress
-from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas
+from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas, spaced_timesteps
+from workflow_scripts.diffusion.sampler import image_noise, reverse_steps, to_grey
+from workflow_scripts.diffusion.sheet import contact_sheet, save_picture
+from workflow_scripts.diffusion.tally import Tally
 from workflow_scripts.diffusion.unet import build_unet
 from workflow_scripts.errors import UserError
-from workflow_scripts.training.device import autocast
+from workflow_scripts.training.board import Board
+from workflow_scripts.training.precision import Precision
+from workflow_scripts.training.processes import Processes
 from workflow_scripts.training.randomness import epoch_order, normals, philox, uniforms
-from workflow_scripts.training.work import Clock, Interrupted, WorkDir, append_metrics, trim_metrics
+from workflow_scripts.training.work import Clock, Interrupted, WorkDir
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, GRIDS = "checkpoint.pt", "samples"
 # Steps per line of metrics, each the mean over them: reading a value off a GPU makes it wait.
 METRICS_EVERY = 50
+# A grid of samples while it trains: so many images in so many ancestral steps.
+GRID_IMAGES, GRID_STEPS = 16, 25
+# Predicting no noise at all has a mean squared error of 1; a network this much worse is not coming back.
+DIVERGED_MSE = 2.0
 NETWORK_KEYS = (
     "base_channels",
     "channel_multipliers",
@@ -31,7 +48,20 @@ NETWORK_KEYS = (
     "heads",
     "dropout",
 )
-MEASURED = ("loss", "mse", "vb", "grad_norm")
+
+
+def check_division(settings: Mapping[str, Any], views: int, processes: int) -> None:
+    """Raise UserError unless a batch divides into processes and parts, and the views suffice for one."""
+    batch, parts = settings["batch_size"], settings["accumulate"]
+    if batch % (processes * parts):
+        raise UserError(
+            f"a batch of {batch} does not divide into {processes} processes of {parts} parts each (batch_size, GPUs, "
+            f"accumulate); make it a multiple of {processes * parts}"
+        )
+    if views < batch:
+        raise UserError(
+            f"{views} views to learn from are fewer than one batch of {batch}; bring more or lower batch_size"
+        )
 
 
 def unet_of(settings: Mapping[str, Any], size: int) -> UNet2DModel:
@@ -50,19 +80,21 @@ def batch_rows(rows: np.ndarray, seed: int, step: int, batch_size: int) -> np.nd
 
 
 def draw_batch(
-    views: np.ndarray, rows: np.ndarray, settings: Mapping[str, Any], step: int
+    views: np.ndarray, rows: np.ndarray, settings: Mapping[str, Any], step: int, places: range | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Images (B, 1, S, S) in [-1, 1], timesteps (B,) and noise (B, 1, S, S) of one step, on CPU.
 
-    views: uint8 (N, S, S); rows: those to learn from. Nothing depends on the steps before.
+    views: uint8 (N, S, S); rows: those to learn from; `places`: the part of the batch to draw, all of it unless given.
+    Nothing depends on the steps or places before.
     """
     seed, size = settings["seed"], settings["batch_size"]
-    images = views[batch_rows(rows, seed, step, size)].astype(np.float32) / 127.5 - 1
-    draws = uniforms(seed, "timestep and flip", step, range(size), 2).astype(np.float64)
+    places = range(size) if places is None else places
+    images = views[batch_rows(rows, seed, step, size)[places.start : places.stop]].astype(np.float32) / 127.5 - 1
+    draws = uniforms(seed, "timestep and flip", step, places, 2).astype(np.float64)
     timesteps = (draws[:, 0] * settings["timesteps"]).astype(np.int64)
     flipped = draws[:, 1] < settings["flip"]
     images[flipped] = images[flipped, :, ::-1]
-    noise = normals(seed, "noise", step, range(size), (1, *views.shape[1:]))
+    noise = normals(seed, "noise", step, places, (1, *views.shape[1:]))
     return torch.from_numpy(images[:, None]), torch.from_numpy(timesteps), torch.from_numpy(noise)
 
 
@@ -76,84 +108,175 @@ def learning_rate(settings: Mapping[str, Any], step: int) -> float:
     return settings["lr"] * min(1.0, (step + 1) / max(1, settings["warmup_steps"]))
 
 
+class Trainer:
+    """Network, average, optimiser and draws: one process's part of a training."""
+
+    def __init__(
+        self,
+        views: np.ndarray,
+        rows: np.ndarray,
+        settings: Mapping[str, Any],
+        device: torch.device,
+        processes: Processes,
+    ) -> None:
+        self.views, self.rows, self.settings = views, rows, settings
+        self.device, self.processes = device, processes
+        self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.unet = unet_of(settings, views.shape[1]).to(device, memory_format=self.layout).train()
+        self.average = copy.deepcopy(self.unet).requires_grad_(False).eval()
+        self.parameters, self.averaged = list(self.unet.parameters()), list(self.average.parameters())
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=settings["lr"], weight_decay=0.0, fused=device.type == "cuda"
+        )
+        self.precision = Precision(settings["precision"], device)
+        betas = schedule_betas(settings["schedule"], settings["timesteps"])
+        self.process = GaussianProcess(betas, device=device)
+        kept = spaced_timesteps(len(betas), min(GRID_STEPS, len(betas)))
+        self.short_process = GaussianProcess(betas, kept, device)
+        self.tally = Tally(settings["timesteps"], device)
+        self.network: torch.nn.Module = self.unet
+        if processes.count > 1:
+            self.network = DistributedDataParallel(self.unet)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a checkpoint holds."""
+        state = {name: getattr(self, name).state_dict() for name in ("unet", "average", "optimiser")}
+        return {**state, "sums": self.tally.totals(self.processes), "scaler": self.precision.scaler.state_dict()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        for name in ("unet", "average", "optimiser"):
+            getattr(self, name).load_state_dict(state[name])
+        self.precision.scaler.load_state_dict(state["scaler"])
+        self.tally.sums = state["sums"].to(self.device)
+        if not self.processes.is_first:
+            self.tally.clear_samples()  # the first one brings those of all processes
+
+    def step(self, number: int) -> None:
+        """One optimisation step."""
+        settings, count = self.settings, self.settings["accumulate"]
+        size = settings["batch_size"] // (self.processes.count * count)
+        self.optimiser.zero_grad(set_to_none=True)
+        for part in range(count):
+            start = (self.processes.rank * count + part) * size
+            last = part == count - 1
+            # Processes exchange gradients once, with the last part.
+            exchange = nullcontext() if last or self.processes.count == 1 else self.network.no_sync()  # type: ignore[operator]
+            with exchange:
+                self._part(number, range(start, start + size), 1 / count)
+        scaler = self.precision.scaler
+        scaler.unscale_(self.optimiser)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(settings, number)
+        scaler.step(self.optimiser)
+        scaler.update()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.averaged, self.parameters, 1 - ema_decay(settings["ema"], number))
+            self.tally.add_step(norm.detach(), may_skip=scaler.is_enabled())
+
+    def _part(self, number: int, places: range, share: float) -> None:
+        """Add the gradient of some places of a step's batch."""
+        drawn = draw_batch(self.views, self.rows, self.settings, number, places)
+        x0, t, noise = (tensor.to(self.device, non_blocking=True) for tensor in drawn)
+        # Dropout draws from torch's own generator, which is therefore set anew for every part of a step.
+        torch.manual_seed(_torch_seed(self.settings["seed"], "dropout", number, places.start))
+        xt = self.process.q_sample(x0, t, noise).contiguous(memory_format=self.layout)
+        with self.precision.cast():
+            output = self.network(xt, t).sample
+        mse, vb = self.process.losses(output, x0, xt, t, noise)  # in float32
+        self.precision.scaler.scale((mse + vb).mean() * share).backward()
+        self.tally.add_samples(mse, vb, t)
+
+    def means(self, done: int, whole_report: bool) -> dict[str, float | None]:
+        """The tally's means; UserError where they say that the training has failed."""
+        values = self.tally.means(self.processes)
+        advice = (
+            f"lower the learning rate (now {self.settings['lr']}) or raise warmup_steps "
+            f"(now {self.settings['warmup_steps']})"
+        )
+        if not all(math.isfinite(value) for value in values.values() if value is not None):
+            raise UserError(
+                f"the loss or its gradient is no longer finite at step {done} (mean loss {values['loss']}, gradient "
+                f"norm {values['grad_norm']}); {advice}"
+            )
+        if whole_report and values["mse"] is not None and values["mse"] > DIVERGED_MSE:
+            raise UserError(
+                f"the training has diverged: up to step {done} the predicted noise is off by {values['mse']:.3g} on "
+                f"average, where predicting none has 1; {advice}"
+            )
+        if whole_report and values.get("skipped_steps") == METRICS_EVERY:
+            raise UserError(
+                f"fp16 overflows at every step up to {done}, whatever its scale; {advice}, or use precision float32"
+            )
+        return values
+
+    def grid(self) -> np.ndarray:
+        """uint8 (GRID_IMAGES, S, S): samples of the averaged weights, from the same noise whenever it is called."""
+        images, seed, side = range(GRID_IMAGES), self.settings["seed"], self.views.shape[1]
+        x = image_noise(seed, 0, images, side, self.device)
+        for _, state in reverse_steps(self.average, self.short_process, x, 0, images, seed, "ancestral"):
+            x = state
+        return to_grey(x)
+
+
 def train(
-    views: np.ndarray, rows: np.ndarray, settings: Mapping[str, Any], device: torch.device, work: WorkDir, clock: Clock
+    trainer: Trainer,
+    work: WorkDir,
+    clock: Clock,
+    tensorboard: Path | None = None,
+    origin: str = "",
 ) -> UNet2DModel:
-    """Train on `rows` of `views` (uint8, (N, S, S)) and return the network with the averaged weights, on CPU.
+    """Train to the end and return the network with the averaged weights, on CPU.
 
     Continues from the work directory's checkpoint; on CPU the result does not depend on where it was interrupted.
-    Raises `Interrupted` when the clock is over (after a checkpoint) and UserError when the loss is no longer finite.
+    `tensorboard`: folder of its files, or None; `origin` is stamped on the grids of samples. Raises `Interrupted` when the
+    clock is over (after a checkpoint) and UserError when the training fails.
     """
-    settings = dict(settings)
-    steps = settings["steps"]
-    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    unet = unet_of(settings, views.shape[1]).to(device, memory_format=layout).train()
-    average = copy.deepcopy(unet).requires_grad_(False).eval()
-    parameters, averaged = list(unet.parameters()), list(average.parameters())
-    optimiser = torch.optim.AdamW(parameters, lr=settings["lr"], weight_decay=0.0, fused=device.type == "cuda")
-    process = GaussianProcess(schedule_betas(settings["schedule"], settings["timesteps"]), device=device)
-    sums, counted = torch.zeros(len(MEASURED), dtype=torch.float64, device=device), 0
-
-    done = 0
+    settings, processes = trainer.settings, trainer.processes
+    steps, done = settings["steps"], 0
     checkpoint = work.load(CHECKPOINT)
     if checkpoint is not None:
-        done, counted = checkpoint["step"], checkpoint["counted"]
-        sums = checkpoint["sums"].to(device)
-        unet.load_state_dict(checkpoint["unet"])
-        average.load_state_dict(checkpoint["average"])
-        optimiser.load_state_dict(checkpoint["optimiser"])
-    trim_metrics(work.metrics_file(), done)
-
-    def means() -> dict[str, float]:
-        values = (sums / max(1, counted)).tolist()
-        if not all(math.isfinite(value) for value in values):
-            raise UserError(
-                f"the loss is no longer finite at step {done} (mean loss {values[0]}); lower the learning rate "
-                f"(now {settings['lr']}) or raise warmup_steps (now {settings['warmup_steps']})"
-            )
-        return dict(zip(MEASURED, values, strict=True))
+        done = checkpoint["step"]
+        trainer.load(checkpoint)
+    board = Board(work.metrics_file(), tensorboard, done) if processes.is_first else None
 
     def save() -> None:
-        means()  # weights that are no longer finite must not replace the last good ones
-        state = {"step": done, "counted": counted, "sums": sums, "unet": unet.state_dict()}
-        work.save(CHECKPOINT, {**state, "average": average.state_dict(), "optimiser": optimiser.state_dict()}, done)
+        trainer.means(done, whole_report=False)  # weights that are no longer finite must not replace the last good ones
+        work.save(CHECKPOINT, {**trainer.state(), "step": done}, done)
 
     started, timed = time.monotonic(), 0
     for step in progress(range(done, steps), "training", "step", steps, done):
-        if clock.is_over():
+        if processes.any(clock.is_over()):
             save()
             raise Interrupted(f"time is over at step {done} of {steps}; the next try continues from here")
-        x0, t, noise = (tensor.to(device, non_blocking=True) for tensor in draw_batch(views, rows, settings, step))
-        # Dropout draws from torch's own generator, which is therefore set anew at every step.
-        torch.manual_seed(_torch_seed(settings["seed"], "dropout", step))
-        xt = process.q_sample(x0, t, noise).contiguous(memory_format=layout)
-        with autocast(device):
-            output = unet(xt, t).sample
-        mse, vb = process.losses(output, x0, xt, t, noise)
-        loss = (mse + vb).mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        grad_norm = torch.nn.utils.get_total_norm(gradients)
-        rate = learning_rate(settings, step)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        optimiser.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(averaged, parameters, 1 - ema_decay(settings["ema"], step))
-            sums += torch.stack([loss.detach(), mse.detach().mean(), vb.detach().mean(), grad_norm]).double()
-        done, counted, timed = step + 1, counted + 1, timed + 1
-
+        try:
+            trainer.step(step)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the GPU has too little memory for {settings['batch_size'] // processes.count} views per step in "
+                f"{settings['accumulate']} parts; raise diffusion.recipe.accumulate to a larger divisor"
+            ) from error
+        done, timed = step + 1, timed + 1
         if done % METRICS_EVERY == 0 or done == steps:
-            row = {"step": done, **means(), "lr": rate}
+            values = trainer.means(done, done % METRICS_EVERY == 0)
             speed = timed * settings["batch_size"] / (time.monotonic() - started)
-            append_metrics(work.metrics_file(), {**row, "images_per_s": round(speed, 2)})
-            sums, counted = torch.zeros_like(sums), 0
+            row = {"step": done, **values, "lr": learning_rate(settings, step), "images_per_s": round(speed, 2)}
+            if board is not None:
+                board.report(row)
+            trainer.tally.sums.zero_()
             started, timed = time.monotonic(), 0
+        if board is not None and settings["grid_every"] and (done % settings["grid_every"] == 0 or done == steps):
+            sheet = contact_sheet(trainer.grid(), origin)
+            save_picture(sheet, work.path / GRIDS / f"step_{done:07d}.png")
+            board.picture("samples", done, sheet)
         if done % settings["checkpoint_every"] == 0 or done == steps:
             save()
-    return average.cpu()
+    if board is not None:
+        board.close()
+    return trainer.average.cpu()
 
 
-def _torch_seed(seed: int, stream: str, step: int) -> int:
-    return int(philox(seed, stream, step).integers(2**63))
+def _torch_seed(seed: int, stream: str, step: int, sample: int = 0) -> int:
+    return int(philox(seed, stream, step, sample).integers(2**63))

@@ -148,6 +148,22 @@ class WorkDir:
         self.lock.close()
 
 
+class Follower(WorkDir):
+    """The work directory as the further processes of one training see it: they read what the first one writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def advance(self, progress: int) -> None:
+        """Nothing: the first process states it."""
+
+    def save(self, name: str, value: Mapping[str, Any], progress: int) -> None:
+        """Nothing: the first process writes it."""
+
+    def close(self) -> None:
+        """Nothing: the first process removes it."""
+
+
 def append_metrics(file: Path, row: Mapping[str, Any]) -> None:
     """Append one JSON line."""
     file.parent.mkdir(parents=True, exist_ok=True)
