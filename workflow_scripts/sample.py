@@ -46,8 +46,8 @@ def main(arguments: argparse.Namespace) -> None:
     import torch
 
     from workflow_scripts.diffusion.pipeline import load_pipeline
-    from workflow_scripts.diffusion.process import GaussianProcess, spaced_timesteps
-    from workflow_scripts.diffusion.sampler import image_noise, reverse_steps, shard_range, to_grey
+    from workflow_scripts.diffusion.process import GaussianProcess
+    from workflow_scripts.diffusion.sampler import image_noise, kept_timesteps, reverse_steps, shard_range, to_grey
     from workflow_scripts.files import read_npy, sha256, write_npy
     from workflow_scripts.training.device import select_device
     from workflow_scripts.training.work import Clock, Interrupted, WorkDir
@@ -58,7 +58,7 @@ def main(arguments: argparse.Namespace) -> None:
     images = shard_range(arguments.images, arguments.shards, arguments.shard)
     device = select_device(arguments.device, arguments.threads)
     unet, betas = load_pipeline(arguments.model)
-    kept = spaced_timesteps(len(betas), length, evenly=sampler == "ddim")
+    kept = kept_timesteps(len(betas), length, sampler)
     side = unet.config.sample_size
     if arguments.size not in (None, side):
         raise UserError(

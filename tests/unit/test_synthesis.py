@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,14 @@ from workflow_scripts.diffusion import sampler as sampler_module
 from workflow_scripts.diffusion.holdout import choose_holdout
 from workflow_scripts.diffusion.pipeline import load_pipeline, save_pipeline
 from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas, spaced_timesteps
-from workflow_scripts.diffusion.sampler import generator_noise, image_noise, reverse_steps, shard_range, to_grey
+from workflow_scripts.diffusion.sampler import (
+    generator_noise,
+    image_noise,
+    kept_timesteps,
+    reverse_steps,
+    shard_range,
+    to_grey,
+)
 from workflow_scripts.diffusion.unet import build_unet
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import read_csv, read_rows
@@ -53,7 +61,7 @@ def draw(
     return np.load(output)
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpmsolver++"])
 def test_images_do_not_depend_on_shards_and_batches(model: Path, tmp_path: Path, sampler: str) -> None:
     steps = 10 if sampler == "ddim" else 6
     whole = draw(model, tmp_path / "whole.npy", batch=5, steps=steps, sampler=sampler)
@@ -70,10 +78,11 @@ def test_images_do_not_depend_on_shards_and_batches(model: Path, tmp_path: Path,
     assert np.abs(other.astype(int) - whole).mean() > 5
 
 
+@pytest.mark.parametrize("sampler", ["ancestral", "dpmsolver++"])
 def test_interrupted_sampling_continues_inside_a_batch(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], sampler: str
 ) -> None:
-    whole = draw(model, tmp_path / "whole.npy", batch=3)
+    whole = draw(model, tmp_path / "whole.npy", batch=3, sampler=sampler)
 
     class OverSoon(work_module.Clock):
         asked = 0
@@ -85,7 +94,7 @@ def test_interrupted_sampling_continues_inside_a_batch(
     with monkeypatch.context() as patch:
         patch.setattr(work_module, "Clock", OverSoon)
         with pytest.raises(SystemExit):
-            draw(model, tmp_path / "parts.npy", batch=3)
+            draw(model, tmp_path / "parts.npy", batch=3, sampler=sampler)
     assert "image 3, step 2 of 6" in capsys.readouterr().err
     assert json.loads((tmp_path / "parts.work" / "state.json").read_text())["progress"] == 8
     assert not (tmp_path / "parts.npy").exists()
@@ -96,7 +105,7 @@ def test_interrupted_sampling_continues_inside_a_batch(
         return reverse_steps(*arguments)
 
     monkeypatch.setattr(sampler_module, "reverse_steps", recording)
-    np.testing.assert_array_equal(draw(model, tmp_path / "parts.npy", batch=3), whole)
+    np.testing.assert_array_equal(draw(model, tmp_path / "parts.npy", batch=3, sampler=sampler), whole)
     assert begun == [2, 0]  # the rest of the second batch, then the third
     assert "from 8" in capsys.readouterr().err
     assert not (tmp_path / "parts.work").exists()
@@ -112,6 +121,34 @@ def test_every_step_has_noise_of_its_own() -> None:
         x = process.ancestral_step(torch.zeros(2, 2, 8, 8), x, torch.full((2,), 3 - step), noise)
     assert done == 4
     assert torch.equal(sampled, x)
+
+
+class GaussianData(torch.nn.Module):
+    """The network that knows data of mean 0 and one standard deviation: the deterministic samplers' path is known."""
+
+    def __init__(self, process: GaussianProcess, std: float) -> None:
+        super().__init__()
+        self.alphas, self.std = torch.from_numpy(np.cumprod(1 - process.full_betas)).float(), std
+
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor) -> Any:
+        signal = self.alphas[timesteps][:, None, None, None]
+        noise = (1 - signal).sqrt() * x / (signal * self.std**2 + 1 - signal)
+        return SimpleNamespace(sample=torch.cat([noise, torch.zeros_like(noise)], dim=1))
+
+
+def sampling_error(sampler: str, steps: int) -> float:
+    betas = schedule_betas("cosine", 1000)
+    process = GaussianProcess(betas, kept_timesteps(1000, steps, sampler))
+    start = torch.linspace(-2, 2, 16).reshape(1, 1, 4, 4)
+    *_, (_, state) = reverse_steps(GaussianData(process, 0.3), process, start, 0, [0], 0, sampler)
+    return float((state[:, :1] - 0.3 * start).abs().max())
+
+
+def test_dpm_solver_needs_fewer_steps_than_ddim() -> None:
+    errors = {steps: sampling_error("dpmsolver++", steps) for steps in (10, 20, 40)}
+    assert errors[10] > 2 * errors[20] > 4 * errors[40]
+    assert errors[20] < 0.02
+    assert sampling_error("ddim", 20) > 3 * errors[20]
 
 
 def test_noise_belongs_to_image_and_step() -> None:

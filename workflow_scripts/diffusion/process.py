@@ -95,7 +95,7 @@ class GaussianProcess:
         }
         self._tables = {name: torch.from_numpy(table).to(device) for name, table in tables.items()}
         self.timesteps = torch.from_numpy(kept).to(device)
-        self.full_length = len(betas)
+        self.full_betas, self.full_length = betas, len(betas)
 
     def __len__(self) -> int:
         return len(self.betas)

@@ -11,14 +11,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from diffusers import UNet2DModel
+from diffusers import DPMSolverMultistepScheduler, UNet2DModel
 
-from workflow_scripts.diffusion.process import GaussianProcess
+from workflow_scripts.diffusion.process import GaussianProcess, spaced_timesteps
 from workflow_scripts.errors import UserError
 from workflow_scripts.training.device import autocast
 from workflow_scripts.training.randomness import normals
 
 STREAM = "sample"
+DPM = "dpmsolver++"
 
 
 def shard_range(images: int, shards: int, shard: int) -> range:
@@ -51,33 +52,75 @@ def generator_noise(seed: int, step: int, images: Sequence[int], side: int, devi
     return torch.stack(rows)
 
 
+def kept_timesteps(timesteps: int, count: int, sampler: str) -> np.ndarray:
+    """int64 (count,) timesteps out of range(timesteps) that a sampler visits, in increasing order."""
+    if sampler != DPM:
+        return spaced_timesteps(timesteps, count, evenly=sampler == "ddim")
+    # As Diffusers spaces them (`linspace`): from the last on, without 0, since its last step goes all the way.
+    return spaced_timesteps(timesteps, count + 1)[1:]
+
+
 def reverse_steps(
     unet: UNet2DModel,
     process: GaussianProcess,
-    x: torch.Tensor,
+    state: torch.Tensor,
     done: int,
     images: Sequence[int],
     seed: int,
     sampler: str,
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Continue from `x` (N, 1, S, S) after `done` reverse steps; yields (steps done, x) after each of the others.
+    """Continue from `state` after `done` reverse steps; yields (steps done, state) after each of the others.
 
-    sampler: `ancestral` (learned variance) or `ddim` (deterministic).
+    state: float32 (N, C, S, S), at first the starting noise; its first channel is always the images. DPM-Solver++ adds
+    a channel, the clean images that it predicted a step before.
+    sampler: `ancestral` (learned variance), `ddim` (deterministic) or `dpmsolver++` (deterministic, second order).
     """
     length = len(process)
+    solver = _Solver(process, done) if sampler == DPM else None
     for step in range(done, length):
+        x = state[:, :1]
         t = torch.full((len(x),), length - 1 - step, device=x.device)
         with torch.no_grad(), autocast(x.device):
             output = unet(x, process.timesteps[t]).sample
-        if sampler == "ddim":
-            x = process.ddim_step(output, x, t)
+        if solver is not None:
+            state = solver.step(process.reverse(output, x, t)[2], state)
+        elif sampler == "ddim":
+            state = process.ddim_step(output, x, t)
         else:
-            x = process.ancestral_step(output, x, t, image_noise(seed, step + 1, images, x.shape[-1], x.device))
-        yield step + 1, x
+            state = process.ancestral_step(output, x, t, image_noise(seed, step + 1, images, x.shape[-1], x.device))
+        yield step + 1, state
+
+
+class _Solver:
+    """Diffusers' DPM-Solver++ (Lu et al. 2022), resumable.
+
+    It is given the clipped clean images, not the network's output: of that its `learned_range` would take three
+    channels for the noise, whatever the image has, and its unclipped estimate explodes on the cosine schedule.
+    """
+
+    def __init__(self, process: GaussianProcess, done: int) -> None:
+        self.scheduler = DPMSolverMultistepScheduler(
+            num_train_timesteps=process.full_length,
+            trained_betas=process.full_betas,
+            prediction_type="sample",
+            algorithm_type="dpmsolver++",
+            solver_order=2,
+        )
+        self.scheduler.set_timesteps(timesteps=process.timesteps.cpu().numpy()[::-1].tolist())
+        self.scheduler.set_begin_index(done)
+        self.scheduler.lower_order_nums = min(done, 2)
+
+    def step(self, x0: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """The next state, from the clean images (N, 1, S, S) predicted for this one."""
+        if state.shape[1] > 1:
+            self.scheduler.model_outputs[-1] = state[:, 1:]
+        at = self.scheduler.step_index if self.scheduler.step_index is not None else self.scheduler.begin_index
+        x = self.scheduler.step(x0, self.scheduler.timesteps[at], state[:, :1]).prev_sample
+        return torch.cat([x, x0], dim=1)
 
 
 def to_grey(x: torch.Tensor) -> np.ndarray:
-    """uint8 (N, S, S) of images (N, 1, S, S) in [-1, 1]; UserError where a value is not finite."""
-    if not bool(torch.isfinite(x).all()):
+    """uint8 (N, S, S) of images, the first channel of (N, C, S, S), in [-1, 1]; UserError if one is not finite."""
+    if not bool(torch.isfinite(x[:, 0]).all()):
         raise UserError("the model samples values that are not finite; its training must have failed")
     return ((x[:, 0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
