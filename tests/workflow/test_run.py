@@ -85,7 +85,7 @@ def test_touching_files_reruns_nothing(finished: Study, tmp_path: Path):
 def test_only_what_is_affected_runs(finished: Study, tmp_path: Path):
     study = copy_of(finished, tmp_path)
     (study.folder / "results" / "tables" / "table2.md").unlink()
-    assert study.planned() == {"make_table": 1, "make_report": 1}
+    assert study.planned() == {"make_table": 1, "check_claims": 1, "make_report": 1}
     seed = study.change("seed", {"seeds": [0, 1]}).planned("finetuning")
     # A second seed audits and fine-tunes for itself; nothing that exists is trained again but what its votes change.
     assert seed["audit_train"] == 1
@@ -99,7 +99,7 @@ def test_only_what_is_affected_runs(finished: Study, tmp_path: Path):
         }
     }
     assert study.change("row", rows).planned("tables") == {
-        "clean_labels": 1, "finetune": 1, "make_table": 1,
+        "clean_labels": 1, "finetune": 1, "make_table": 1, "make_levels": 1, "check_claims": 1,
     }  # fmt: skip
     forced = study.planned("--forcerun", "pretrain")
     assert forced["pretrain"] == 2

@@ -57,13 +57,13 @@ def is_truly_positive(view_ids, truth) -> np.ndarray:
 
 @pytest.mark.parametrize("experiment", ["ud-complete", "ud-flipped"])
 def test_out_of_fold_predictions_know_the_true_texture(demo: Path, truth, experiment: str):
-    table = read_csv(demo / "finetuning" / f"{experiment}.csv")
+    table = read_csv(demo / "finetuning" / experiment / "seed0.csv")
     assert roc_auc_score(is_truly_positive(table["view_id"], truth), table["probability"]) >= 0.8
 
 
 def test_shuffled_labels_teach_nothing(demo: Path, settings, tmp_path: Path):
     index, views = read_csv(demo / "views" / "labelled.csv"), read_npy(demo / "views" / "labelled.npy")
-    folds = index["patient_id"].map(read_csv(demo / "folds" / "seed0.csv").set_index("patient_id")["fold"]).to_numpy()
+    folds = index["view_id"].map(read_csv(demo / "folds" / "seed0.csv").set_index("view_id")["fold"]).to_numpy()
     labels = (index["label"] == "inhomogeneous").to_numpy(np.int64)
     recipe = Recipe.from_settings({**settings["finetuning"]["recipe"], "epochs": 4})
     backbone, weights = settings["model"]["backbone"], demo / "pretraining" / "ud" / "backbone.safetensors"
@@ -74,7 +74,7 @@ def test_shuffled_labels_teach_nothing(demo: Path, settings, tmp_path: Path):
         shuffled = np.random.default_rng(seed).permutation(labels)
         models = {fold: initial_classifier(backbone, "timm", weights, seed, fold) for fold in range(3)}
         results = cross_validate(
-            models, views, shuffled, np.ones(len(labels), bool), folds, recipe, seed, device,
+            models, views, dict.fromkeys(models, shuffled), folds, recipe, seed, device,
             WorkDir(tmp_path / str(seed), {}), Clock(None),
         )  # fmt: skip
         probabilities = np.full(len(labels), np.nan)
