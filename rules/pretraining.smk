@@ -17,6 +17,7 @@ rule pretrain:
     threads: 1
     resources:
         runtime=0,
+        gpu=0,
     params:
         settings=lambda wildcards: flags(study.pretraining_recipe(wildcards.run, config)),
         organs=" ".join(DATA["organs"]),
@@ -24,6 +25,7 @@ rule pretrain:
         backbone=config["model"]["backbone"],
         layout=lambda wildcards: start_layout(RUNS[wildcards.run]["init"]),
         work=result("work/pretrain/{run}/{cohort}run"),
+        board=result("tensorboard/pretraining/{run}/{cohort}run"),
         code=code_version("pretrain"),
     shell:
         "exec python -m workflow_scripts.pretrain --views {input.views:q} --index {input.index:q}"
@@ -31,5 +33,5 @@ rule pretrain:
         " --layout {params.layout} --weights {input.weights:q} {params.settings}"
         " --output {output.backbone:q} --output-heads {output.heads:q}"
         " --output-metrics {output.metrics:q} --output-parameters {output.parameters:q}"
-        " --work-dir {params.work:q} --code-version {params.code} --time-limit {resources.runtime}"
-        " --threads {threads} --log {log:q}"
+        " --work-dir {params.work:q} --tensorboard {params.board:q} --processes {resources.gpu}"
+        " --code-version {params.code} --time-limit {resources.runtime} --threads {threads} --log {log:q}"

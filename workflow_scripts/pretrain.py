@@ -7,6 +7,8 @@ the organs apart (L_sup, where the mix has several). The backbone is written wit
     python -m workflow_scripts.pretrain --views labelled.npy thyroid.npy --index labelled.csv thyroid.csv \\
         --organs testicle thyroid --output backbone.safetensors --output-heads heads.safetensors \\
         --output-metrics metrics.jsonl --output-parameters parameters.json --work-dir work/ud
+
+`--processes 2` trains on two GPUs (it starts torchrun); the batch and the result stay those of one process.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 def main(arguments: argparse.Namespace) -> None:
     """Load the mix and the backbone, train, write."""
+    from workflow_scripts.training.processes import Processes, relaunch
+
+    relaunch(arguments.processes)
     from workflow_scripts.files import sha256, write_json, write_text
     from workflow_scripts.training.backbone import (
         create_backbone,
@@ -36,7 +41,9 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.training.work import Clock, WorkDir
 
     clock = Clock(arguments.time_limit)
-    device = select_device(arguments.device, arguments.threads)
+    processes = Processes()
+    device = select_device(processes.device_name(arguments.device), arguments.threads)
+    processes.join(device)
     recipe = Recipe.from_settings(settings(arguments))
 
     left_out = left_out_patients(arguments.folds, arguments.exclude_fold)
@@ -61,8 +68,11 @@ def main(arguments: argparse.Namespace) -> None:
     )
     say(f"{len(views)} views of {len(sets)} sets, {losses}, {recipe.steps} steps of {recipe.batch_size} on {device}")
 
-    work = WorkDir(arguments.work_dir, identity)
-    pretrain(encoder, views, recipe, device, work, clock)
+    work = processes.work_dir(arguments.work_dir, lambda: WorkDir(arguments.work_dir, identity))
+    pretrain(encoder, views, recipe, device, work, clock, processes, arguments.tensorboard)
+    processes.leave()
+    if not processes.is_first:
+        return
 
     parameters = {**identity, "views": len(views), "device": device.type, "versions": library_versions()}
     state = encoder.state_dict()
@@ -141,6 +151,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--output-parameters", type=Path, required=True, help="every parameter of the run, JSON")
     add_settings(parser, "pretraining_recipe")
     add_training(parser)
+    parser.add_argument("--tensorboard", type=Path, help="folder of TensorBoard's files (default: none)")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes to share each batch, one per GPU (default: 1)"
+    )
     return parser
 
 

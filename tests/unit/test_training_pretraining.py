@@ -24,7 +24,9 @@ from workflow_scripts.study.schema import recipe_defaults
 from workflow_scripts.training import pretraining
 from workflow_scripts.training.backbone import create_backbone, load_initialisation
 from workflow_scripts.training.contrastive import Encoder
-from workflow_scripts.training.pretraining import Recipe, ViewUnion, batch_indices, make_encoder, pretrain, total_loss
+from workflow_scripts.training.contrastive_step import total_loss
+from workflow_scripts.training.pretraining import Recipe, ViewUnion, batch_indices, make_encoder, pretrain
+from workflow_scripts.training.processes import Processes
 from workflow_scripts.training.work import Clock, Interrupted, WorkDir
 
 CPU = torch.device("cpu")
@@ -72,7 +74,7 @@ def trained(
     load_initialisation(backbone, "scratch", None, recipe.seed)
     encoder = make_encoder(backbone, 2, views, recipe)
     work = WorkDir(folder, {"seed": recipe.seed})
-    pretrain(encoder, views, recipe, CPU, work, StopAfter(stop_after))
+    pretrain(encoder, views, recipe, CPU, work, StopAfter(stop_after), Processes())
     rows = [json.loads(line) for line in work.metrics_file().read_text().splitlines()]
     return encoder, [{key: value for key, value in row.items() if key != "images_per_s"} for row in rows]
 
@@ -186,11 +188,12 @@ def test_union_takes_views_of_every_store_in_the_order_asked(tmp_path: Path) -> 
     )
     assert len(views) == 7
     assert all(isinstance(store, np.memmap) for store in views.stores), "stores are never copied"
-    images, organs = views.take(np.array([6, 0, 3, 2, 6]))
+    indices = np.array([6, 0, 3, 2, 6])
+    images = views.take(indices)
     expected = [arrays[2][3], arrays[0][0], arrays[2][0], arrays[0][4], arrays[2][3]]
     np.testing.assert_array_equal(images, np.stack(expected))
     assert images.dtype == np.uint8
-    assert organs.tolist() == [1, 0, 1, 0, 1]
+    assert views.organs[indices].tolist() == [1, 0, 1, 0, 1]
 
 
 @pytest.mark.parametrize(

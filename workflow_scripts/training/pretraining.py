@@ -1,7 +1,7 @@
 """The training loop of contrastive pretraining (paper, Sec. 4.1).
 
-One process; an optimisation step first names its images by global index and only then takes them, so that several
-processes could each take their part of the same batch.
+A step first names its images by global index and only then takes them, so that several processes each take their part of
+the same batch, and train the same network whatever their number (`processes`).
 """
 
 from __future__ import annotations
@@ -9,22 +9,27 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from workflow_scripts.cli import progress, say
 from workflow_scripts.errors import UserError
 from workflow_scripts.training.augmentation import Augmentation, augment
-from workflow_scripts.training.backbone import feature_count, standardise
-from workflow_scripts.training.contrastive import Encoder, alignment, nt_xent, organ_loss, spread, uniformity
-from workflow_scripts.training.device import autocast, to_device
+from workflow_scripts.training.backbone import feature_count
+from workflow_scripts.training.board import Board
+from workflow_scripts.training.contrastive import Encoder, alignment, spread, uniformity
+from workflow_scripts.training.contrastive_step import Losses, check_batch, compute_gradients
+from workflow_scripts.training.device import to_device
 from workflow_scripts.training.optimisers import learning_rate, make_optimiser
+from workflow_scripts.training.processes import Processes
 from workflow_scripts.training.randomness import epoch_order
-from workflow_scripts.training.work import Clock, Interrupted, WorkDir, append_metrics, trim_metrics
+from workflow_scripts.training.shared_norms import share_batch_norm
+from workflow_scripts.training.work import Clock, Interrupted, WorkDir
 
 CHECKPOINT = "checkpoint.pt"
 METRICS_EVERY = 10
@@ -39,6 +44,8 @@ class Recipe:
     seed: int
     steps: int
     batch_size: int
+    chunk: int
+    activation_checkpointing: bool
     loss_con: bool
     organ_weight: float
     temperature: float
@@ -76,13 +83,13 @@ class ViewUnion:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The images uint8 (n, H, W) and organs int64 (n,) of global indices (n,), in their order."""
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """The images uint8 (n, H, W) of global indices (n,), in their order."""
         images = np.empty((len(indices), *self.stores[0].shape[1:]), dtype=np.uint8)
         for number, store in enumerate(self.stores):
             here = np.flatnonzero(self.sets[indices] == number)
             images[here] = store[self.rows[indices[here]]]
-        return images, self.organs[indices]
+        return images
 
 
 def batch_indices(seed: int, size: int, batch_size: int, step: int) -> np.ndarray:
@@ -116,18 +123,33 @@ def make_encoder(backbone: nn.Module, organs: int, views: ViewUnion, recipe: Rec
 
 
 def pretrain(
-    encoder: Encoder, views: ViewUnion, recipe: Recipe, device: torch.device, work: WorkDir, clock: Clock
+    encoder: Encoder,
+    views: ViewUnion,
+    recipe: Recipe,
+    device: torch.device,
+    work: WorkDir,
+    clock: Clock,
+    processes: Processes,
+    tensorboard: Path | None = None,
 ) -> None:
     """Train `encoder` in place for `recipe.steps` steps of L = L_con + lambda L_sup (Eq. 4), or what is left of them.
 
-    Metrics go to `work.metrics_file()`, checkpoints to `work`. A run that was stopped anywhere and started again ends
-    with the weights of an undisturbed one, bit for bit on the CPU. Raises `Interrupted` when the clock is over, and
-    `UserError` when the loss is no longer finite.
+    Metrics go to `work.metrics_file()` and, if named, to TensorBoard's folder, checkpoints to `work`. A run that was stopped
+    anywhere and started again ends with the weights of an undisturbed one, bit for bit on the CPU; it may go on with
+    another number of processes. Raises `Interrupted` when the clock is over in any process, and `UserError` when the loss
+    is no longer finite.
     """
+    check_batch(recipe.batch_size, recipe.chunk, processes.count)
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    if recipe.activation_checkpointing:
+        _checkpoint_activations(encoder.backbone)
+    if processes.count > 1 and not recipe.chunk:
+        encoder.backbone = share_batch_norm(encoder.backbone, device)
     encoder.to(device).to(memory_format=layout).train()
     optimiser = make_optimiser([encoder], recipe.optimiser, recipe.lr, recipe.weight_decay)
     start = _resume(encoder, optimiser, work)
+    board = Board(work.metrics_file(), tensorboard, start) if processes.is_first else None
+    part = processes.part(recipe.batch_size)
     reported, since, collapsed = start, time.perf_counter(), False
 
     for step in progress(range(start, recipe.steps), "pretraining", "step", recipe.steps, start):
@@ -136,69 +158,70 @@ def pretrain(
             group["lr"] = rate
 
         indices = batch_indices(recipe.seed, len(views), recipe.batch_size, step)
-        images, organs = (to_device(part, device) for part in views.take(indices))
-        two_views = [augment(images, recipe.augmentation, recipe.seed, f"view{i}", step, indices) for i in (0, 1)]
-        with autocast(device):
-            embeddings, logits = encoder(standardise(torch.cat(two_views)).contiguous(memory_format=layout))
-        first, second = embeddings.chunk(2)
-        loss_con = nt_xent(first, second, recipe.temperature) if recipe.loss_con else None
-        loss_sup = None if logits is None else organ_loss(logits, organs.repeat(2))
-        loss = total_loss(loss_con, loss_sup, recipe.organ_weight)
-
+        images = to_device(views.take(indices[part]), device)
+        pairs = [augment(images, recipe.augmentation, recipe.seed, f"view{i}", step, indices[part]) for i in (0, 1)]
         optimiser.zero_grad()
-        loss.backward()
+        losses = compute_gradients(
+            encoder, torch.stack(pairs), to_device(views.organs[indices], device), recipe, processes
+        )
         optimiser.step()
 
         # Reading a value waits for the GPU, which otherwise works while the next batch is prepared: so not every step.
         done = step + 1
-        leaving = done < recipe.steps and clock.is_over()
+        leaving = done < recipe.steps and processes.any(clock.is_over())
         saving = leaving or done % recipe.checkpoint_every == 0 or done == recipe.steps
         reporting = done == 1 or done % METRICS_EVERY == 0 or done == recipe.steps
-        if (saving or reporting) and not torch.isfinite(loss):
+        if (saving or reporting) and not torch.isfinite(losses.total):
             raise UserError(
-                f"the loss is {loss.item()} at step {done} of {recipe.steps} (learning rate {rate:.4g}): "
+                f"the loss is {losses.total.item()} at step {done} of {recipe.steps} (learning rate {rate:.4g}): "
                 "lower lr or lengthen warmup"
             )
-        if reporting:
+        if reporting and board is not None:
             now = time.perf_counter()
-            width = spread(embeddings.detach()).item()
-            row = {
-                "step": done,
-                "loss": loss.item(),
-                "loss_con": None if loss_con is None else loss_con.item(),
-                "loss_sup": None if loss_sup is None else loss_sup.item(),
-                "lr": rate,
-                "images_per_s": (done - reported) * recipe.batch_size / (now - since),
-                "alignment": alignment(first.detach(), second.detach()).item(),
-                "uniformity": uniformity(first.detach()).item(),
-                "embedding_std": width,
-            }
-            append_metrics(work.metrics_file(), row)
+            row = {"step": done, **_metrics(losses), "lr": rate}
+            row["images_per_s"] = (done - reported) * recipe.batch_size / (now - since)
+            board.report(row)
             reported, since = done, now
-            if width < COLLAPSED and not collapsed:
+            if row["embedding_std"] < COLLAPSED and not collapsed:
                 collapsed = True
+                width = row["embedding_std"]
                 say(f"warning: the embeddings have collapsed to a point at step {done} (std {width:.2g}; 1 is even)")
         if saving:
             state = {"step": done, "encoder": encoder.state_dict(), "optimiser": optimiser.state_dict()}
             work.save(CHECKPOINT, state, progress=done)
         if leaving:
             raise Interrupted(f"pretraining ended itself after {done} of {recipe.steps} steps; the next try continues")
+    if board is not None:
+        board.close()
 
 
-def total_loss(loss_con: Tensor | None, loss_sup: Tensor | None, organ_weight: float) -> Tensor:
-    """L = L_con + lambda L_sup (Eq. 4); a loss that is not used is None, and what is left stands alone, unweighted."""
-    if loss_con is None:
-        assert loss_sup is not None
-        return loss_sup
-    return loss_con if loss_sup is None else loss_con + organ_weight * loss_sup
+def _metrics(losses: Losses) -> dict[str, Any]:
+    first, second = losses.embeddings
+    return {
+        "loss": losses.total.item(),
+        "loss_con": None if losses.contrastive is None else losses.contrastive.item(),
+        "loss_sup": None if losses.organ is None else losses.organ.item(),
+        "alignment": alignment(first, second).item(),
+        "uniformity": uniformity(first).item(),
+        "embedding_std": spread(losses.embeddings.flatten(0, 1)).item(),
+    }
+
+
+def _checkpoint_activations(backbone: nn.Module) -> None:
+    try:
+        backbone.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError):
+        raise UserError(
+            f"timm's {type(backbone).__name__} knows no activation checkpointing: set activation_checkpointing to false "
+            "and let chunk bound the memory"
+        ) from None
 
 
 def _resume(encoder: Encoder, optimiser: Optimizer, work: WorkDir) -> int:
     """Load the last checkpoint, if there is one; the number of steps that are done."""
     state = work.load(CHECKPOINT)
-    if state is not None:
-        encoder.load_state_dict(state["encoder"])
-        optimiser.load_state_dict(state["optimiser"])
-    done = 0 if state is None else int(state["step"])
-    trim_metrics(work.metrics_file(), done)
-    return done
+    if state is None:
+        return 0
+    encoder.load_state_dict(state["encoder"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["step"])

@@ -1,14 +1,15 @@
 """One training on several devices: a process for each, started by torchrun.
 
-Every process draws its own part of the same batch, and the gradients are averaged, so that the number of processes
-changes the rounding and nothing else. The first process alone writes.
+Every process takes its own part of the same batch. Gradients are averaged (diffusion, whose loss is a mean over images) or
+added up (pretraining, whose loss is of the whole batch), so that the number of processes changes the rounding and nothing
+else. The first process alone writes.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -97,3 +98,24 @@ class Processes:
             values = values.clone()
             distributed.all_reduce(values)
         return values
+
+    def part(self, size: int) -> slice:
+        """This process's rows of a batch of `size`, a multiple of `count`: the first ones are the first process's."""
+        own = size // self.count
+        return slice(self.rank * own, (self.rank + 1) * own)
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """(2, n, D) of each process -> (2, count n, D) in the order of the batch; no gradient passes."""
+        if self.count == 1:
+            return values
+        parts = [torch.empty_like(values, memory_format=torch.contiguous_format) for _ in range(self.count)]
+        distributed.all_gather(parts, values.contiguous())
+        return torch.cat(parts, dim=1)
+
+    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over the processes, all in one transfer."""
+        if self.count == 1 or not tensors:
+            return
+        flat = self.total(torch.cat([tensor.flatten() for tensor in tensors]))
+        for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
