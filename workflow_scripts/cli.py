@@ -45,7 +45,7 @@ def add_settings(parser: argparse.ArgumentParser, recipe: str) -> None:
         elif schema.get("type") == "array":
             group.add_argument(flag, nargs="*", type=TYPES[schema["items"]["type"]], **common)
         else:
-            kind = TYPES[schema.get("type", "string")]
+            kind = _number_or_word if isinstance(schema.get("type"), list) else TYPES[schema.get("type", "string")]
             group.add_argument(flag, type=kind, choices=schema.get("enum"), **common)
 
 
@@ -83,6 +83,11 @@ def flags(values: Mapping[str, Any], prefix: str = "") -> str:
         else:
             words.append(f"--{name} {shlex.quote(str(value))}")
     return " ".join(words)
+
+
+def _number_or_word(text: str) -> int | str:
+    """An integer, or a word such as `auto` that the schema allows beside it."""
+    return int(text) if text.lstrip("-").isdigit() else text
 
 
 def _negated(name: str) -> str:

@@ -1,8 +1,9 @@
 """The manifold filter (Algorithm 1 of the paper): keep generated views inside the manifold of the real labelled views.
 
 Writes `index, inside, distance_ratio` per generated view, the view store of those that are kept, and a curve of what
-other rules would keep (rule, k, scale, kept, share, held_out_share). Patients of --holdout and of the excluded fold are
-no part of the manifold; the held-out ones tell in the curve what share of perfect samples a rule would keep.
+other rules would keep (rule, k, scale, kept, share, held_out_share, precision, recall). Patients of --holdout and of the
+excluded fold are no part of the manifold; the held-out ones tell in the curve what share of perfect samples a rule would
+keep, and calibrate the radii where `filter_rule` is calibrated.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     from workflow_scripts.manifold.filter import filter_manifold, require_kept
 
-    k = settings(arguments)["filter_k"]
+    recipe = settings(arguments)
     real, synthetic, views = read_npy(arguments.real), read_npy(arguments.synthetic), read_npy(arguments.views)
     real_index, index = read_csv(arguments.real_index), read_csv(arguments.index)
     check_rows({str(arguments.real): len(real), str(arguments.real_index): len(real_index)})
@@ -48,10 +49,21 @@ def main(arguments: argparse.Namespace) -> None:
         str(arguments.synthetic): len(synthetic), str(arguments.views): len(views), str(arguments.index): len(index),
     })  # fmt: skip
     training, held_out = real_masks(real_index, arguments.holdout, arguments.folds, arguments.exclude_fold)
-    result = filter_manifold(real[training], np.asarray(synthetic), real[held_out], k)
-    require_kept(result.inside, result.ratio, k, int(training.sum()))
+    result = filter_manifold(
+        real[training],
+        np.asarray(synthetic),
+        real[held_out],
+        recipe["filter_k"],
+        recipe["filter_rule"],
+        recipe["metric_k"],
+        recipe["seed"],
+    )
+    require_kept(result.inside, result.ratio, result.k, int(training.sum()))
     kept = np.flatnonzero(result.inside)
-    say(f"kept {len(kept)} of {len(views)} generated views at k = {k} of {training.sum()} real views")
+    say(
+        f"kept {len(kept)} of {len(views)} generated views at k = {result.k} of {training.sum()} real views"
+        f" (rule: {recipe['filter_rule']})"
+    )
 
     with atomic_path(arguments.output_views) as temporary:
         store = np.lib.format.open_memmap(temporary, mode="w+", dtype=views.dtype, shape=(len(kept), *views.shape[1:]))

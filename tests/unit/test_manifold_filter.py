@@ -10,6 +10,7 @@ from workflow_scripts import filter_figure, filter_manifold
 from workflow_scripts.errors import UserError
 from workflow_scripts.manifold.figures import evenly, principal_axes
 from workflow_scripts.manifold.filter import filter_manifold as apply_filter
+from workflow_scripts.manifold.filter import resolved_k
 
 GOOD, NOISE, SIZE = 60, 30, 24
 
@@ -70,6 +71,31 @@ def test_curve_rises_with_k_and_has_a_yardstick(study: Path) -> None:
     calibrated = curve[curve["rule"] == "calibrated"]
     assert len(calibrated) == 1
     assert calibrated["held_out_share"].item() >= 0.95
+    assert set(curve.columns) >= {"precision", "recall"}
+    # At k = 3, the metrics' own, the filter and precision ask the same.
+    assert neighbours.set_index("k").loc[3, "precision"] == 1
+    assert neighbours["precision"].is_monotonic_decreasing
+    assert curve["recall"].between(0.5, 1).all()
+
+
+def test_calibrated_radii_let_held_out_patients_pass(study: Path) -> None:
+    answers = run_filter(study, "--holdout", f"{study}/holdout.csv", "--filter-rule", "calibrated")
+    curve = pd.read_csv(study / "curve.csv")
+    row = curve[curve["rule"] == "calibrated"].iloc[0]
+    assert answers["inside"].sum() == row["kept"]
+    assert ((answers["distance_ratio"] <= 1) == (answers["inside"] == 1)).all()
+    plain = run_filter(study, "--holdout", f"{study}/holdout.csv")["distance_ratio"]
+    np.testing.assert_allclose(answers["distance_ratio"], plain / row["scale"])
+    with pytest.raises(UserError, match=r"there are 0 views.*diffusion.holdout_patients"):
+        run_filter(study, "--filter-rule", "calibrated")
+
+
+def test_auto_k_keeps_the_papers_proportion(study: Path) -> None:
+    assert [resolved_k("auto", views) for views in (880, 748, 264, 5)] == [50, 42, 15, 1]
+    run_filter(study, "--filter-k", "auto")
+    assert 5 in set(pd.read_csv(study / "curve.csv")["k"])  # 50 / 880 of 80
+    with pytest.raises(UserError, match="--filter-k.*'often'"):
+        run_filter(study, "--filter-k", "often")
 
 
 def test_left_out_patients_are_no_part_of_the_manifold(study: Path) -> None:

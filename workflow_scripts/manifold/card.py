@@ -79,8 +79,9 @@ organ and its number in the generated set. It holds no labels, no real views and
 | released | {counts["released"]} |
 
 The filter keeps a generated view if its features lie within one of the real views' balls, whose radius is the
-distance to the k-th nearest real view. Each remaining view was compared with all training views, and left out if it
-comes closer to one than views of patients that the generator never saw come.
+distance to the k-th nearest real view, scaled where the filter was calibrated on views of unseen patients. Each
+remaining view was compared with all training views, and left out if it comes closer to one than views of patients that
+the generator never saw come.
 
 ## Quality
 {_metric_table(metrics)}

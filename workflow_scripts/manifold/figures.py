@@ -131,14 +131,16 @@ def save(figure: Figure, path: Path) -> None:
 
 def _curve(axis: Axes, curve: pd.DataFrame) -> None:
     by_k = curve[curve["rule"] == "neighbours"]
-    axis.plot(by_k["k"], 100 * by_k["share"], "o-", color=KEPT, label="generated")
+    axis.plot(by_k["k"], 100 * by_k["share"], "o-", color=KEPT, label="kept")
     if by_k["held_out_share"].notna().any():
-        axis.plot(by_k["k"], 100 * by_k["held_out_share"], "s--", color=REAL, label="real, held-out patients")
+        axis.plot(by_k["k"], 100 * by_k["held_out_share"], "s--", color=REAL, label="kept of held-out real views")
+    for name, colour in (("precision", "#2c7bb6"), ("recall", "#e08214")):
+        axis.plot(by_k["k"], 100 * by_k[name], ".:", color=colour, label=f"{name} of what is kept")
     axis.set_xscale("log")
     axis.set_xticks(by_k["k"], [str(k) for k in by_k["k"]])
     axis.minorticks_off()
-    axis.set(ylim=(0, 103), xlabel="k (neighbour that sets a ball's radius)", ylabel="kept, %")
-    axis.legend(loc="lower right", fontsize=9)
+    axis.set(ylim=(0, 103), xlabel="k (neighbour that sets a ball's radius)", ylabel="%")
+    axis.legend(loc="best", fontsize=8)
 
 
 def _view(axis: Axes, view: np.ndarray, colour: str) -> None:

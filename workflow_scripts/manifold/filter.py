@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.manifold.neighbours import membership, nearest_others
+from workflow_scripts.manifold.metrics import recall
+from workflow_scripts.manifold.neighbours import membership, nearest_others, radii
 
 # Neighbours shown beside the filter's own k; at most this share of the real views.
 CURVE_KS = (1, 3, 5, 10, 20, 50, 100)
@@ -15,38 +16,92 @@ CURVE_KS = (1, 3, 5, 10, 20, 50, 100)
 CALIBRATED_SHARE = 0.95
 
 
+# Algorithm 1's k for the paper's 880 labelled views; `auto` keeps their proportion.
+PAPER_K, PAPER_VIEWS = 50, 880
+# Recall depends on the number of kept views; the curve takes it from so many at most.
+RECALL_VIEWS = 2000
+
+
 @dataclass(frozen=True)
 class Filtered:
-    """`inside`, `ratio`: per generated view; `curve`: rows of rule, k, scale, kept, share, held_out_share."""
+    """`inside`, `ratio` (at most 1 exactly where inside): per generated view; `k`: the neighbour that set the radii.
+
+    `curve`: rows of rule, k, scale, kept, share, held_out_share, precision, recall.
+    """
 
     inside: np.ndarray
     ratio: np.ndarray
+    k: int
     curve: list[dict[str, object]]
 
 
-def filter_manifold(real: np.ndarray, generated: np.ndarray, held_out: np.ndarray, k: int) -> Filtered:
+def resolved_k(k: int | str, views: int) -> int:
+    """The neighbour that sets the radii of so many real views; `auto` is 50 of 880, the paper's, in proportion."""
+    return max(1, round(PAPER_K * views / PAPER_VIEWS)) if k == "auto" else int(k)
+
+
+def filter_manifold(
+    real: np.ndarray,
+    generated: np.ndarray,
+    held_out: np.ndarray,
+    k: int | str,
+    rule: str = "neighbours",
+    metric_k: int = 3,
+    seed: int = 0,
+) -> Filtered:
     """Keep generated views (M, D) inside the manifold of `real` (N, D): balls to each view's k-th nearest other view.
 
-    The curve tells what other rules would keep: other k; and, where there are `held_out` real views (H, D; may be
-    empty), radii of this k times the factor that lets 95 % of them pass. `held_out_share` is the share of those views
-    that a rule keeps: what it would keep of perfect samples.
-    Raises `UserError` where k does not fit the real set.
+    `k` may be "auto" (`resolved_k`). Rule `neighbours` is Algorithm 1; `calibrated` multiplies its radii by the smallest
+    factor that lets 95 % of the `held_out` real views (H, D; may be empty otherwise) pass: what real views of unseen
+    patients look like is kept, and little more. Both rules, and other k, are rows of the curve: `held_out_share` is the
+    share of the held-out views that a rule keeps; `precision` and `recall` are those of the kept views at `metric_k`
+    against all real ones, recall of at most RECALL_VIEWS drawn by `seed` (None where too few are kept).
+    Raises `UserError` where k does not fit the real set or there is nothing to calibrate on.
     """
+    k = resolved_k(k, len(real))
     ks = sorted({k, *(other for other in CURVE_KS if other < len(real))})
-    distances = nearest_others(real, max(ks))
+    distances = nearest_others(real, max(*ks, metric_k))
+    precise = membership(real, distances[:, metric_k - 1], generated).inside
+    order = np.random.default_rng(seed).permutation(len(generated))
+
+    def row(name: str, other: int, scale: float, kept: np.ndarray, passed: np.ndarray | None) -> dict[str, object]:
+        drawn = np.sort(order[kept[order]][:RECALL_VIEWS])
+        enough = len(drawn) > metric_k
+        return {
+            "rule": name,
+            "k": other,
+            "scale": scale,
+            "kept": int(kept.sum()),
+            "share": float(kept.mean()),
+            "held_out_share": float(passed.mean()) if passed is not None else None,
+            "precision": float(precise[kept].mean()) if kept.any() else None,
+            "recall": recall(real, generated[drawn], radii(generated[drawn], metric_k)) if enough else None,
+        }
+
     curve: list[dict[str, object]] = []
     for other in ks:
-        kept = membership(real, distances[:, other - 1], generated)
+        lies = membership(real, distances[:, other - 1], generated)
         passed = membership(real, distances[:, other - 1], held_out) if len(held_out) else None
-        curve.append(_curve_row("neighbours", other, 1.0, kept.inside, passed.inside if passed else None))
+        curve.append(row("neighbours", other, 1.0, lies.inside, passed.inside if passed else None))
         if other == k:
-            result, yardstick = kept, passed
+            result, yardstick = lies, passed
+    inside, ratio = result.inside, result.ratio
+    # The smallest factor that lets at least the wanted share of the held-out views pass.
+    scale = 0.0
     if yardstick is not None:
-        # The smallest factor that lets at least the wanted share of the held-out views pass.
         scale = float(np.quantile(yardstick.ratio, CALIBRATED_SHARE, method="inverted_cdf"))
-        if np.isfinite(scale):
-            curve.append(_curve_row("calibrated", k, scale, result.ratio <= scale, yardstick.ratio <= scale))
-    return Filtered(result.inside, result.ratio, curve)
+    if yardstick is not None and 0 < scale < np.inf:
+        curve.append(row("calibrated", k, scale, result.ratio <= scale, yardstick.ratio <= scale))
+        if rule == "calibrated":
+            inside, ratio = result.ratio <= scale, result.ratio / scale
+    elif rule == "calibrated":
+        raise UserError(
+            f"manifold.recipe.filter_rule: calibrated needs views of held-out patients that are no copies of training"
+            f" views; there are {len(held_out)} views"
+            + (f", and the radii would be {scale} times those of k = {k}" if len(held_out) else "")
+            + ". Raise diffusion.holdout_patients, or set filter_rule: neighbours"
+        )
+    return Filtered(inside, ratio, k, curve)
 
 
 def require_kept(inside: np.ndarray, ratio: np.ndarray, k: int, real_views: int) -> None:
@@ -55,17 +110,6 @@ def require_kept(inside: np.ndarray, ratio: np.ndarray, k: int, real_views: int)
         raise UserError(
             f"the filter keeps none of {len(inside)} generated views: at k = {k} of {real_views} real views the closest"
             f" one lies {ratio.min():.3g} radii from a real view (1 would be kept), half of them beyond"
-            f" {np.median(ratio):.3g}. Look at the generated views; train the generator longer, or raise"
-            " manifold.recipe.filter_k"
+            f" {np.median(ratio):.3g}. Look at the generated views; train the generator longer, raise"
+            " manifold.recipe.filter_k, or set filter_rule: neighbours if it is calibrated"
         )
-
-
-def _curve_row(rule: str, k: int, scale: float, kept: np.ndarray, passed: np.ndarray | None) -> dict[str, object]:
-    return {
-        "rule": rule,
-        "k": k,
-        "scale": scale,
-        "kept": int(kept.sum()),
-        "share": float(kept.mean()),
-        "held_out_share": float(passed.mean()) if passed is not None else None,
-    }

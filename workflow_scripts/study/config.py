@@ -140,6 +140,12 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterable[tuple[Path_, str]]:
                 ("embedding", "network"),
                 f"{name!r} is trained on synthetic views, so it cannot judge them; name a run on real sets",
             )
+    if config["manifold"]["recipe"]["filter_rule"] == "calibrated" and not config["diffusion"]["holdout_patients"]:
+        yield (
+            ("manifold", "recipe", "filter_rule"),
+            "calibrated radii need patients that the generator never saw, and diffusion.holdout_patients is 0; raise it,"
+            " or set filter_rule: neighbours",
+        )
     if config["diffusion"]["model"] and config["holdout"] == "per_fold":
         yield (
             ("diffusion", "model"),
