@@ -55,6 +55,8 @@ ORIGIN = "PHANTOM" if DATA["source"] == "phantoms" else ""
 ORIGIN_FLAG = f"--origin {ORIGIN}" if ORIGIN else ""
 COHORTS = cohorts(config)
 READY_MODEL = config["diffusion"]["model"]
+# A training whose checkpoint is chosen afterwards keeps snapshots beside its last weights.
+SELECTING = config["diffusion"]["select"] != "last" and not READY_MODEL
 SHOWN_TABLES = [table for table in ROW_TABLES if config["tables"][table]["rows"]]
 # Folds of views have no testicle or patient as a whole.
 LEVELS = config["tables"]["levels"] if config["split_by"] == "patient" else ""

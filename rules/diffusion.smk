@@ -4,6 +4,7 @@ SHARDS = range(config["synthesis"]["shards"])
 
 localrules:
     hold_out_patients,
+    select_checkpoint,
     join_shards,
 
 
@@ -34,7 +35,7 @@ rule train_diffusion:
         holdout=result("diffusion/{cohort}holdout.csv"),
         folds=left_out_folds,
     output:
-        model=directory(result("diffusion/{cohort}model")),
+        model=directory(result(f"diffusion/{{cohort}}{'trained' if SELECTING else 'model'}")),
         metrics=result("diffusion/{cohort}metrics.jsonl"),
     log:
         log_of("train_diffusion/{cohort}train"),
@@ -46,6 +47,7 @@ rule train_diffusion:
         gpu=0,
     params:
         settings=flags(config["diffusion"]["recipe"]),
+        snapshots=config["diffusion"]["snapshot_every"] if SELECTING else 0,
         left_out=left_out_flags,
         origin=ORIGIN_FLAG,
         work=result("work/diffusion/{cohort}run"),
@@ -54,9 +56,63 @@ rule train_diffusion:
     shell:
         "exec python -m workflow_scripts.train_diffusion --views {input.views:q} --index {input.index:q}"
         " --holdout {input.holdout:q} {params.left_out} {params.origin} {params.settings}"
-        " --output {output.model:q} --output-metrics {output.metrics:q}"
+        " --snapshot-every {params.snapshots} --output {output.model:q} --output-metrics {output.metrics:q}"
         " --work-dir {params.work:q} --tensorboard {params.board:q} --processes {resources.gpu}"
         " --code-version {params.code} --time-limit {resources.runtime} --threads {threads} --log {log:q}"
+
+
+rule monitor_diffusion:
+    input:
+        model=result("diffusion/{cohort}trained"),
+        views=result("views/labelled.npy"),
+        index=result("views/labelled.csv"),
+        holdout=result("diffusion/{cohort}holdout.csv"),
+        folds=left_out_folds,
+        weights=embedding_weights,
+    output:
+        measures=result("diffusion/{cohort}monitor.csv"),
+    log:
+        log_of("monitor_diffusion/{cohort}monitor"),
+    conda:
+        "../envs/diffusion.yaml"
+    threads: 1
+    resources:
+        runtime=0,
+    params:
+        settings=flags(config["diffusion"]["monitor"]),
+        network=config["embedding"]["network"].partition(":")[0],
+        backbone=config["model"]["backbone"],
+        metric_k=config["manifold"]["recipe"]["metric_k"],
+        shift=config["manifold"]["privacy"]["shift"],
+        false_alarms=config["manifold"]["privacy"]["false_alarms"],
+        left_out=left_out_flags,
+        work=result("work/monitor/{cohort}run"),
+        code=code_version("monitor_diffusion"),
+    shell:
+        "exec python -m workflow_scripts.monitor_diffusion --model {input.model:q} --views {input.views:q}"
+        " --index {input.index:q} --holdout {input.holdout:q} {params.left_out} --network {params.network}"
+        " --weights {input.weights:q} --backbone {params.backbone} --metric-k {params.metric_k} --shift {params.shift}"
+        " --false-alarms {params.false_alarms} {params.settings} --output {output.measures:q}"
+        " --work-dir {params.work:q} --code-version {params.code} --time-limit {resources.runtime}"
+        " --threads {threads} --log {log:q}"
+
+
+rule select_checkpoint:
+    input:
+        model=result("diffusion/{cohort}trained"),
+        measures=result("diffusion/{cohort}monitor.csv"),
+    output:
+        model=directory(result(f"diffusion/{{cohort}}{'model' if SELECTING else 'selected'}")),
+    log:
+        log_of("select_checkpoint/{cohort}select"),
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        select=config["diffusion"]["select"],
+        code=code_version("select_checkpoint"),
+    shell:
+        "exec python -m workflow_scripts.select_checkpoint --model {input.model:q} --measures {input.measures:q}"
+        " --select {params.select} --output {output.model:q} --log {log:q}"
 
 
 rule sample_shard:

@@ -10,6 +10,7 @@ FIGURES = [
     "audit_sweep",
     *(["audit_scores"] if ORIGIN else []),
     "training",
+    *(["selection"] if SELECTING else []),
     *(["calibration"] if CALIBRATION else []),
     *(["figure5"] if config["figures"]["explained"] else []),
 ]
@@ -22,6 +23,7 @@ localrules:
     draw_closest_pairs,
     draw_votes,
     draw_training,
+    draw_selection,
     draw_calibration,
     make_report,
 
@@ -181,6 +183,29 @@ rule draw_training:
         code=code_version("training_figure"),
     shell:
         "exec python -m workflow_scripts.training_figure --names {params.names} --metrics {input.metrics:q}"
+        " {params.origin} --output {output.figure:q} --log {log:q}"
+
+
+rule draw_selection:
+    input:
+        measures=result(f"diffusion/{COHORTS[0]}monitor.csv"),
+    output:
+        figure=report(
+            result("figures/selection.png"),
+            category="Training",
+            labels={"figure": "checkpoints of the generator"},
+            caption="../docs/captions/selection.rst",
+        ),
+    log:
+        log_of("draw_selection"),
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        select=config["diffusion"]["select"],
+        origin=ORIGIN_FLAG,
+        code=code_version("selection_figure"),
+    shell:
+        "exec python -m workflow_scripts.selection_figure --measures {input.measures:q} --select {params.select}"
         " {params.origin} --output {output.figure:q} --log {log:q}"
 
 

@@ -38,6 +38,12 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tensorboard", type=Path, help="folder of TensorBoard's files (default: none)")
     parser.add_argument(
+        "--snapshot-every",
+        type=int,
+        default=0,
+        help="steps between copies of the averaged weights in the model's `snapshots` folder (default: 0, none)",
+    )
+    parser.add_argument(
         "--processes", type=int, default=1, help="processes to share each batch, one per GPU (default: 1)"
     )
     add_settings(parser, "diffusion_recipe")
@@ -57,7 +63,7 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.diffusion.card import model_card
     from workflow_scripts.diffusion.pipeline import refuse_foreign_folder, save_pipeline
     from workflow_scripts.diffusion.process import schedule_betas
-    from workflow_scripts.diffusion.training import GRIDS, NETWORK_KEYS, Trainer, check_division, train
+    from workflow_scripts.diffusion.training import GRIDS, NETWORK_KEYS, SNAPSHOTS, Trainer, check_division, train
     from workflow_scripts.diffusion.unet import architecture
     from workflow_scripts.files import atomic_directory, read_csv, read_npy, sha256, write_json, write_text
     from workflow_scripts.study.patients import check_rows, real_masks
@@ -95,10 +101,11 @@ def main(arguments: argparse.Namespace) -> None:
         "settings": recipe,
         "views": sha256(arguments.views),
         "learned_rows": rows.tolist(),
+        "snapshot_every": arguments.snapshot_every,
         "code_version": arguments.code_version,
     }
     work = processes.work_dir(arguments.work_dir, lambda: WorkDir(arguments.work_dir, fingerprint))
-    unet = train(trainer, work, clock, arguments.tensorboard, arguments.origin)
+    unet = train(trainer, work, clock, arguments.tensorboard, arguments.origin, arguments.snapshot_every)
     processes.leave()
     if not processes.is_first:
         return
@@ -120,8 +127,9 @@ def main(arguments: argparse.Namespace) -> None:
         save_pipeline(unet, recipe["timesteps"], recipe["schedule"], folder)
         write_json(parameters, folder / "parameters.json")
         write_text(model_card(arguments.origin, facts, recipe), folder / "README.md")
-        if (work.path / GRIDS).is_dir():
-            shutil.copytree(work.path / GRIDS, folder / GRIDS)
+        for kept in (GRIDS, SNAPSHOTS):
+            if (work.path / kept).is_dir():
+                shutil.copytree(work.path / kept, folder / kept)
     write_text(work.metrics_file().read_text(encoding="utf-8"), arguments.output_metrics)
     work.close()
 

@@ -184,6 +184,7 @@ def test_missing_columns_and_files_are_named(tmp_path, data):
             "nested labels need a method that scores the training itself",
         ),
         ({"data": {"frames": "every 0"}}, "does not match"),
+        ({"diffusion": {"holdout_patients": 0, "select": "best"}}, "diffusion.select: 'best' judges checkpoints by held-out"),
     ],
 )  # fmt: skip
 def test_choices_that_exclude_each_other(shipped, change, message):

@@ -94,13 +94,13 @@ def imports_torch(rule_stage: str) -> bool:
 
 TORCH_RULES = {
     "audit_train": "audit", "pretrain": "pretrain", "train_diffusion": "train_diffusion", "sample_shard": "sample",
-    "embed": "embed", "finetune": "finetune", "explain": "explain",
+    "embed": "embed", "finetune": "finetune", "explain": "explain", "monitor_diffusion": "monitor_diffusion",
 }  # fmt: skip
 CHEAP_STAGES = [
     "phantoms", "crop", "folds", "complete_labels", "vote", "clean_labels", "fetch_weights", "holdout", "join_shards",
     "filter_manifold", "generation_metrics", "privacy", "release", "baseline", "table", "generation_table",
     "frame_figures", "filter_figure", "privacy_figure", "audit_figure", "training_figure", "sweep_votes", "score_audit",
-    "review_page", "agreement", "nest_labels",
+    "review_page", "agreement", "nest_labels", "select_checkpoint", "selection_figure",
 ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import UNet2DModel
+from safetensors.torch import save_file
 from torch.nn.parallel import DistributedDataParallel
 
 from workflow_scripts.cli import progress
@@ -27,13 +28,14 @@ from workflow_scripts.diffusion.sheet import contact_sheet, save_picture
 from workflow_scripts.diffusion.tally import Tally
 from workflow_scripts.diffusion.unet import build_unet
 from workflow_scripts.errors import UserError
+from workflow_scripts.files import atomic_path
 from workflow_scripts.training.board import Board
 from workflow_scripts.training.precision import Precision
 from workflow_scripts.training.processes import Processes
 from workflow_scripts.training.randomness import epoch_order, normals, philox, uniforms
 from workflow_scripts.training.work import Clock, Interrupted, WorkDir
 
-CHECKPOINT, GRIDS = "checkpoint.pt", "samples"
+CHECKPOINT, GRIDS, SNAPSHOTS = "checkpoint.pt", "samples", "snapshots"
 # Steps per line of metrics, each the mean over them: reading a value off a GPU makes it wait.
 METRICS_EVERY = 50
 # A grid of samples while it trains: so many images in so many ancestral steps.
@@ -227,12 +229,14 @@ def train(
     clock: Clock,
     tensorboard: Path | None = None,
     origin: str = "",
+    snapshot_every: int = 0,
 ) -> UNet2DModel:
     """Train to the end and return the network with the averaged weights, on CPU.
 
     Continues from the work directory's checkpoint; on CPU the result does not depend on where it was interrupted.
-    `tensorboard`: folder of its files, or None; `origin` is stamped on the grids of samples. Raises `Interrupted` when the
-    clock is over (after a checkpoint) and UserError when the training fails.
+    `tensorboard`: folder of its files, or None; `origin` is stamped on the grids of samples; every `snapshot_every` steps
+    (0: never) the averaged weights are kept in the work directory. Raises `Interrupted` when the clock is over (after a
+    checkpoint) and UserError when the training fails.
     """
     settings, processes = trainer.settings, trainer.processes
     steps, done = settings["steps"], 0
@@ -271,6 +275,9 @@ def train(
             sheet = contact_sheet(trainer.grid(), origin)
             save_picture(sheet, work.path / GRIDS / f"step_{done:07d}.png")
             board.picture("samples", done, sheet)
+        if snapshot_every and done % snapshot_every == 0 and done < steps and processes.is_first:
+            with atomic_path(work.path / SNAPSHOTS / f"step_{done:07d}.safetensors") as temporary:
+                save_file(trainer.average.state_dict(), temporary, metadata={"format": "pt"})
         if done % settings["checkpoint_every"] == 0 or done == steps:
             save()
     if board is not None:

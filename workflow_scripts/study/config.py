@@ -151,6 +151,13 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterable[tuple[Path_, str]]:
             ("diffusion", "model"),
             "a ready model has seen every fold's patients; holdout: per_fold must train its own",
         )
+    selecting = config["diffusion"]["select"]
+    if selecting != "last" and not config["diffusion"]["model"] and not config["diffusion"]["holdout_patients"]:
+        yield (
+            ("diffusion", "select"),
+            f"{selecting!r} judges checkpoints by held-out patients, and diffusion.holdout_patients is 0; raise it or "
+            "say last",
+        )
     if config["split_by"] == "view" and config["holdout"] == "per_fold":
         yield (
             ("split_by",),

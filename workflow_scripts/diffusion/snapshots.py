@@ -1,0 +1,73 @@
+"""Looking at a training's snapshots: their samples, and how well they denoise views that they never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import UNet2DModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from workflow_scripts.diffusion.process import GaussianProcess
+from workflow_scripts.diffusion.sampler import image_noise, reverse_steps, to_grey
+from workflow_scripts.diffusion.training import SNAPSHOTS
+from workflow_scripts.errors import UserError
+from workflow_scripts.training.device import autocast
+from workflow_scripts.training.randomness import normals
+
+# Noise levels at which denoising is measured: the middles of so many equal parts of the timesteps.
+LEVELS = 8
+STREAM = "denoising"
+
+
+def snapshot_files(folder: Path) -> dict[int, Path]:
+    """The snapshots of a trained model's folder by step, in order; its own weights, the last ones, are not among them."""
+    files = sorted((folder / SNAPSHOTS).glob("step_*.safetensors"))
+    return {int(file.stem.removeprefix("step_")): file for file in files}
+
+
+def load_weights(unet: UNet2DModel, file: Path) -> None:
+    """Put a snapshot's weights into the network; UserError if they do not fit."""
+    try:
+        unet.load_state_dict(load_file(file))
+    except (RuntimeError, SafetensorError, OSError) as error:
+        raise UserError(f"{file} is no snapshot of this model: {str(error).splitlines()[0]}") from error
+
+
+def drawn_images(
+    unet: UNet2DModel, process: GaussianProcess, count: int, batch_size: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Ancestral samples of `process`, uint8 (batch, S, S), batch by batch; the same noise for every network."""
+    device, side = next(unet.parameters()).device, unet.config.sample_size
+    for start in range(0, count, batch_size):
+        images = range(start, min(start + batch_size, count))
+        state = image_noise(seed, 0, images, side, device)
+        for _, following in reverse_steps(unet, process, state, 0, images, seed, "ancestral"):
+            state = following
+        yield to_grey(state)
+
+
+def denoising_loss(
+    unet: UNet2DModel, process: GaussianProcess, views: np.ndarray, batch_size: int, seed: int
+) -> np.ndarray:
+    """Mean squared error of the predicted noise, float64 (N,), of views uint8 (N, S, S), over LEVELS noise levels.
+
+    The noise of a view depends on the seed, its row and the level, so that networks are compared on the same task.
+    `process` has all timesteps.
+    """
+    device, length = next(unet.parameters()).device, len(process)
+    losses = np.zeros(len(views))
+    for start in range(0, len(views), batch_size):
+        rows = range(start, min(start + batch_size, len(views)))
+        x0 = torch.from_numpy(views[rows.start : rows.stop].astype(np.float32) / 127.5 - 1)[:, None].to(device)
+        for level in range(LEVELS):
+            t = torch.full((len(rows),), (2 * level + 1) * length // (2 * LEVELS), device=device)
+            noise = torch.from_numpy(normals(seed, STREAM, level, rows, tuple(x0.shape[1:]))).to(device)
+            with torch.no_grad(), autocast(device):
+                predicted = unet(process.q_sample(x0, t, noise), t).sample[:, :1]
+            errors = ((predicted.float() - noise) ** 2).flatten(1).mean(dim=1)
+            losses[rows.start : rows.stop] += errors.double().cpu().numpy() / LEVELS
+    return losses
