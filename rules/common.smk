@@ -76,6 +76,7 @@ wildcard_constraints:
     experiment="|".join(EXPERIMENTS) or "none",
     fold=r"\d+",
     init=r"[A-Za-z][A-Za-z0-9_]*",
+    repeat=r"(repeat\d+/)?",
     labels="|".join(sorted(LABEL_SETS)),
     real_set="|".join(REAL_SETS),
     run="|".join(RUNS) or "none",
@@ -118,7 +119,7 @@ def start_weights(init, seed):
         file = config["initialisations"][init].get("file")
         return [file] if file else []
     return [
-        result(f"pretraining/{init}/{cohort}backbone.safetensors")
+        result(f"pretraining/{init}/{study.repeat_of(int(seed), config)}{cohort}backbone.safetensors")
         for cohort in COHORTS
         if not cohort or cohort.startswith(f"seed{seed}_")
     ]

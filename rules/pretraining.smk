@@ -6,12 +6,12 @@ rule pretrain:
         folds=left_out_folds,
         weights=lambda wildcards: start_weights(RUNS[wildcards.run]["init"], seed=None),
     output:
-        backbone=result("pretraining/{run}/{cohort}backbone.safetensors"),
-        heads=result("pretraining/{run}/{cohort}heads.safetensors"),
-        metrics=result("pretraining/{run}/{cohort}metrics.jsonl"),
-        parameters=result("pretraining/{run}/{cohort}parameters.json"),
+        backbone=result("pretraining/{run}/{repeat}{cohort}backbone.safetensors"),
+        heads=result("pretraining/{run}/{repeat}{cohort}heads.safetensors"),
+        metrics=result("pretraining/{run}/{repeat}{cohort}metrics.jsonl"),
+        parameters=result("pretraining/{run}/{repeat}{cohort}parameters.json"),
     log:
-        log_of("pretrain/{run}/{cohort}pretrain"),
+        log_of("pretrain/{run}/{repeat}{cohort}pretrain"),
     conda:
         "../envs/training.yaml"
     threads: 1
@@ -19,13 +19,13 @@ rule pretrain:
         runtime=0,
         gpu=0,
     params:
-        settings=lambda wildcards: flags(study.pretraining_recipe(wildcards.run, config)),
+        settings=lambda wildcards: flags(study.repeated_recipe(wildcards.run, wildcards.repeat, config)),
         organs=" ".join(DATA["organs"]),
         left_out=left_out_flags,
         backbone=config["model"]["backbone"],
         layout=lambda wildcards: start_layout(RUNS[wildcards.run]["init"]),
-        work=result("work/pretrain/{run}/{cohort}run"),
-        board=result("tensorboard/pretraining/{run}/{cohort}run"),
+        work=result("work/pretrain/{run}/{repeat}{cohort}run"),
+        board=result("tensorboard/pretraining/{run}/{repeat}{cohort}run"),
         code=code_version("pretrain"),
     shell:
         "exec python -m workflow_scripts.pretrain --views {input.views:q} --index {input.index:q}"

@@ -32,13 +32,14 @@ rule make_table:
         spread=config["tables"]["spread"],
         reference="--reference-numbers" if config["tables"]["reference"] and not ORIGIN else "",
         holdout=config["holdout"],
+        pretraining_seeds=config["pretraining"]["seeds"],
         origin=ORIGIN_FLAG,
         code=code_version("table"),
     shell:
         "exec python -m workflow_scripts.table --table {wildcards.table} --rows {params.rows}"
         " --experiments {params.experiments} --predictions {input.predictions:q}"
         " --classes {params.classes} --spread {params.spread} --holdout {params.holdout}"
-        " {params.reference} {params.origin} --output-csv {output.csv:q} --output-md {output.md:q}"
+        " --pretraining-seeds {params.pretraining_seeds} {params.reference} {params.origin} --output-csv {output.csv:q} --output-md {output.md:q}"
         " --output-tex {output.tex:q} --output-html {output.html:q} --log {log:q}"
 
 
@@ -167,6 +168,7 @@ rule check_claims:
         classes=CLASSES,
         pretrained=" ".join(PRETRAINED),
         holdout=config["holdout"],
+        pretraining_seeds=config["pretraining"]["seeds"],
         margin=config["tables"]["margin"],
         shares=f"--shares {quote(result('figures/figure5.csv'))}" if config["figures"]["explained"] else "",
         origin=ORIGIN_FLAG,
@@ -175,5 +177,5 @@ rule check_claims:
         "exec python -m workflow_scripts.claims --tables {params.tables} --numbers {input.numbers:q}"
         " --experiments {params.experiments} --predictions {input.predictions:q} {params.shares}"
         " --classes {params.classes} --pretrained {params.pretrained} --holdout {params.holdout}"
-        " --margin {params.margin} {params.origin} --output-csv {output.csv:q} --output-md {output.md:q}"
+        " --pretraining-seeds {params.pretraining_seeds} --margin {params.margin} {params.origin} --output-csv {output.csv:q} --output-md {output.md:q}"
         " --output-html {output.html:q} --log {log:q}"

@@ -37,7 +37,12 @@ rule synthesis:
 
 rule pretraining:
     input:
-        [result(f"pretraining/{run}/{cohort}backbone.safetensors") for run in PRETRAINED for cohort in COHORTS],
+        [
+            result(f"pretraining/{run}/{repeat}{cohort}backbone.safetensors")
+            for run in PRETRAINED
+            for repeat in study.repeats(config)
+            for cohort in COHORTS
+        ],
 
 
 rule finetuning:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from workflow_scripts.cli import run, stage_parser
 from workflow_scripts.errors import UserError
-from workflow_scripts.evaluation.table_rows import add_predictions, read_predictions
+from workflow_scripts.evaluation.table_rows import add_predictions, add_protocol, read_predictions
 from workflow_scripts.study.config import TABLES
 
 # Sentences in the cells wrap, unlike numbers.
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add_predictions(parser, at_least_one=False)
     parser.add_argument("--shares", type=Path, help="CSV of figure 5's shares of heat, if it is drawn")
     parser.add_argument("--pretrained", nargs="*", default=[], help="names of the study's pretraining runs")
-    parser.add_argument("--holdout", choices=("none", "per_fold"), default="none", help="the protocol")
+    add_protocol(parser)
     parser.add_argument(
         "--margin", type=float, default=2.0, help="points within which two rows do the same (default: 2)"
     )
@@ -65,7 +65,10 @@ def main(arguments: argparse.Namespace) -> None:
         if missing:
             raise UserError(f"{name} shows the experiment {missing[0]}, but --experiments does not name it")
     shares = read_csv(arguments.shares) if arguments.shares else None
-    findings = check_claims(numbers, predictions, arguments.pretrained, arguments.holdout, arguments.margin, shares)
+    findings = check_claims(
+        numbers, predictions, arguments.pretrained, arguments.holdout, arguments.margin, shares,
+        arguments.pretraining_seeds,
+    )  # fmt: skip
     tests = "over the runs"
     if predictions:
         views = next(iter(predictions.values()))

@@ -8,6 +8,7 @@ from pathlib import Path
 from workflow_scripts.cli import run, stage_parser
 from workflow_scripts.evaluation.table_rows import (
     add_predictions,
+    add_protocol,
     add_rows,
     add_spread,
     read_predictions,
@@ -23,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     add_rows(parser)
     add_predictions(parser)
     add_spread(parser)
-    parser.add_argument("--holdout", choices=("none", "per_fold"), default="none", help="the protocol, for the caption")
+    add_protocol(parser)
     parser.add_argument(
         "--reference", help="row that the others are tested against (default: the paper's, else the last network)"
     )
@@ -46,10 +47,13 @@ def main(arguments: argparse.Namespace) -> None:
     rows = read_table_rows(arguments.rows)
     predictions = read_predictions(rows, arguments.experiments, arguments.predictions, arguments.classes)
     reference = tables.choose_reference(table, rows, arguments.reference)
-    values = tables.numbers(rows, predictions, positive, arguments.spread, reference)
+    values = tables.numbers(rows, predictions, positive, arguments.spread, reference, arguments.pretraining_seeds)
     if arguments.reference_numbers:
         values = tables.with_paper_numbers(table, values)
-    caption = tables.notes(table, rows, predictions, values, positive, arguments.spread, arguments.holdout, reference)
+    caption = tables.notes(
+        table, rows, predictions, values, positive, arguments.spread, arguments.holdout, reference,
+        arguments.pretraining_seeds,
+    )  # fmt: skip
     if arguments.reference_numbers:
         caption.append("Columns (paper): Morelli et al., ICIAP 2025, on their own data.")
     page = tables.layout(table, rows, values, reference, [*caption, *arguments.caption_notes], arguments.origin)

@@ -183,6 +183,37 @@ def test_corrected_test_holds_its_level_where_the_naive_one_does_not() -> None:
     assert naive / worlds > 0.3
 
 
+def test_the_luck_of_backbones_widens_the_interval_by_the_analysis_of_variance() -> None:
+    # Three backbones of four runs; means 1, 2, 6 and the deviations below within each.
+    within = np.array([-1.0, 1.0, -1.0, 1.0])
+    differences = np.concatenate([mean + within for mean in (1.0, 2.0, 6.0)])
+    starts = np.repeat([0, 1, 2], 4)
+    between_squares, within_squares = 4 * (4 + 1 + 9) / 2, 12 / 9
+    variance = (between_squares - within_squares) / 4
+    common, own = (1 / 12 + 1 / 2) * differences.var(ddof=1), variance * (1 / 3 - 1 / 12)
+    freedom = (common + own) ** 2 / (common**2 / 11 + own**2 / 2)
+    test = corrected_paired_test(differences, 3, starts)
+    t = 3.0 / math.sqrt(common + own)
+    assert test.p == pytest.approx(2 * stats.t.sf(t, freedom))
+    assert test.high - 3.0 == pytest.approx(stats.t.ppf(0.975, freedom) * math.sqrt(common + own))
+    # Backbones that differ no more than their runs do change nothing, nor does a single one.
+    alike = np.tile([1.0, 2.0, 3.0], 4)
+    assert corrected_paired_test(alike, 3, starts) == corrected_paired_test(alike, 3)
+    assert corrected_paired_test(differences, 3, np.zeros(12)) == corrected_paired_test(differences, 3)
+
+
+def test_with_lucky_backbones_the_test_holds_its_level_only_if_it_knows_them() -> None:
+    draw = np.random.default_rng(0)
+    worlds, starts = 400, np.arange(12) // 3 % 3
+    knowing = unknowing = 0
+    for _ in range(worlds):
+        runs = draw.normal(0, 2, 3)[starts] + draw.normal(0, 1, 12)
+        knowing += corrected_paired_test(runs, 3, starts).p < 0.05
+        unknowing += corrected_paired_test(runs, 3).p < 0.05
+    assert knowing / worlds < 0.07
+    assert unknowing > 1.5 * knowing
+
+
 def test_patient_interval() -> None:
     draw = np.random.default_rng(2)
     patients = np.arange(150).repeat(4)

@@ -127,6 +127,9 @@ def test_condition_names_the_rows_that_share_a_backbone() -> None:
     assert condition((imagenet, ud), "none") == "conditional on one backbone per row"
     assert condition((imagenet, ud), "per_fold") == "conditional on the one backbone of ImageNet"
     assert condition((testicle, ud), "per_fold") == ""
+    assert condition((testicle, ud), "none", pretraining_seeds=2) == "conditional on one backbone per row"
+    assert condition((testicle, ud), "none", pretraining_seeds=3) == ""
+    assert condition((imagenet, ud), "none", pretraining_seeds=3) == "conditional on the one backbone of ImageNet"
 
 
 def test_no_wording_without_a_condition_is_stronger_than_the_evidence() -> None:

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -184,6 +185,25 @@ def test_numbers() -> None:
     assert values.loc["UD", "views"] == len(kept) < len(one)
     assert values.loc["UD", "relabelled"] == (kept["label_policy"] != kept["label_original"]).sum() > 0
     assert values.loc["UD", "positives"] == (kept["label_policy"] == "pos").sum()
+
+
+def test_repeated_pretrainings_enter_the_test_of_rows_that_have_them() -> None:
+    rows, tables = study()
+    rows[1] = replace(rows[1], is_pretrained=True)
+    once, twice = (numbers(rows, tables, "pos", "released", "UD", seeds).set_index("name") for seeds in (1, 2))
+    scored = {name: run_scores(tables[name], "pos", "policy")["accuracy"] for name in tables}
+    difference = 100 * (scored["scratch-flipped"] - scored["ud-flipped"])
+    starts = np.array([seed % 2 for seed, _ in difference.index])
+    expected = corrected_paired_test(difference.to_numpy(), 3, starts)
+    assert twice.loc["none (scratch)", "p_value"] == pytest.approx(expected.p)
+    against_scratch = [
+        numbers(rows, tables, "pos", "released", "none (scratch)", seeds).set_index("name").loc["majority class"]
+        for seeds in (1, 2)
+    ]
+    assert against_scratch[0].equals(against_scratch[1])
+    assert once["accuracy_mean"].equals(twice["accuracy_mean"])
+    caption = notes("table2", rows, tables, twice.reset_index(), "pos", "released", "none", "UD", 2)
+    assert any("with 2 seeds" in sentence for sentence in caption)
 
 
 def test_patient_counts_by_a_slow_loop() -> None:

@@ -185,6 +185,8 @@ def test_missing_columns_and_files_are_named(tmp_path, data):
         ),
         ({"data": {"frames": "every 0"}}, "does not match"),
         ({"diffusion": {"holdout_patients": 0, "select": "best"}}, "diffusion.select: 'best' judges checkpoints by held-out"),
+        ({"pretraining": {"seeds": 3}, "holdout": "per_fold"}, "pretraining.seeds: 3, but with holdout: per_fold"),
+        ({"pretraining": {"seeds": 3}, "seeds": [0, 1, 3, 4]}, "starts from pretraining number 2:"),
     ],
 )  # fmt: skip
 def test_choices_that_exclude_each_other(shipped, change, message):

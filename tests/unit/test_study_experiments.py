@@ -40,6 +40,14 @@ def test_markers_alone_are_as_frequent_as_in_the_full_augmentation():
     assert alone == {key: full[key] if key == "markers" else 0.0 for key in full}
 
 
+def test_a_repeated_pretraining_moves_its_seed_on():
+    config = {**CONFIG, "pretraining": {**CONFIG["pretraining"], "seeds": 3}}
+    assert [study.repeat_of(seed, config) for seed in range(4)] == ["", "repeat1/", "repeat2/", ""]
+    recipes = [study.repeated_recipe("ud", repeat, config) for repeat in study.repeats(config)]
+    assert [recipe["seed"] for recipe in recipes] == [333, 334, 335]
+    assert all({**recipe, "seed": 333} == recipes[0] for recipe in recipes)
+
+
 def test_a_run_changes_only_what_it_names():
     common, ablated = study.pretraining_recipe("ud", CONFIG), study.pretraining_recipe("ud_lambda_0_3", CONFIG)
     assert {key for key in common if common[key] != ablated[key]} == {"organ_weight"}

@@ -56,6 +56,16 @@ def test_per_fold_holdout_plans_one_generator_per_seed_and_fold(tmp_path: Path):
     assert planned["pretrain"] == 13 * 4 * 3
 
 
+def test_repeated_pretrainings_are_dealt_to_the_seeds_of_fine_tuning(tmp_path: Path):
+    (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
+    study = Study(tmp_path, []).change("seeds", {"pretraining": {"seeds": 3}})
+    assert study.planned()["pretrain"] == 13 * 3
+    planned = study.snakemake("--dry-run", *(f"results/finetuning/ud-flipped/seed{seed}.csv" for seed in range(4)))
+    for seed, folder in enumerate(("", "repeat1/", "repeat2/", "")):
+        job = planned.partition(f"output: results/finetuning/ud-flipped/seed{seed}.csv")[0].rpartition("input:")[2]
+        assert f"results/pretraining/ud/{folder}backbone.safetensors" in job
+
+
 def test_mistakes_in_config_and_manifest_stop_a_dry_run_with_their_lines(tmp_path: Path):
     lines = (REPOSITORY / "data_manifest.csv").read_text().splitlines()
     (tmp_path / "data_manifest.csv").write_text("\n".join([*lines, lines[-1]]) + "\n")

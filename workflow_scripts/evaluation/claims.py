@@ -12,7 +12,7 @@ import pandas as pd
 from workflow_scripts.evaluation.reading import SCORED_ON, Comparison, condition, signed
 from workflow_scripts.evaluation.rendering import p_value
 from workflow_scripts.evaluation.statistics import corrected_paired_test, holm, patient_bootstrap
-from workflow_scripts.evaluation.tables import Row, paper_numbers, share_labels
+from workflow_scripts.evaluation.tables import Row, backbones, paper_numbers, share_labels
 
 ARMS = ("unaugmented", "full")
 # From the worst for a claim of several comparisons to the best.
@@ -100,7 +100,7 @@ MARKERS = "Artificial markers draw attention, unless training was augmented with
 
 
 def paired_comparison(
-    first: Row, second: Row, predictions: Mapping[str, pd.DataFrame], holdout: str
+    first: Row, second: Row, predictions: Mapping[str, pd.DataFrame], holdout: str, pretraining_seeds: int = 1
 ) -> tuple[Comparison, str]:
     """Accuracy of `first` minus that of `second` (points), tested over the runs that they share, and its labels.
 
@@ -109,10 +109,12 @@ def paired_comparison(
     labels = "policy" if share_labels((first, second), predictions) else "original"
     minuend, subtrahend = (run_accuracy(predictions[row.experiment], labels) for row in (first, second))
     seeds, folds = ({run[i] for run in minuend.index} for i in (0, 1))
-    test = corrected_paired_test(100 * (minuend - subtrahend).to_numpy(), len(folds))
+    difference = 100 * (minuend - subtrahend)
+    starts = backbones((first, second), difference.index.get_level_values("seed").to_numpy(), pretraining_seeds)
+    test = corrected_paired_test(difference.to_numpy(), len(folds), starts)
     comparison = Comparison(
         first.name, second.name, test.difference, test.low, test.high, test.p,
-        is_one_seed=len(seeds) == 1, condition=condition((first, second), holdout),
+        is_one_seed=len(seeds) == 1, condition=condition((first, second), holdout, pretraining_seeds),
     )  # fmt: skip
     return comparison, labels
 
@@ -152,6 +154,7 @@ def check_claims(
     holdout: str,
     margin: float,
     shares: pd.DataFrame | None,
+    pretraining_seeds: int = 1,
 ) -> list[Finding]:
     """What the run says of each claim, in the order of the paper.
 
@@ -163,7 +166,7 @@ def check_claims(
     for claim in CLAIMS:
         rows = _rows(numbers.get(claim.table), pretrained)
         pairs = [(rows[a], rows[b]) for a, b in claim.pairs if a in rows and b in rows]
-        tested[claim] = [paired_comparison(a, b, predictions, holdout) for a, b in pairs]
+        tested[claim] = [paired_comparison(a, b, predictions, holdout, pretraining_seeds) for a, b in pairs]
     superiority = [c for claim, found in tested.items() if not claim.is_equality for c, _ in found]
     corrected = iter(holm(np.array([c.p for c in superiority])))
     findings = []

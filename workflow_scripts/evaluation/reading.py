@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from workflow_scripts.evaluation.tables import Row
 
 SIGNIFICANT = 0.05
+# Pretrainings of a row from which on their own spread is measured, and a verdict is no longer conditional on one.
+ENOUGH_BACKBONES = 3
 # Tables that are about a change of the labels: the label sets that are held against the reference.
 CHANGED_LABELS = {
     "table1": ("filtered", "flipped"),
@@ -72,12 +74,14 @@ def signed(value: float) -> str:
     return number(value).replace("-", "−")
 
 
-def condition(rows: Sequence[Row], holdout: str) -> str:
+def condition(rows: Sequence[Row], holdout: str, pretraining_seeds: int = 1) -> str:
     """What a comparison of `rows` rests on: a row whose runs all start from one backbone says nothing of others.
 
-    Only a pretraining run under the holdout protocol `per_fold` has a backbone of its own in every run.
+    A pretraining run has several backbones under the holdout protocol `per_fold` (one for every run), and where it was
+    repeated with enough seeds.
     """
-    single = [row.name for row in rows if not (row.is_pretrained and holdout == "per_fold")]
+    has_several = holdout == "per_fold" or pretraining_seeds >= ENOUGH_BACKBONES
+    single = [row.name for row in rows if not (row.is_pretrained and has_several)]
     if len(single) == len(rows):
         return "conditional on one backbone per row"
     return f"conditional on the one backbone of {' and '.join(single)}" if single else ""
@@ -103,8 +107,9 @@ def verdict(comparison: Comparison) -> str:
 
 
 def comparisons(
-    table: str, rows: Sequence[Row], values: pd.DataFrame, reference: str, labels: str, seeds: int, holdout: str
-) -> list[Comparison]:
+    table: str, rows: Sequence[Row], values: pd.DataFrame, reference: str, labels: str, seeds: int, holdout: str,
+    pretraining_seeds: int = 1,
+) -> list[Comparison]:  # fmt: skip
     """The comparisons that a table is about, out of those that `values` (as `tables.numbers` returns them) tests.
 
     Cleaned labels against the reference in table 1; elsewhere the most accurate other network against the reference.
@@ -121,16 +126,17 @@ def comparisons(
     for row in chosen:
         keys = ["difference_mean", "difference_low", "difference_high", "p_corrected"]
         difference, low, high, p = by_name[keys].astype(float).to_dict("index")[row.name].values()
-        rests_on = condition((row, base), holdout)
+        rests_on = condition((row, base), holdout, pretraining_seeds)
         result.append(Comparison(row.name, reference, difference, low, high, p, seeds == 1, rests_on))
     return result
 
 
 def critical_sentence(
-    table: str, rows: Sequence[Row], values: pd.DataFrame, reference: str, labels: str, seeds: int, holdout: str
-) -> str:
+    table: str, rows: Sequence[Row], values: pd.DataFrame, reference: str, labels: str, seeds: int, holdout: str,
+    pretraining_seeds: int = 1,
+) -> str:  # fmt: skip
     """One sentence on how much the table's main difference means; arguments as for `comparisons`."""
-    found = comparisons(table, rows, values, reference, labels, seeds, holdout)
+    found = comparisons(table, rows, values, reference, labels, seeds, holdout, pretraining_seeds)
     if not found:
         return "Critical reading: there is no second network, so nothing is compared."
     parts = [

@@ -18,13 +18,20 @@ class PairedTest:
     p: float
 
 
-def corrected_paired_test(differences: np.ndarray, folds: int, level: float = 0.95) -> PairedTest:
+def corrected_paired_test(
+    differences: np.ndarray, folds: int, backbones: np.ndarray | None = None, level: float = 0.95
+) -> PairedTest:
     """Nadeau and Bengio's corrected resampled t test, as Bouckaert and Frank apply it to repeated cross-validation.
 
     `differences` (n,) are paired by run: same seed, same fold. The training parts of the runs overlap, so that the
     variance of their mean is not s²/n but (1/n + n_test/n_train) s², where n_test/n_train = 1 / (folds - 1); t has
     n - 1 degrees of freedom. A single run has no p value. Runs that all differ by the same amount have no variance:
     p is then 1 if the amount is 0, else 0.
+
+    `backbones` (n,) names the pretraining that each run started from, where there are several: runs of one share its
+    luck, so that the variance between backbones, σ_b² (one-way analysis of variance, at least 0), does not average out
+    over n runs but over the backbones; it adds σ_b² (Σ n_b² / n² - 1/n), and Satterthwaite's formula gives the degrees
+    of freedom.
     """
     from scipy import stats
 
@@ -32,11 +39,30 @@ def corrected_paired_test(differences: np.ndarray, folds: int, level: float = 0.
     n, mean, nan = len(values), float(np.mean(values)), float("nan")
     if n < 2 or np.isnan(mean):
         return PairedTest(mean, nan, nan, nan)
-    error = math.sqrt((1 / n + 1 / (folds - 1)) * float(values.var(ddof=1)))
+    within = (1 / n + 1 / (folds - 1)) * float(values.var(ddof=1))
+    between, groups = (0.0, 1) if backbones is None else _backbone_variance(values, np.asarray(backbones))
+    error = math.sqrt(within + between)
     if error == 0:
         return PairedTest(mean, mean, mean, 1.0 if mean == 0 else 0.0)
-    margin = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
-    return PairedTest(mean, mean - margin, mean + margin, float(2 * stats.t.sf(abs(mean) / error, n - 1)))
+    freedom = n - 1.0
+    if between:
+        freedom = (within + between) ** 2 / (within**2 / (n - 1) + between**2 / (groups - 1))
+    margin = float(stats.t.ppf((1 + level) / 2, freedom)) * error
+    return PairedTest(mean, mean - margin, mean + margin, float(2 * stats.t.sf(abs(mean) / error, freedom)))
+
+
+def _backbone_variance(values: np.ndarray, backbones: np.ndarray) -> tuple[float, int]:
+    """What the luck of the backbones adds to the variance of the mean, and how many backbones there are."""
+    _, group, counts = np.unique(backbones, return_inverse=True, return_counts=True)
+    n, groups = len(values), len(counts)
+    if groups == 1 or groups == n:  # then it is all of the variance, or part of what differs between the runs anyway
+        return 0.0, groups
+    means = np.bincount(group, weights=values) / counts
+    mean_squares_between = (counts * (means - values.mean()) ** 2).sum() / (groups - 1)
+    mean_squares_within = ((values - means[group]) ** 2).sum() / (n - groups)
+    effective = (n - (counts**2).sum() / n) / (groups - 1)
+    variance = max(0.0, (mean_squares_between - mean_squares_within) / effective)
+    return float(variance * ((counts**2).sum() / n**2 - 1 / n)), groups
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

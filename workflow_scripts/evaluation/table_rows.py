@@ -41,6 +41,15 @@ def add_predictions(parser: argparse.ArgumentParser, at_least_one: bool = True) 
     parser.add_argument("--origin", default="", help="what the numbers come from if not from patients: PHANTOM")
 
 
+def add_protocol(parser: argparse.ArgumentParser) -> None:
+    """Add --holdout and --pretraining-seeds: what the generator saw, and how often pretraining was repeated."""
+    parser.add_argument("--holdout", choices=("none", "per_fold"), default="none", help="the protocol")
+    parser.add_argument(
+        "--pretraining-seeds", type=int, default=1,
+        help="pretrainings of each run; fine-tuning seed s started from number s modulo this (default: 1)",
+    )  # fmt: skip
+
+
 def add_spread(parser: argparse.ArgumentParser) -> None:
     """Add --spread."""
     parser.add_argument(

@@ -100,15 +100,17 @@ def choose_reference(table: str, rows: Sequence[Row], wanted: str | None) -> str
 
 
 def numbers(
-    rows: Sequence[Row], predictions: Mapping[str, pd.DataFrame], positive: str, spread: str, reference: str
-) -> pd.DataFrame:
+    rows: Sequence[Row], predictions: Mapping[str, pd.DataFrame], positive: str, spread: str, reference: str,
+    pretraining_seeds: int = 1,
+) -> pd.DataFrame:  # fmt: skip
     """Every number of a table, one row per table row; shares in percent.
 
     `<metric>_mean`, `<metric>_std`: on the views that the label policy keeps, with its labels (the paper's way).
     `<metric>_original_…`: the same predictions on the original labels of all views. `accuracy_ci_low`, `_high`: 95 %
     patient bootstrap. `difference_…`, `p_value`, `p_corrected` (Holm): corrected paired test of accuracy against the
-    row `reference`, on the policy's labels where all rows share them, else on the original ones. `views`, `positives`
-    and `relabelled` count what is scored and how many labels the policy changed.
+    row `reference`, on the policy's labels where all rows share them, else on the original ones; with the variance
+    between backbones where pretraining was repeated with `pretraining_seeds`. `views`, `positives` and `relabelled`
+    count what is scored and how many labels the policy changed.
     """
     same_labels = share_labels(rows, predictions)
     scored = {
@@ -138,8 +140,9 @@ def numbers(
         low, high = patient_bootstrap(*patient_counts(views))
         values |= {"accuracy_ci_low": 100 * low, "accuracy_ci_high": 100 * high}
         if row.name != reference:
-            difference = 100 * (runs[compared]["accuracy"] - scored[base.experiment][compared]["accuracy"]).to_numpy()
-            test = corrected_paired_test(difference, views["fold"].nunique())
+            difference = 100 * (runs[compared]["accuracy"] - scored[base.experiment][compared]["accuracy"])
+            starts = backbones((row, base), difference.index.get_level_values("seed").to_numpy(), pretraining_seeds)
+            test = corrected_paired_test(difference.to_numpy(), views["fold"].nunique(), starts)
             values |= {
                 "difference_mean": test.difference,
                 "difference_low": test.low,
@@ -151,6 +154,16 @@ def numbers(
     for column in ("difference_mean", "difference_low", "difference_high", "p_value"):
         result[column] = result[column].astype(float) if column in result else np.nan
     return result.assign(p_corrected=holm(result["p_value"].to_numpy()))
+
+
+def backbones(rows: Sequence[Row], seeds: np.ndarray, pretraining_seeds: int) -> np.ndarray | None:
+    """Which of the pretrainings the runs with `seeds` (n,) started from, int (n,); None where no row of `rows` has several.
+
+    A fine-tuning seed s starts from pretraining number s modulo `pretraining_seeds`.
+    """
+    if pretraining_seeds == 1 or not any(row.is_pretrained for row in rows):
+        return None
+    return seeds % pretraining_seeds
 
 
 def share_labels(rows: Sequence[Row], predictions: Mapping[str, pd.DataFrame]) -> bool:
@@ -194,6 +207,7 @@ def notes(
     spread: str,
     holdout: str,
     reference: str,
+    pretraining_seeds: int = 1,
 ) -> list[str]:
     """The sentences of a caption; `values` as `numbers` returns them."""
     views = next(iter(predictions.values()))
@@ -223,7 +237,12 @@ def notes(
         + ", Holm-corrected for the rows of the table."
     )
     labels = "policy" if same_labels else "original"
-    result.append(critical_sentence(table, rows, values, reference, labels, seeds, holdout))
+    if pretraining_seeds > 1:
+        result.append(
+            f"Each pretraining was done with {pretraining_seeds} seeds, fine-tuning seed s starting from number s mod "
+            f"{pretraining_seeds}; the test includes the variance between them."
+        )
+    result.append(critical_sentence(table, rows, values, reference, labels, seeds, holdout, pretraining_seeds))
     if any(row.is_baseline for row in rows):
         result.append(
             "Below the line, baselines without a network: the commonest class; texture statistics, linear classifier."

@@ -163,6 +163,18 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterable[tuple[Path_, str]]:
             ("split_by",),
             "folds of views share patients, so holdout: per_fold has no patients to leave out; choose one of the two",
         )
+    repeats = config["pretraining"]["seeds"]
+    if repeats > 1 and config["holdout"] == "per_fold":
+        yield (
+            ("pretraining", "seeds"),
+            f"{repeats}, but with holdout: per_fold every seed and fold has a pretraining of its own; leave it at 1",
+        )
+    elif idle := sorted(set(range(repeats)) - {seed % repeats for seed in config["seeds"]}):
+        yield (
+            ("pretraining", "seeds"),
+            f"no fine-tuning seed starts from pretraining number {_list(map(str, idle))}: seed s starts from number s "
+            f"modulo {repeats}, and seeds are {_list(map(str, config['seeds']))}",
+        )
     if config["synthesis"]["shards"] > config["synthesis"]["images"]:
         yield (
             ("synthesis", "shards"),

@@ -85,6 +85,23 @@ def finetuning_recipe(experiment: Experiment, config: Mapping[str, Any]) -> dict
     return recipe | {"augmentation": {k: v if k in kept else 0.0 for k, v in recipe["augmentation"].items()}}
 
 
+def repeats(config: Mapping[str, Any]) -> list[str]:
+    """Path segments of the pretrainings of a run: its own folder for the first, `repeat<k>/` for each further one."""
+    return ["", *(f"repeat{k}/" for k in range(1, config["pretraining"]["seeds"]))]
+
+
+def repeat_of(seed: int, config: Mapping[str, Any]) -> str:
+    """Path segment of the pretraining that a fine-tuning seed starts from."""
+    segments = repeats(config)
+    return segments[seed % len(segments)]
+
+
+def repeated_recipe(run: str, repeat: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of one of the pretrainings of a run: its recipe, the seed moved on by the number of the repeat."""
+    recipe = pretraining_recipe(run, config)
+    return {**recipe, "seed": recipe["seed"] + repeats(config).index(repeat)}
+
+
 def pretraining_recipe(run: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The pretraining settings of a run: the common recipe with the run's own changes."""
     common, own = config["pretraining"]["recipe"], config["pretraining"]["runs"][run]["recipe"]
