@@ -14,19 +14,21 @@ from workflow_scripts.study.schema import recipe_defaults
 from workflow_scripts.training.augmentation import (
     BLUR_RADIUS,
     DRAWS,
-    Augmentation,
+    NOTHING,
+    RELEASED,
     augment,
+    augment_pairs,
     black_out,
     crop_matrices,
     gaussian_blur,
     jitter,
+    sharpen,
+    view_recipes,
 )
 from workflow_scripts.training.geometry import warp
 
-DEFAULTS = Augmentation(**recipe_defaults("pretraining_recipe")["augmentation"])
-NOTHING = Augmentation(
-    crop_scale=1, crop_ratio=1, flip=0, rotation=0, brightness=0, contrast=0, blur=0, black_square=0
-)  # fmt: skip
+SETTINGS = recipe_defaults("pretraining_recipe")["augmentation"]
+DEFAULTS, _ = view_recipes(SETTINGS)
 N = 24
 INDICES = np.arange(100, 100 + N)
 
@@ -80,14 +82,53 @@ def test_flip_mirrors_left_and_right() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["crop_scale", "crop_ratio", "flip", "rotation", "brightness", "contrast", "blur", "black_square"]
+    ("settings", "expected"),
+    [
+        ({"crop_scale": 0.5}, 1.0),
+        ({"crop_ratio": 1.25}, 1.0),
+        ({"flip": 0.5}, 0.5),
+        ({"flip_vertical": 0.5}, 0.5),
+        ({"rotation": 30}, 1.0),
+        ({"brightness": 0.4, "jitter": 1}, 1.0),
+        ({"contrast": 0.4, "jitter": 1}, 1.0),
+        ({"contrast": 0.4, "brightness": 0.4, "jitter": 0.5}, 0.5),
+        ({"blur": 0.2}, 0.2),
+        ({"sharpness": 0.3}, 0.3),
+        ({"black_square": 0.25}, 1.0),
+        ({"black_square": 0.25, "black_square_smallest": 0.25}, 1.0),
+    ],
 )
-def test_every_setting_has_an_effect(name: str) -> None:
+def test_every_setting_has_an_effect(settings: dict[str, float], expected: float) -> None:
     plain = views()[:, None] / 255
-    changed = augment(views(), replace(NOTHING, **{name: getattr(DEFAULTS, name)}), 0, "view0", 0, INDICES)
+    changed = augment(views(), replace(NOTHING, **settings), 0, "view0", 0, INDICES)
     share = ((changed - plain).abs().amax(dim=(1, 2, 3)) > 1e-3).float().mean()
-    expected = {"flip": 0.5, "blur": 0.2}.get(name, 1.0)
     assert share == pytest.approx(expected, abs=0.25 if expected < 1 else 0.1)
+
+
+def test_vertical_flip_mirrors_top_and_bottom() -> None:
+    flipped = augment(views(), replace(NOTHING, flip_vertical=1), 0, "view0", 0, INDICES)
+    torch.testing.assert_close(flipped, views()[:, None].flip(-2) / 255, rtol=0, atol=1e-5)
+
+
+def test_sharpening_is_torchvisions() -> None:
+    images = views()[:, None] / 255
+    torch.testing.assert_close(sharpen(images), transforms.adjust_sharpness(images, 2), rtol=0, atol=1e-5)
+
+
+def test_symmetric_views_share_a_recipe_and_the_released_ones_do_not() -> None:
+    one, other = view_recipes(SETTINGS)
+    assert one == other == DEFAULTS
+    assert view_recipes({**SETTINGS, "views": "released"}) == RELEASED
+
+
+def test_the_released_second_view_alone_has_a_square_of_96_pixels() -> None:
+    white = torch.full((6, 64, 64), 255, dtype=torch.uint8)
+    first, second = augment_pairs(white, RELEASED, 0, 0, np.arange(6))
+    assert first.min() > 0.9, "no square, no corner"
+    upright = replace(RELEASED[1], rotation=0, jitter=0)
+    black = augment(white, upright, 0, "view1", 0, np.arange(6))[:, 0] == 0
+    assert set(black.sum(dim=(1, 2)).tolist()) == {24**2}
+    assert not torch.equal(*second[:2]), "each image has a draw of its own"
 
 
 def test_crops_lie_inside_and_have_the_promised_area_and_ratio() -> None:

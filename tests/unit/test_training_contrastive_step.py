@@ -23,7 +23,7 @@ from workflow_scripts.cli import run
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import write_npy
 from workflow_scripts.study.schema import recipe_defaults
-from workflow_scripts.training.augmentation import augment
+from workflow_scripts.training.augmentation import augment_pairs
 from workflow_scripts.training.backbone import create_backbone, load_initialisation, standardise
 from workflow_scripts.training.contrastive import Encoder, nt_xent, organ_loss
 from workflow_scripts.training.contrastive_step import check_batch, compute_gradients
@@ -70,8 +70,7 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
     """Both views of eight images (2, 8, 1, H, W), and their organs (8,)."""
     views, indices = mix(), np.arange(8)
     images = torch.from_numpy(views.take(indices))
-    pairs = [augment(images, TINY.augmentation, 0, f"view{i}", step, indices) for i in (0, 1)]
-    return torch.stack(pairs).double(), torch.from_numpy(views.organs)
+    return augment_pairs(images, TINY.views, 0, step, indices).double(), torch.from_numpy(views.organs)
 
 
 def three_steps(recipe: Recipe, statistics: bool, processes: Processes) -> State:

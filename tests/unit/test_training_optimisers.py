@@ -78,6 +78,34 @@ def test_one_lars_step_by_hand(weight_decay: float) -> None:
     torch.testing.assert_close(layer.bias.detach(), bias - 2.0 * torch.tensor([0.5, -0.5]))
 
 
+def test_released_steps_are_adams_on_scaled_gradients() -> None:
+    """By hand: LARC's scaling, the weight decay inside it, then torch's Adam without decay."""
+    layer = nn.Linear(3, 2)
+    weights = [p.detach().clone().requires_grad_() for p in layer.parameters()]
+    ours = make_optimiser([layer], "released", 1e-3, 1e-4)
+    by_hand = torch.optim.Adam(weights, lr=1e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for own, other in zip(layer.parameters(), weights, strict=True):
+            own.grad = torch.randn(own.shape, generator=generator)
+            size, slope = other.detach().norm(), own.grad.norm()
+            scale = 1e-3 * size / (slope + 1e-4 * size + 1e-8)
+            other.grad = scale * (own.grad + 1e-4 * other.detach())
+        ours.step()
+        by_hand.step()
+    for own, other in zip(layer.parameters(), weights, strict=True):
+        torch.testing.assert_close(own, other)
+    assert ours.param_groups[0]["weight_decay"] == 1e-4
+
+
+def test_released_optimiser_leaves_gradients_of_zero_weights_as_they_are() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+    layer.weight.grad = torch.ones(1, 1)
+    make_optimiser([layer], "released", 1e-3, 1e-4).step()
+    assert layer.weight.item() == pytest.approx(-1e-3)
+
+
 def test_unknown_optimiser_is_refused() -> None:
     with pytest.raises(ValueError, match="'sgd'"):
         make_optimiser([nn.Linear(1, 1)], "sgd", 0.1, 0.0)

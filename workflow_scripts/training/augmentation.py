@@ -1,19 +1,23 @@
 """The two random views of an image in contrastive pretraining (paper, Sec. 4.1), drawn per image in batches.
 
-The paper names no magnitudes and the released code draws one geometric transform for the whole batch; here every image
-has parameters of its own, from uniforms that depend on (seed, view, step, global index) alone.
+The paper names no magnitudes. The released code has two different recipes, one for each view, and draws one geometric
+transform for the whole batch; here every image has parameters of its own, from uniforms that depend on (seed, view, step,
+global index) alone, with either recipe.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from workflow_scripts.imaging.marker_masks import mask_markers
 from workflow_scripts.training.backbone import to_unit
 from workflow_scripts.training.device import to_device
 from workflow_scripts.training.geometry import affine_matrices, warp
@@ -22,7 +26,7 @@ from workflow_scripts.training.randomness import uniforms
 # What one view of one image draws, in this order.
 DRAWS = (
     "area", "ratio", "left", "top", "rotation", "flip", "brightness", "contrast", "blur", "sigma",
-    "side", "across", "down",
+    "side", "across", "down", "upside", "jitter", "sharpness", "markers",
 )  # fmt: skip
 # Standard deviations of the blur in pixels: light, since the texture is what the network must learn.
 SIGMAS = (0.3, 1.2)
@@ -36,11 +40,43 @@ class Augmentation:
     crop_scale: float
     crop_ratio: float
     flip: float
+    flip_vertical: float
     rotation: float
+    jitter: float
     brightness: float
     contrast: float
     blur: float
+    sharpness: float
     black_square: float
+    black_square_smallest: float
+    mask_markers: float
+
+
+NOTHING = Augmentation(
+    crop_scale=1, crop_ratio=1, flip=0, flip_vertical=0, rotation=0, jitter=0, brightness=0, contrast=0, blur=0,
+    sharpness=0, black_square=0, black_square_smallest=0, mask_markers=0,
+)  # fmt: skip
+# The released code's two pipelines: crops and flips, against masked markers, a square of 96 of 256 pixels on every view,
+# any rotation to 90 degrees, colour jitter (of grey views: brightness and contrast) and sharpening.
+RELEASED = (
+    replace(NOTHING, crop_scale=0.8, crop_ratio=1.25, flip=0.5, flip_vertical=0.5),
+    replace(
+        NOTHING, flip=0.5, rotation=90, jitter=0.8, brightness=0.8, contrast=0.8, sharpness=0.3, black_square=96 / 256,
+        black_square_smallest=96 / 256, mask_markers=1,
+    ),
+)  # fmt: skip
+
+
+def view_recipes(settings: Mapping[str, Any]) -> tuple[Augmentation, Augmentation]:
+    """The recipes of the first and of the second view, from the config's `augmentation`.
+
+    `views: symmetric` draws both by the magnitudes; `released` has two recipes of its own and none of the magnitudes.
+    """
+    magnitudes = dict(settings)
+    if magnitudes.pop("views") == "released":
+        return RELEASED
+    both = Augmentation(**magnitudes)
+    return both, both
 
 
 def augment(images: Tensor, settings: Augmentation, seed: int, stream: str, step: int, indices: np.ndarray) -> Tensor:
@@ -51,21 +87,38 @@ def augment(images: Tensor, settings: Augmentation, seed: int, stream: str, step
     """
     numbers = uniforms(seed, stream, step, indices, len(DRAWS))
     draw = dict(zip(DRAWS, to_device(numbers, images.device).unbind(1), strict=True))
-    # Which images are blurred is settled on the CPU: choosing them on a GPU would wait for it at every step.
-    blurred = to_device(np.flatnonzero(numbers[:, DRAWS.index("blur")] < settings.blur), images.device)
 
-    views = warp(to_unit(images), crop_matrices(draw, settings))
-    brightness = _between(draw["brightness"], settings.brightness)
-    contrast = _between(draw["contrast"], settings.contrast)
+    def drawn(name: str, probability: float) -> Tensor:
+        """The images that a transform falls on, settled on the CPU: choosing them on a GPU would wait for it."""
+        return to_device(np.flatnonzero(numbers[:, DRAWS.index(name)] < probability), images.device)
+
+    views = to_unit(images)
+    if len(chosen := drawn("markers", settings.mask_markers)):
+        views[chosen] = mask_markers(views[chosen])
+    views = warp(views, crop_matrices(draw, settings))
+    jittered = (draw["jitter"] < settings.jitter).to(views.dtype)
+    brightness = jittered * _between(draw["brightness"], settings.brightness)
+    contrast = jittered * _between(draw["contrast"], settings.contrast)
     views = jitter(views, brightness, contrast)
-    if len(blurred):
+    if len(chosen := drawn("blur", settings.blur)):
         low, high = SIGMAS
-        views[blurred] = gaussian_blur(views[blurred], low + (high - low) * draw["sigma"][blurred])
-    return black_out(views, settings.black_square * draw["side"], draw["across"], draw["down"])
+        views[chosen] = gaussian_blur(views[chosen], low + (high - low) * draw["sigma"][chosen])
+    if len(chosen := drawn("sharpness", settings.sharpness)):
+        views[chosen] = sharpen(views[chosen])
+    smallest, largest = settings.black_square_smallest, settings.black_square
+    return black_out(views, smallest + (largest - smallest) * draw["side"], draw["across"], draw["down"])
+
+
+def augment_pairs(
+    images: Tensor, recipes: tuple[Augmentation, Augmentation], seed: int, step: int, indices: np.ndarray
+) -> Tensor:
+    """Both views of each image: uint8 (N, H, W) -> float32 (2, N, 1, H, W) in [0, 1]."""
+    views = [augment(images, recipe, seed, f"view{i}", step, indices) for i, recipe in enumerate(recipes)]
+    return torch.stack(views)
 
 
 def crop_matrices(draw: dict[str, Tensor], settings: Augmentation) -> Tensor:
-    """Random resized crop, rotation about the crop's centre and horizontal flip as one map (N, 2, 3) for `warp`.
+    """Random resized crop, rotation about the crop's centre and flips as one map (N, 2, 3) for `warp`.
 
     `draw` holds uniforms (N,) in [0, 1): the crop's share of the area is uniform in [crop_scale, 1], its aspect ratio
     log-uniform in [1 / crop_ratio, crop_ratio] (sides beyond the image are cut to it), its place uniform in the image.
@@ -77,7 +130,7 @@ def crop_matrices(draw: dict[str, Tensor], settings: Augmentation) -> Tensor:
     return affine_matrices(
         angle=_between(draw["rotation"], settings.rotation),
         scale_x=width,
-        scale_y=height,
+        scale_y=torch.where(draw["upside"] < settings.flip_vertical, -height, height),
         shift_x=(1 - width) * (2 * draw["left"] - 1),
         shift_y=(1 - height) * (2 * draw["top"] - 1),
         flip=draw["flip"] < settings.flip,
@@ -107,6 +160,16 @@ def gaussian_blur(images: Tensor, sigmas: Tensor) -> Tensor:
             (weights[:, i] * padded.narrow(dimension, i, size) for i in range(len(offsets))), torch.zeros_like(images)
         )
     return images
+
+
+def sharpen(images: Tensor) -> Tensor:
+    """Add to each image (N, 1, H, W) in [0, 1] what a light smoothing takes from it (torchvision's sharpness 2)."""
+    kernel = torch.ones(1, 1, 3, 3, device=images.device, dtype=images.dtype)
+    kernel[..., 1, 1] = 5
+    sharp = images.clone()
+    inner = images[:, :, 1:-1, 1:-1]
+    sharp[:, :, 1:-1, 1:-1] = (2 * inner - F.conv2d(images, kernel / 13)).clamp(0, 1)
+    return sharp
 
 
 def black_out(images: Tensor, sides: Tensor, across: Tensor, down: Tensor) -> Tensor:

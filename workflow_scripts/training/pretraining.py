@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from workflow_scripts.cli import progress, say
 from workflow_scripts.errors import UserError
-from workflow_scripts.training.augmentation import Augmentation, augment
+from workflow_scripts.training.augmentation import Augmentation, augment_pairs, view_recipes
 from workflow_scripts.training.backbone import feature_count
 from workflow_scripts.training.board import Board
 from workflow_scripts.training.contrastive import Encoder, alignment, spread, uniformity
@@ -55,14 +55,14 @@ class Recipe:
     weight_decay: float
     warmup: float
     checkpoint_every: int
-    augmentation: Augmentation
+    views: tuple[Augmentation, Augmentation]
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Recipe:
         """The recipe in a nested mapping, as the config and `cli.settings` give it."""
         values = dict(settings)
         values["projection"] = tuple(values["projection"])
-        values["augmentation"] = Augmentation(**values["augmentation"])
+        values["views"] = view_recipes(values.pop("augmentation"))
         return cls(**values)
 
 
@@ -159,11 +159,9 @@ def pretrain(
 
         indices = batch_indices(recipe.seed, len(views), recipe.batch_size, step)
         images = to_device(views.take(indices[part]), device)
-        pairs = [augment(images, recipe.augmentation, recipe.seed, f"view{i}", step, indices[part]) for i in (0, 1)]
+        pairs = augment_pairs(images, recipe.views, recipe.seed, step, indices[part])
         optimiser.zero_grad()
-        losses = compute_gradients(
-            encoder, torch.stack(pairs), to_device(views.organs[indices], device), recipe, processes
-        )
+        losses = compute_gradients(encoder, pairs, to_device(views.organs[indices], device), recipe, processes)
         optimiser.step()
 
         # Reading a value waits for the GPU, which otherwise works while the next batch is prepared: so not every step.
