@@ -35,8 +35,6 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Read, infer, rename, write."""
-    import pickle
-
     import torch
 
     from workflow_scripts.diffusion.card import import_card
@@ -44,14 +42,24 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.diffusion.unet import import_state, infer_architecture
     from workflow_scripts.files import atomic_directory, sha256, write_json, write_text
 
+    if not arguments.input.is_file():
+        raise UserError(f"{arguments.input} is no file")
     refuse_foreign_folder(arguments.output)
     source_hash = sha256(arguments.input)
     try:
         state = torch.load(arguments.input, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{arguments.input} is no checkpoint of plain tensors: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    except Exception as error:  # a damaged pickle fails in any way; torch's own advice would be to execute it
+        raise UserError(
+            f"{arguments.input} is no checkpoint of plain tensors, or it is truncated ({type(error).__name__}); nothing "
+            "of it was executed"
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise UserError(f"{arguments.input} is no state dict (names to tensors)")
+    damaged = next((name for name, value in state.items() if not bool(torch.isfinite(value).all())), None)
+    if damaged is not None:
+        raise UserError(f"{arguments.input}: {damaged} holds values that are not finite")
     plan = infer_architecture(state, arguments.size, arguments.heads, arguments.head_channels)
     unet = import_state(state, plan)
     parameters = {"origin": arguments.input.name, "origin_sha256": source_hash, "architecture": vars(plan)}

@@ -1,6 +1,7 @@
 """The U-Net's architecture rules, its initialisation, and the import of guided-diffusion checkpoints."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,51 @@ def test_import_command_writes_a_folder_that_computes_the_same(tmp_path: Path) -
         torch.testing.assert_close(unet(io["x"], io["t"]).sample, io["y"], atol=1e-4, rtol=1e-4)
     assert len(betas) == 1000
     assert DDPMPipeline.from_pretrained(tmp_path / "model").scheduler.config.variance_type == "learned_range"
+
+
+class Executed:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.mark),)
+
+
+def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Files that are no checkpoint, and what is said of each."""
+    torch.save({"a.weight": torch.zeros(100_000)}, folder / "whole.pt")
+    contents = {
+        "truncated": ((folder / "whole.pt").read_bytes()[:2000], "no checkpoint of plain tensors, or it is truncated"),
+        "text": (b"hello world", "no checkpoint of plain tensors"),
+        "empty": (b"", "no checkpoint of plain tensors"),
+    }
+    objects = {
+        "code": (Executed(folder / "mark"), "nothing of it was executed"),
+        "list": ([torch.zeros(1)], "no state dict"),
+        "nested": ({"model": {"a.weight": torch.zeros(1)}}, "no state dict"),
+        "numbers": ({1: torch.zeros(1)}, "no state dict"),
+        "nan": ({"a.weight": torch.full((1,), torch.nan)}, "a.weight holds values that are not finite"),
+        "other": ({"a.weight": torch.zeros(1)}, "not the state dict of a guided-diffusion U-Net"),
+    }
+    for name, (content, _) in contents.items():
+        (folder / f"{name}.pt").write_bytes(content)
+    for name, (value, _) in objects.items():
+        torch.save(value, folder / f"{name}.pt")
+    found = {name: (folder / f"{name}.pt", message) for name, (_, message) in {**contents, **objects}.items()}
+    return {**found, "folder": (folder, "is no file"), "missing": (folder / "no.pt", "is no file")}
+
+
+def test_import_says_in_one_sentence_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, (file, message) in bad_files(tmp_path).items():
+        command = ["--input", str(file), "--size", "32", "--heads", "4", "--output", str(tmp_path / "model")]
+        with pytest.raises(SystemExit):
+            run(import_guided_diffusion.main, import_guided_diffusion.parser(), command)
+        said = capsys.readouterr().err
+        assert message in said, name
+        assert said.count("\n") == 1, said
+    assert not (tmp_path / "mark").exists()
 
 
 def test_import_refuses_pickles_and_foreign_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

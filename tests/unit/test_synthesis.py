@@ -1,6 +1,7 @@
 """Held-out patients, sampling in shards, joining them."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load, save_file
 
 from workflow_scripts import holdout, join_shards, sample
 from workflow_scripts.cli import run
@@ -191,6 +193,30 @@ def test_only_models_that_can_be_sampled_are_loaded(model: Path, tmp_path: Path)
                 load_pipeline(model)
     finally:
         scheduler.write_text(before)
+
+
+def test_weights_must_be_whole_and_fit(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    content = file.read_bytes()
+    weights = load(content)
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="may be truncated or of another architecture"):
+        load_pipeline(folder)
+    wrong = {
+        "lack what.*1 tensors, the first: conv_in.bias": {k: v for k, v in weights.items() if k != "conv_in.bias"},
+        "have more than.*the first: more": {**weights, "more": torch.zeros(1)},
+        "size mismatch for conv_in.bias": {**weights, "conv_in.bias": torch.zeros(64)},
+    }
+    for message, changed in wrong.items():
+        save_file(changed, file)
+        with pytest.raises(UserError, match=message):
+            load_pipeline(folder)
+    file.unlink()
+    torch.save(weights, file.with_suffix(".bin"))  # a pickle in its place is not even opened
+    with pytest.raises(UserError, match="no file named diffusion_pytorch_model.safetensors"):
+        load_pipeline(folder)
 
 
 def test_joining(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_success_removes_everything(tmp_path: Path):
 def test_a_checkpoint_holds_no_code(tmp_path: Path):
     work = WorkDir(tmp_path / "run", {})
     torch.save({"evil": print}, tmp_path / "run" / "state.pt")
-    with pytest.raises(Exception, match="weights_only|Weights only"):
+    with pytest.raises(UserError, match=r"state\.pt is damaged \(UnpicklingError\)"):
         work.load("state.pt")
 
 
@@ -98,3 +98,28 @@ def test_metrics_after_the_checkpoint_are_dropped_with_a_torn_line(tmp_path: Pat
         stream.write('{"step": 4, "lo')
     trim_metrics(file, 2)
     assert file.read_text() == '{"step": 0}\n{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_folder_that_is_no_work_directory_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="is no work directory"):
+        WorkDir(tmp_path / "work", {"a": 1})
+    assert (tmp_path / "work" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '[{"fingerprint": 1}]'])
+def test_a_damaged_state_is_said(tmp_path: Path, content: str) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "state.json").write_text(content)
+    with pytest.raises(UserError, match=r"state\.json is damaged; delete"):
+        WorkDir(tmp_path / "work", {"a": 1})
+
+
+def test_a_damaged_checkpoint_is_said(tmp_path: Path) -> None:
+    work = WorkDir(tmp_path / "work", {"a": 1})
+    work.save("state.pt", {"x": torch.zeros(1000)}, 1)
+    file = tmp_path / "work" / "state.pt"
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"state\.pt is damaged .*start this training afresh"):
+        work.load("state.pt")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers.utils import logging as diffusers_logging
 
 from workflow_scripts.diffusion.process import linear_range, schedule_betas
 from workflow_scripts.diffusion.unet import IMAGE_CHANNELS, OUTPUT_CHANNELS
@@ -55,13 +56,27 @@ def load_pipeline(path: Path) -> tuple[UNet2DModel, np.ndarray]:
     """
     if not (path / MARKER).is_file():
         raise UserError(f"{path} is no Diffusers folder (it has no {MARKER})")
+    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)  # what goes wrong is said below
     try:
         scheduler = read_json(path / "scheduler" / "scheduler_config.json")
-        unet = UNet2DModel.from_pretrained(
-            path / "unet", local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} does not load as a DDPMPipeline with a UNet2DModel: {error}") from error
+        unet, loading = UNet2DModel.from_pretrained(
+            path / "unet", local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise UserError(
+            f"{path} does not load as a DDPMPipeline with a UNet2DModel; its files may be truncated or of another "
+            f"architecture: {reason}"
+        ) from error
+    if not isinstance(scheduler, dict):
+        raise UserError(f"{path}: scheduler/scheduler_config.json is no scheduler's config")
+    for problem, keys in (("lack", loading["missing_keys"]), ("have more than", loading["unexpected_keys"])):
+        if keys:  # Diffusers would fill gaps at random
+            raise UserError(
+                f"{path}: the weights {problem} what unet/config.json describes ({len(keys)} tensors, the first: "
+                f"{sorted(keys)[0]}); they are of another architecture"
+            )
     for key, value in SCHEDULER_MUST_BE.items():
         # A model folder may leave a key out; then its DDPMScheduler has the library's default.
         given = scheduler.get(key, getattr(DDPMScheduler().config, key))

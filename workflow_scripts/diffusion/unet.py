@@ -164,6 +164,8 @@ def infer_architecture(
     """
     if (heads is None) == (head_size is None):
         raise UserError("give either the number of attention heads or the channels of a head")
+    if (heads or head_size or 0) < 1:
+        raise UserError(f"attention heads and their channels must be at least 1, not {heads or head_size or 0}")
     blocks = 1 + max((int(key.split(".")[1]) for key in state if key.startswith("output_blocks.")), default=-1)
     try:
         inputs, outputs = state["input_blocks.0.0.weight"].shape[1], state["out.2.weight"].shape[0]
@@ -172,6 +174,8 @@ def infer_architecture(
         deepest = state["middle_block.1.proj_out.weight"].shape[0]
     except KeyError as error:
         raise UserError(f"this is not the state dict of a guided-diffusion U-Net: it has no {error}") from None
+    except IndexError:
+        raise UserError("this is not the state dict of a guided-diffusion U-Net: a weight is a scalar") from None
     if (inputs, outputs) != (IMAGE_CHANNELS, OUTPUT_CHANNELS):
         raise UserError(
             f"the network maps {inputs} channels to {outputs}; needed: {IMAGE_CHANNELS} (grey) to {OUTPUT_CHANNELS} "

@@ -29,7 +29,7 @@ def selection_figure(rows: Sequence[Mapping[str, float]], chosen: int, reason: s
         for key, label in curves.items():
             axis.plot(steps, [row[key] for row in ordered], "o-", markersize=4, linewidth=1.5, label=label)
         if name == "copies":
-            band = [[row["control"] + row[f"excess_{end}"] for row in ordered] for end in ("low", "high")]
+            band = [[row["copies"] - row[f"excess_{end}"] for row in ordered] for end in ("high", "low")]
             axis.fill_between(steps, *band, alpha=0.15, linewidth=0)
         if len(curves) > 1:
             axis.legend(frameon=False, fontsize=9)

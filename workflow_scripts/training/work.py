@@ -100,7 +100,7 @@ class WorkDir:
                     k for k in {*wanted, *state["fingerprint"]} if wanted.get(k) != state["fingerprint"].get(k)
                 )
                 say(f"{path} belongs to another run (differs in: {', '.join(changed)}); starting afresh")
-            shutil.rmtree(path, ignore_errors=True)
+            self._discard()
             path.mkdir(parents=True)
             state = {"fingerprint": wanted, "progress": 0, "barren_tries": 0}
         elif state["barren_tries"] >= BARREN_TRIES:
@@ -116,7 +116,25 @@ class WorkDir:
 
     def _state(self) -> dict[str, Any]:
         file = self.path / "state.json"
-        return read_json(file) if file.exists() else {}
+        if not file.exists():
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise UserError(f"{self.path} exists and is no work directory; name another --work-dir or move it away")
+            return {}
+        try:
+            state = read_json(file)
+            if isinstance(state, dict) and {"fingerprint", "progress", "barren_tries"} <= state.keys():
+                return state
+        except ValueError:
+            pass
+        raise UserError(f"{file} is damaged; delete {self.path} to start this training afresh")
+
+    def _discard(self) -> None:
+        """Remove the directory; set aside first, so that a kill in between leaves none that is half removed."""
+        if self.path.exists():
+            aside = self.path.with_name(f".{self.path.name}.discarded")
+            shutil.rmtree(aside, ignore_errors=True)
+            self.path.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
 
     def _write(self) -> None:
         write_json(self.state, self.path / "state.json")
@@ -136,7 +154,14 @@ class WorkDir:
     def load(self, name: str) -> dict[str, Any] | None:
         """A checkpoint on CPU, or None where there is none; nothing but tensors and plain values is unpickled."""
         file = self.path / name
-        return torch.load(file, map_location="cpu", weights_only=True) if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged pickle fails in any way
+            raise UserError(
+                f"{file} is damaged ({type(error).__name__}); delete {self.path} to start this training afresh"
+            ) from error
 
     def metrics_file(self) -> Path:
         """Where this training appends its metrics, one JSON object per line."""
@@ -144,7 +169,7 @@ class WorkDir:
 
     def close(self) -> None:
         """Remove the directory: the result is complete and lies elsewhere."""
-        shutil.rmtree(self.path)
+        self._discard()
         self.lock.close()
 
 
