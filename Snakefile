@@ -36,6 +36,7 @@ rule all:
         table_files(),
         [result(f"figures/{figure}.png") for figure in FIGURES],
         [result(f"release/{cohort}synthetic.zip") for cohort in COHORTS],
+        PNG_FOLDERS,
         result("review.html"),
         result("claims.html"),
         result("report.html"),

@@ -228,3 +228,4 @@ def table_rows(table):
 
 CLASSIFIER = [experiment.name for experiment in study.classifier_experiments(config)]
 SHOWN_EXPERIMENTS = list(dict.fromkeys(name for table in SHOWN_TABLES for name in table_experiments(table)))
+PNG_FOLDERS = [result(f"synthesis/{cohort}png") for cohort in COHORTS] if config["synthesis"]["png"] else []

@@ -6,6 +6,7 @@ localrules:
     hold_out_patients,
     select_checkpoint,
     join_shards,
+    export_png,
 
 
 rule hold_out_patients:
@@ -157,3 +158,21 @@ rule join_shards:
     shell:
         "exec python -m workflow_scripts.join_shards --shards {input.shards:q} --organ {params.organ}"
         " --output-views {output.views:q} --output-index {output.index:q} --log {log:q}"
+
+
+rule export_png:
+    input:
+        views=result("views/{cohort}synthetic.npy"),
+        index=result("views/{cohort}synthetic.csv"),
+    output:
+        folder=directory(result("synthesis/{cohort}png")),
+    log:
+        log_of("export_png/{cohort}png"),
+    conda:
+        "../envs/data.yaml"
+    params:
+        origin=ORIGIN_FLAG,
+        code=code_version("export_png"),
+    shell:
+        "exec python -m workflow_scripts.export_png --views {input.views:q} --index {input.index:q} {params.origin}"
+        " --output {output.folder:q} --log {log:q}"

@@ -33,6 +33,7 @@ rule synthesis:
     input:
         [result(f"synthesis/{cohort}{name}") for cohort in COHORTS for name in ("metrics.csv", "privacy.json")],
         [result(f"release/{cohort}synthetic.zip") for cohort in COHORTS],
+        PNG_FOLDERS,
 
 
 rule pretraining:

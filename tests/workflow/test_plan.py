@@ -110,7 +110,7 @@ CHEAP_STAGES = [
     "phantoms", "crop", "folds", "complete_labels", "vote", "clean_labels", "fetch_weights", "holdout", "join_shards",
     "filter_manifold", "generation_metrics", "privacy", "release", "baseline", "table", "generation_table",
     "frame_figures", "filter_figure", "privacy_figure", "audit_figure", "training_figure", "sweep_votes", "score_audit",
-    "review_page", "agreement", "nest_labels", "select_checkpoint", "selection_figure",
+    "review_page", "agreement", "nest_labels", "select_checkpoint", "selection_figure", "export_png",
 ]  # fmt: skip
 
 

@@ -1,0 +1,180 @@
+"""Images per second of training and sampling, beside the plain Diffusers loop on the same U-Net, in the same run.
+
+The peer is what Diffusers' own unconditional example does, eager and in float32: `DDPMScheduler.add_noise`, mean squared
+error, AdamW, `EMAModel`; and `DDPMScheduler.step` to sample. It has no loss for the learned variance, so it computes
+less than we do. The share of the peak relates the operations that PyTorch counts in the U-Net to what a large matrix
+product reaches on the same device, in the arithmetic that each of the two uses.
+
+    python -m benchmarks.diffusion                     # a GPU: the paper's model at 256 pixels; a CPU: a small one at 64
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.measure import paired, write_result
+
+
+def matrix_peak(device: Any, name: str) -> float:
+    """Operations per second of a large matrix product in `float32` or `bf16` on the device."""
+    import torch
+
+    from benchmarks.measure import timed
+
+    side = 8192 if device.type == "cuda" else 2048
+    kind = torch.bfloat16 if name == "bf16" else torch.float32
+    a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+
+    def multiply() -> None:
+        torch.matmul(a, b)
+        wait(device)
+
+    return 2 * side**3 / float(timed(multiply)["seconds_min"])
+
+
+def wait(device: Any) -> None:
+    """Let a GPU finish."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def operations(unet: Any, x: Any, t: Any, backward: bool) -> float:
+    """Operations that PyTorch counts in one forward (and backward) pass."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
+        output = unet(x, t).sample
+        if backward:
+            output.sum().backward()
+    return float(counter.get_total_flops())
+
+
+def plain_training(settings: dict[str, Any], views: Any, device: Any) -> Callable[[], None]:
+    """One step of the plain loop."""
+    import torch
+    from diffusers import DDPMScheduler
+    from diffusers.training_utils import EMAModel
+
+    from workflow_scripts.diffusion.training import unet_of
+
+    unet = unet_of(settings, views.shape[1]).to(device).train()
+    average = EMAModel(unet.parameters(), decay=settings["ema"])
+    optimiser = torch.optim.AdamW(unet.parameters(), lr=settings["lr"], weight_decay=0.0)
+    scheduler = DDPMScheduler(settings["timesteps"], beta_schedule="squaredcos_cap_v2")
+    images = torch.from_numpy(views).float().div(127.5).sub(1)[:, None]
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        rows = torch.randint(len(images), (settings["batch_size"],), generator=generator)
+        x0 = images[rows].to(device)
+        noise = torch.randn_like(x0)
+        t = torch.randint(settings["timesteps"], (len(x0),), device=device)
+        predicted = unet(scheduler.add_noise(x0, noise, t), t).sample[:, :1]
+        torch.nn.functional.mse_loss(predicted, noise).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        average.step(unet.parameters())
+        wait(device)
+
+    return step
+
+
+def plain_sampling(unet: Any, settings: dict[str, Any], batch: int, steps: int, device: Any) -> Callable[[], None]:
+    """A batch of images by the plain loop."""
+    import torch
+    from diffusers import DDPMScheduler
+
+    scheduler = DDPMScheduler(
+        settings["timesteps"], beta_schedule="squaredcos_cap_v2", variance_type="learned_range",
+        timestep_spacing="linspace",
+    )  # fmt: skip
+    scheduler.set_timesteps(steps)
+
+    def draw() -> None:
+        x = torch.randn(batch, 1, unet.config.sample_size, unet.config.sample_size, device=device)
+        with torch.no_grad():
+            for t in scheduler.timesteps:
+                x = scheduler.step(unet(x, t.to(device)).sample, t, x).prev_sample
+        wait(device)
+
+    return draw
+
+
+def main() -> None:
+    """Measure, print, write benchmarks/results/diffusion.json (or diffusion_gpu.json)."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--repeats", type=int, default=7, help="(default: 7)")
+    arguments = parser.parse_args()
+
+    import numpy as np
+    import torch
+
+    from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas, spaced_timesteps
+    from workflow_scripts.diffusion.sampler import image_noise, reverse_steps
+    from workflow_scripts.diffusion.training import Trainer, unet_of
+    from workflow_scripts.study.schema import recipe_defaults
+    from workflow_scripts.training.device import select_device
+    from workflow_scripts.training.processes import Processes
+
+    device = select_device("auto", arguments.threads)
+    gpu = device.type == "cuda"
+    small = {"base_channels": 32, "channel_multipliers": [1, 2, 4], "attention_resolutions": [16], "batch_size": 8}
+    settings = {**recipe_defaults("diffusion_recipe"), **({} if gpu else small)}
+    side, batch, steps = (256, settings["batch_size"], 10) if gpu else (64, settings["batch_size"], 4)
+    views = np.random.default_rng(0).integers(0, 256, (64, side, side), dtype=np.uint8)
+
+    trainer = Trainer(views, np.arange(len(views)), settings, device, Processes())
+    done = 0
+
+    def our_step() -> None:
+        nonlocal done
+        trainer.step(done)
+        done += 1
+        wait(device)
+
+    unet = unet_of(settings, side).to(device).eval()
+    ours = unet_of(settings, side).to(device, memory_format=trainer.layout).eval()
+    betas = schedule_betas("cosine", settings["timesteps"])
+    process = GaussianProcess(betas, spaced_timesteps(len(betas), steps), device)
+
+    def our_draw() -> None:
+        x = image_noise(0, 0, range(batch), side, device)
+        for _ in reverse_steps(ours, process, x, 0, range(batch), 0, "ancestral"):
+            pass
+        wait(device)
+
+    x, t = torch.randn(batch, 1, side, side, device=device), torch.zeros(batch, dtype=torch.int64, device=device)
+    counted = {
+        "training": operations(unet_of(settings, side).to(device), x, t, backward=True) / batch,
+        "sampling": steps * operations(unet, x, t, backward=False) / batch,
+    }
+    kinds = {"ours": trainer.precision.name, "plain Diffusers": "float32"}
+    peaks = {kind: matrix_peak(device, kind) for kind in set(kinds.values())}
+    functions = {
+        "training": {"ours": our_step, "plain Diffusers": plain_training(settings, views, device)},
+        "sampling": {"ours": our_draw, "plain Diffusers": plain_sampling(unet, settings, batch, steps, device)},
+    }
+    rows = []
+    for task, sides in functions.items():
+        for method, measured in paired(sides, arguments.repeats).items():
+            speed = batch / measured["seconds_median"]
+            share = counted[task] * speed / peaks[kinds[method]]
+            rows.append({
+                "task": task, "method": method, "arithmetic": kinds[method], "images_per_s": speed,
+                "share_of_peak": share, **measured,
+            })  # fmt: skip
+            print(f"{task:9} {method:16} {kinds[method]:8} {speed:8.2f} images/s {100 * share:5.1f} % of the peak")
+    parameters = sum(parameter.numel() for parameter in unet.parameters())
+    facts = {"side": side, "batch_size": batch, "sampling_steps": steps, "parameters": parameters}
+    facts |= {"threads": arguments.threads, "operations_per_image": counted, "peak_operations_per_s": peaks}
+    print(write_result("diffusion_gpu" if gpu else "diffusion", rows, **facts))
+
+
+if __name__ == "__main__":
+    main()
