@@ -447,6 +447,13 @@ def test_generation_table(tmp_path, generators: int) -> None:
     assert cells[0][:5] == ["set", "precision", "recall", "FID", "size"]
     assert cells[1][-3:] == ["79.68 ± 4.81", "25.00 ± 1.56", "119.84 ± 2.39"]
     assert cells[3][0] == "real, held-out patients"
+    # Precisions differ by 20 points with 1 point of spread each; the recalls are all alike.
+    reading = (
+        "filtering changes precision by +20.00 points (beyond the spread over reference batches) and recall by +0.00 "
+        "points (within the spread over reference batches)"
+        + ("; conditional on one generator." if generators == 1 else ".")
+    )
+    assert f"Critical reading: {reading}" in outputs["md"].read_text(encoding="utf-8")
     assert f"kept {40 * generators} of {100 * generators} generated views (40.0%)" in outputs["md"].read_text(
         encoding="utf-8"
     )

@@ -5,11 +5,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.shared import REPOSITORY
 from tests.workflow.study import ENVIRONMENT, Study, smallest_study
 from workflow_scripts.files import read_csv, read_npy
 
@@ -115,6 +117,25 @@ def test_a_changed_setting_reruns_the_stages_it_belongs_to(finished: Study, tmp_
     assert "audit_train" not in planned
     planned = study.change("figure", {"figures": {"views_per_sheet": 6}}).planned()
     assert planned == {"draw_views": 3, "make_report": 1}
+
+
+def test_the_classifier_is_packed_and_reads_a_new_frame(finished: Study, tmp_path: Path):
+    study = copy_of(finished, tmp_path)
+    assert study.planned("classifier") == {"classifier": 1}
+    study.snakemake("--cores", "2", "classifier")
+    with (study.folder / "data_manifest.csv").open() as file:
+        frame = study.folder / "data" / "phantoms" / next(csv.DictReader(file))["path"]
+    subprocess.run(
+        [
+            sys.executable, "-m", "workflow_scripts.predict", "--model", study.folder / "results" / "classifier",
+            "--output", tmp_path / "predictions.csv", frame,
+        ],
+        cwd=REPOSITORY, env=ENVIRONMENT, check=True,
+    )  # fmt: skip
+    predictions = read_csv(tmp_path / "predictions.csv")
+    assert len(predictions) == 2
+    assert predictions["probability"].between(0, 1).all()
+    assert set(predictions["origin"]) == {"PHANTOM"}
 
 
 def test_a_run_killed_in_the_middle_and_continued_gives_the_same_tables(finished: Study, tmp_path: Path):

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from workflow_scripts.evaluation.reading import SCORED_ON, Comparison, condition, signed
+from workflow_scripts.evaluation.generation import change_at_equal_size, filtering_changes
+from workflow_scripts.evaluation.reading import SCORED_ON, Comparison, condition, signed, with_sign
 from workflow_scripts.evaluation.rendering import p_value
 from workflow_scripts.evaluation.statistics import corrected_paired_test, holm, patient_bootstrap
 from workflow_scripts.evaluation.tables import Row, backbones, paper_numbers, share_labels
@@ -190,16 +191,11 @@ def check_filtering(generation: pd.DataFrame | None, holdout: str) -> Finding:
     told = "; ".join(f"{m} {paper[m]['unfiltered']:.2f} → {paper[m]['filtered']:.2f}" for m in metrics)
     if generation is None or not {"unfiltered", "filtered"} <= set(generation["name"]):
         return _untested(FILTERING, told, "needs the generation table")
-    sets = generation.set_index("name")
-    found, parts = [], []
-    for metric in metrics:
-        mean, std = (sets[f"{metric}_{kind}"].to_dict() for kind in ("mean", "std"))
-        change = mean["filtered"] - mean["unfiltered"]
-        band = 2 * math.hypot(std["filtered"], std["unfiltered"])
-        found.append(Comparison("filtered", "unfiltered", change, change - band, change + band, math.nan))
-        parts.append(f"{metric} {difference_text(found[-1])}")
-        if {"unfiltered_equal", "filtered_equal"} <= mean.keys():
-            parts[-1] += f", at equal size {plus(mean['filtered_equal'] - mean['unfiltered_equal'])}"
+    found, parts = filtering_changes(generation), []
+    for metric, change in zip(metrics, found, strict=True):
+        equal = change_at_equal_size(generation, metric)
+        at_equal = f", at equal size {with_sign(equal)}" if equal == equal else ""
+        parts.append(f"{metric} {difference_text(change)}{at_equal}")
     precision, recall = found
     lower = replace(recall, difference=-recall.difference, low=-recall.high, high=-recall.low)
     rests_on = "conditional on one generator" if holdout == "none" else ""
@@ -226,7 +222,7 @@ def check_markers(shares: pd.DataFrame | None, predictions: Mapping[str, pd.Data
     low, high = patient_bootstrap(extra.sum().to_numpy()[:, None], extra.size().to_numpy()[:, None])
     mean = float(extra.sum().sum() / extra.size().sum())
     comparison = Comparison(*ARMS, mean, low, high, math.nan)
-    means = [f"{arm} {plus(float(by_arm[arm].mean()))}" for arm in shares["arm"].unique()]
+    means = [f"{arm} {with_sign(float(by_arm[arm].mean()))}" for arm in shares["arm"].unique()]
     compared = (
         f"share of Grad-CAM++ heat that moves onto drawn markers, {len(by_arm)} test views of {len(extra)} patients"
     )
@@ -263,7 +259,7 @@ def _finding(
         text = f"{comparison.name} against {comparison.reference}: {difference_text(comparison)}"
         if on == "original":
             bookkeeping = float(own[comparison.name] - own[comparison.reference])
-            text += f"; {plus(bookkeeping)} on each row's own labels"
+            text += f"; {with_sign(bookkeeping)} on each row's own labels"
         parts.append(text)
     judge: Callable[[Comparison], str] = (lambda c: equal(c, margin)) if claim.is_equality else better
     comparisons = tuple(c for c, _ in found)
@@ -311,12 +307,11 @@ def _untested(claim: str, paper: str, why: str) -> Finding:
     return Finding(claim, paper, why, "–", UNTESTED, UNTESTED)
 
 
-def plus(value: float) -> str:
-    """A change with its sign: +4.69, −1.20."""
-    return "–" if math.isnan(value) else ("+" if value >= 0 else "") + signed(value)
-
-
 def difference_text(comparison: Comparison) -> str:
     """`+4.69 (−7.59 to 16.96), p 0.726`; without what does not exist."""
     interval = "" if math.isnan(comparison.low) else f" ({signed(comparison.low)} to {signed(comparison.high)})"
-    return plus(comparison.difference) + interval + ("" if math.isnan(comparison.p) else f", p {p_value(comparison.p)}")
+    return (
+        with_sign(comparison.difference)
+        + interval
+        + ("" if math.isnan(comparison.p) else f", p {p_value(comparison.p)}")
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
 
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.aggregation import mean_and_std
+from workflow_scripts.evaluation.reading import Comparison, with_sign
 from workflow_scripts.evaluation.rendering import Table, plus_minus
 from workflow_scripts.evaluation.tables import HOLDOUTS
 
@@ -57,6 +59,45 @@ def generation_numbers(metrics: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def filtering_changes(values: pd.DataFrame) -> list[Comparison]:
+    """Precision and recall of the filtered set minus those of the unfiltered one, in points.
+
+    `values` as `generation_numbers` returns them. A mean carries the standard deviation s over its reference batches;
+    the band is twice the root of the two s² together.
+    """
+    found = []
+    for metric in ("precision", "recall"):
+        change = _number(values, "filtered", f"{metric}_mean") - _number(values, "unfiltered", f"{metric}_mean")
+        band = 2 * math.hypot(*(_number(values, name, f"{metric}_std") for name in ("filtered", "unfiltered")))
+        found.append(Comparison("filtered", "unfiltered", change, change - band, change + band, math.nan))
+    return found
+
+
+def change_at_equal_size(values: pd.DataFrame, metric: str) -> float:
+    """The same change between random subsamples of equal size, in points; NaN without them."""
+    if not {"unfiltered_equal", "filtered_equal"} <= set(values["name"]):
+        return math.nan
+    filtered, unfiltered = (_number(values, f"{name}_equal", f"{metric}_mean") for name in ("filtered", "unfiltered"))
+    return filtered - unfiltered
+
+
+def _number(values: pd.DataFrame, name: str, column: str) -> float:
+    return float(values.loc[values["name"] == name, column].iloc[0])
+
+
+def _critical_sentence(values: pd.DataFrame, generators: int) -> str:
+    """What the change by filtering allows to say: against the spread over reference batches, and at equal size."""
+    parts = []
+    for metric, change in zip(("precision", "recall"), filtering_changes(values), strict=True):
+        where = "beyond" if change.excludes_zero else "within"
+        spread = f"{where} the spread over reference batches" if change.low == change.low else "no spread is known"
+        equal = change_at_equal_size(values, metric)
+        at_equal = f"; at equal size {with_sign(equal)}" if equal == equal else ""
+        parts.append(f"{metric} by {with_sign(change.difference)} points ({spread}{at_equal})")
+    rests_on = "; conditional on one generator" if generators == 1 else ""
+    return f"Critical reading: filtering changes {' and '.join(parts)}{rests_on}."
+
+
 def generation_layout(
     values: pd.DataFrame, batches: int, generators: int, generated: int, kept: int, holdout: str, origin: str
 ) -> Table:
@@ -88,6 +129,7 @@ def generation_layout(
         notes.append(
             "The row of real views of patients that the generator never saw is what perfect samples would score."
         )
+    notes.append(_critical_sentence(values, generators))
     return Table(
         label="generation",
         title="Generated views against real ones",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -72,6 +73,11 @@ class Comparison:
 def signed(value: float) -> str:
     """A difference of points with a true minus sign."""
     return number(value).replace("-", "−")
+
+
+def with_sign(value: float) -> str:
+    """A change with its sign: +4.69, −1.20."""
+    return "–" if math.isnan(value) else ("+" if value >= 0 else "") + signed(value)
 
 
 def condition(rows: Sequence[Row], holdout: str, pretraining_seeds: int = 1) -> str:
