@@ -39,6 +39,7 @@ def main(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
     from workflow_scripts.manifold.metrics import Generated, kernel_distance, reference_batches
+    from workflow_scripts.manifold.neighbours import require_spread
 
     recipe = settings(arguments)
     k = recipe["metric_k"]
@@ -51,6 +52,7 @@ def main(arguments: argparse.Namespace) -> None:
     batches = reference_batches(len(reference), recipe["metric_batches"], recipe["metric_batch_size"], recipe["seed"])
 
     sets = {"unfiltered": np.asarray(synthetic), "filtered": synthetic[decisions["inside"].to_numpy() == 1]}
+    require_spread(reference, "real views")
     for name, features in sets.items():
         if len(features) <= k:
             raise UserError(

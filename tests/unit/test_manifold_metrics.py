@@ -151,6 +151,19 @@ def test_stage_writes_every_set(study: Path) -> None:
     assert whole["unfiltered", "fid"] == pytest.approx(frechet(moments(real), moments(fake)))
 
 
+def test_real_views_against_themselves_are_perfect() -> None:
+    real = cloud(0, 100)
+    values = Generated(real, 3).against(real)
+    assert values["precision"] == values["recall"] == values["coverage"] == 1
+    assert values["fid"] == pytest.approx(0, abs=1e-6)
+
+
+def test_views_that_all_look_alike_to_the_network_are_refused(study: Path) -> None:
+    np.save(study / "labelled.npy", np.ones((120, 8), "f4"))
+    with pytest.raises(UserError, match=r"all 120 views have the same 8 features"):
+        run_metrics(study)
+
+
 def test_stage_leaves_patients_out(study: Path) -> None:
     without = run_metrics(study)
     assert "real" not in set(without["set"])

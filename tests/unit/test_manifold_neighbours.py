@@ -102,6 +102,24 @@ def test_parity_with_scikit_learn_in_float64() -> None:
     assert (golden["inside_tf_fp16"] != kept).sum() == 2  # what the authors' float16 made of it
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(6, 60), width=st.integers(1, 12), move=st.floats(-100, 100))
+def test_geometry_knows_neither_order_nor_origin_and_grows_with_k(
+    seed: int, count: int, width: int, move: float
+) -> None:
+    generator = np.random.default_rng(seed)
+    # Sixteenths: moving them by a sixteenth's multiple rounds nothing, so that decisions at rims are the same ones.
+    real, points = (np.round(16 * generator.standard_normal((count, width))) / 16 for _ in range(2))
+    order, other = generator.permutation(count), generator.permutation(count)
+    offset = round(16 * move) / 16
+    kept = [inside(real, radii(real, k), points)[0] for k in (1, 3, 5)]
+    assert (kept[0] <= kept[1]).all()
+    assert (kept[1] <= kept[2]).all()
+    shuffled = inside(real[order] + offset, radii(real[order] + offset, 3), points[other] + offset)[0]
+    np.testing.assert_array_equal(shuffled, kept[1][other])
+    assert inside(real, radii(real, 1), real)[0].all()
+
+
 @pytest.mark.parametrize("k", [5, 6, 0])
 def test_k_must_be_smaller_than_the_set(k: int) -> None:
     with pytest.raises(UserError, match=r"5"):

@@ -8,7 +8,7 @@ import numpy as np
 
 from workflow_scripts.errors import UserError
 from workflow_scripts.manifold.metrics import recall
-from workflow_scripts.manifold.neighbours import membership, nearest_others, radii
+from workflow_scripts.manifold.neighbours import membership, nearest_others, radii, require_spread
 
 # Neighbours shown beside the filter's own k; at most this share of the real views.
 CURVE_KS = (1, 3, 5, 10, 20, 50, 100)
@@ -58,6 +58,7 @@ def filter_manifold(
     against all real ones, recall of at most RECALL_VIEWS drawn by `seed` (None where too few are kept).
     Raises `UserError` where k does not fit the real set or there is nothing to calibrate on.
     """
+    require_spread(real, "real views")
     k = resolved_k(k, len(real))
     ks = sorted({k, *(other for other in CURVE_KS if other < len(real))})
     distances = nearest_others(real, max(*ks, metric_k))
