@@ -1,5 +1,6 @@
 # Figures, and the report that gathers them with the tables.
 CALIBRATION = config["figures"]["calibration"] if config["figures"]["calibration"] in SHOWN_TABLES else ""
+AUGMENTED = study.distinct_augmentations(config)
 FIGURES = [
     "figure1",
     *[f"views_{name}" for name in REAL_SETS],
@@ -9,6 +10,7 @@ FIGURES = [
     "audit_votes",
     "audit_sweep",
     *(["audit_scores"] if ORIGIN else []),
+    *(["augmented"] if AUGMENTED else []),
     "training",
     *(["selection"] if SELECTING else []),
     *(["calibration"] if CALIBRATION else []),
@@ -22,6 +24,7 @@ localrules:
     draw_filter,
     draw_closest_pairs,
     draw_votes,
+    draw_augmented,
     draw_training,
     draw_selection,
     draw_calibration,
@@ -158,6 +161,29 @@ rule draw_votes:
     shell:
         "exec python -m workflow_scripts.audit_figure --votes {input.votes:q} --index {input.index:q}"
         " {params.truth} {params.origin} --output {output.figure:q} --log {log:q}"
+
+
+rule draw_augmented:
+    input:
+        sheets=[result(f"pretraining/{run}/{COHORTS[0]}sheet.npy") for run in AUGMENTED],
+    output:
+        figure=report(
+            result("figures/augmented.png"),
+            category="Training",
+            labels={"figure": "views of pretraining"},
+            caption="../docs/captions/augmented.rst",
+        ),
+    log:
+        log_of("draw_augmented"),
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        names=" ".join(AUGMENTED),
+        origin=ORIGIN_FLAG,
+        code=code_version("augmented_figure"),
+    shell:
+        "exec python -m workflow_scripts.augmented_figure --names {params.names} --sheets {input.sheets:q}"
+        " {params.origin} --output {output.figure:q} --log {log:q}"
 
 
 rule draw_training:

@@ -9,6 +9,7 @@ rule pretrain:
         backbone=result("pretraining/{run}/{repeat}{cohort}backbone.safetensors"),
         heads=result("pretraining/{run}/{repeat}{cohort}heads.safetensors"),
         metrics=result("pretraining/{run}/{repeat}{cohort}metrics.jsonl"),
+        sheet=result("pretraining/{run}/{repeat}{cohort}sheet.npy"),
         parameters=result("pretraining/{run}/{repeat}{cohort}parameters.json"),
     log:
         log_of("pretrain/{run}/{repeat}{cohort}pretrain"),
@@ -21,6 +22,9 @@ rule pretrain:
     params:
         settings=lambda wildcards: flags(study.repeated_recipe(wildcards.run, wildcards.repeat, config)),
         organs=" ".join(DATA["organs"]),
+        shares=lambda wildcards: " ".join(
+            str(RUNS[wildcards.run]["weights"].get(name, 1)) for name in RUNS[wildcards.run]["sets"]
+        ),
         left_out=left_out_flags,
         backbone=config["model"]["backbone"],
         layout=lambda wildcards: start_layout(RUNS[wildcards.run]["init"]),
@@ -29,9 +33,10 @@ rule pretrain:
         code=code_version("pretrain"),
     shell:
         "exec python -m workflow_scripts.pretrain --views {input.views:q} --index {input.index:q}"
-        " --organs {params.organs} {params.left_out} --backbone {params.backbone}"
+        " --shares {params.shares} --organs {params.organs} {params.left_out} --backbone {params.backbone}"
         " --layout {params.layout} --weights {input.weights:q} {params.settings}"
         " --output {output.backbone:q} --output-heads {output.heads:q}"
-        " --output-metrics {output.metrics:q} --output-parameters {output.parameters:q}"
+        " --output-metrics {output.metrics:q} --output-sheet {output.sheet:q}"
+        " --output-parameters {output.parameters:q}"
         " --work-dir {params.work:q} --tensorboard {params.board:q} --processes {resources.gpu}"
         " --code-version {params.code} --time-limit {resources.runtime} --threads {threads} --log {log:q}"

@@ -6,7 +6,7 @@ the organs apart (L_sup, where the mix has several). The backbone is written wit
 
     python -m workflow_scripts.pretrain --views labelled.npy thyroid.npy --index labelled.csv thyroid.csv \\
         --organs testicle thyroid --output backbone.safetensors --output-heads heads.safetensors \\
-        --output-metrics metrics.jsonl --output-parameters parameters.json --work-dir work/ud
+        --output-metrics metrics.jsonl --output-sheet sheet.npy --output-parameters parameters.json --work-dir work/ud
 
 `--processes 2` trains on two GPUs (it starts torchrun); the batch and the result stay those of one process.
 """
@@ -21,7 +21,7 @@ from workflow_scripts.cli import add_settings, add_training, run, say, settings,
 from workflow_scripts.errors import UserError
 
 if TYPE_CHECKING:
-    from workflow_scripts.training.pretraining import ViewUnion
+    from workflow_scripts.training.mix import ViewUnion
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.training.processes import Processes, relaunch
 
     relaunch(arguments.processes)
-    from workflow_scripts.files import sha256, write_json, write_text
+    from workflow_scripts.files import sha256, write_json, write_npy, write_text
     from workflow_scripts.training.backbone import (
         create_backbone,
         library_versions,
@@ -37,6 +37,7 @@ def main(arguments: argparse.Namespace) -> None:
         save_weights,
     )
     from workflow_scripts.training.device import select_device
+    from workflow_scripts.training.monitor import sheet
     from workflow_scripts.training.pretraining import Recipe, make_encoder, pretrain
     from workflow_scripts.training.work import Clock, WorkDir
 
@@ -47,7 +48,7 @@ def main(arguments: argparse.Namespace) -> None:
     recipe = Recipe.from_settings(settings(arguments))
 
     left_out = left_out_patients(arguments.folds, arguments.exclude_fold)
-    views, sets = load_mix(arguments.views, arguments.index, arguments.organs, left_out)
+    views, sets = load_mix(arguments.views, arguments.index, arguments.organs, left_out, arguments.shares)
     identity = {
         "settings": settings(arguments),
         "backbone": arguments.backbone,
@@ -80,6 +81,7 @@ def main(arguments: argparse.Namespace) -> None:
     save_weights({n.removeprefix("backbone."): state[n] for n in backbone_part}, parameters, arguments.output)
     save_weights({n: state[n] for n in state if n not in backbone_part}, parameters, arguments.output_heads)
     write_text(work.metrics_file().read_text(encoding="utf-8"), arguments.output_metrics)
+    write_npy(sheet(views, recipe.views, recipe.seed), arguments.output_sheet)
     write_json(parameters, arguments.output_parameters)
     work.close()
 
@@ -100,19 +102,24 @@ def left_out_patients(folds: Path | None, fold: int | None) -> set[str]:
 
 
 def load_mix(
-    stores: list[Path], indexes: list[Path], organs: list[str], left_out: set[str]
+    stores: list[Path], indexes: list[Path], organs: list[str], left_out: set[str], shares: list[float]
 ) -> tuple[ViewUnion, list[dict[str, Any]]]:
     """The union of the stores without the left-out patients, and what each of them contributes."""
     import numpy as np
 
     from workflow_scripts.files import read_csv, read_npy, sha256
-    from workflow_scripts.training.pretraining import ViewUnion
+    from workflow_scripts.training.mix import ViewUnion
 
+    shares = shares or [1.0] * len(stores)
+    if len(shares) != len(stores) or not all(0 < share <= 1 for share in shares):
+        raise UserError(f"--shares {shares}: give one number above 0 and up to 1 for each of the {len(stores)} stores")
     if len(stores) != len(indexes):
         raise UserError(f"--views names {len(stores)} stores, --index {len(indexes)}: each store needs its own index")
     arrays: list[np.ndarray] = []
-    rows, labels, sets = [], [], []
-    for store, file in zip(stores, indexes, strict=True):
+    rows, shown, sets = [], [], []
+    patients: list[str] = []
+    labels: list[str] = []
+    for store, file, share in zip(stores, indexes, shares, strict=True):
         digests = {"sha256": sha256(store), "index_sha256": sha256(file)}
         array, index = read_npy(store), read_csv(file)
         if len(array) != len(index):
@@ -126,9 +133,14 @@ def load_mix(
         kept = np.flatnonzero(~index["patient_id"].isin(left_out))
         arrays.append(array)
         rows.append(kept)
-        labels.append(index["organ"].map(organs.index).to_numpy()[kept])
-        sets.append({"name": store.stem, "views": len(kept), "left_out": len(index) - len(kept), **digests})
-    return ViewUnion(arrays, rows, labels), sets
+        shown.append(index["organ"].map(organs.index).to_numpy()[kept])
+        patients += index["patient_id"].iloc[kept].tolist()
+        labels += index["label"].iloc[kept].tolist()
+        counts = {"views": len(kept), "left_out": len(index) - len(kept), "share": share}
+        sets.append({"name": store.stem, **counts, **digests})
+    classes = sorted({label for label in labels if label})
+    codes = [classes.index(label) if label else -1 for label in labels]
+    return ViewUnion(arrays, rows, shown, shares, patients, codes), sets
 
 
 def parser() -> argparse.ArgumentParser:
@@ -137,6 +149,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--views", type=Path, nargs="+", required=True, help="view stores of the mix, uint8 .npy")
     parser.add_argument("--index", type=Path, nargs="+", required=True, help="their indexes, .csv, in the same order")
     parser.add_argument("--organs", nargs="+", required=True, help="organs of the study; their order gives the labels")
+    parser.add_argument(
+        "--shares", type=float, nargs="*", default=[],
+        help="share of each store's views that an epoch draws, in the same order (default: all)",
+    )  # fmt: skip
     parser.add_argument("--backbone", default="resnet18", help="timm network (default: resnet18)")
     parser.add_argument(
         "--layout", choices=["scratch", "torchvision", "uscl", "timm"], default="scratch",
@@ -148,6 +164,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, help="backbone, .safetensors under timm's keys")
     parser.add_argument("--output-heads", type=Path, required=True, help="projection and organ head, .safetensors")
     parser.add_argument("--output-metrics", type=Path, required=True, help="losses and diagnostics, JSON lines")
+    parser.add_argument("--output-sheet", type=Path, required=True, help="images and views drawn of them, .npy")
     parser.add_argument("--output-parameters", type=Path, required=True, help="every parameter of the run, JSON")
     add_settings(parser, "pretraining_recipe")
     add_training(parser)

@@ -27,8 +27,9 @@ from workflow_scripts.training.augmentation import augment_pairs
 from workflow_scripts.training.backbone import create_backbone, load_initialisation, standardise
 from workflow_scripts.training.contrastive import Encoder, nt_xent, organ_loss
 from workflow_scripts.training.contrastive_step import check_batch, compute_gradients
+from workflow_scripts.training.mix import ViewUnion
 from workflow_scripts.training.optimisers import make_optimiser
-from workflow_scripts.training.pretraining import Recipe, ViewUnion, make_encoder
+from workflow_scripts.training.pretraining import Recipe, make_encoder
 from workflow_scripts.training.processes import Processes
 from workflow_scripts.training.shared_norms import share_batch_norm
 
@@ -262,6 +263,7 @@ def test_the_stage_on_two_processes_equals_one_and_continues_it(tmp_path: Path) 
             "--index", str(tmp_path / "views.csv"), "--organs", "testicle", "thyroid", "--backbone", "test_resnet",
             "--output", str(out / "backbone.safetensors"), "--output-heads", str(out / "heads.safetensors"),
             "--output-metrics", str(out / "metrics.jsonl"), "--output-parameters", str(out / "parameters.json"),
+            "--output-sheet", str(out / "sheet.npy"),
             "--work-dir", str(tmp_path / "work" / name), "--log", str(tmp_path / f"{name}.log"), "--device", "cpu",
             "--steps", "4", "--batch-size", "8", "--projection", "16", "--lr", "0.2", "--checkpoint-every", "1",
             *extra,

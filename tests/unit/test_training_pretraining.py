@@ -25,7 +25,8 @@ from workflow_scripts.training import pretraining
 from workflow_scripts.training.backbone import create_backbone, load_initialisation
 from workflow_scripts.training.contrastive import Encoder
 from workflow_scripts.training.contrastive_step import total_loss
-from workflow_scripts.training.pretraining import Recipe, ViewUnion, batch_indices, make_encoder, pretrain
+from workflow_scripts.training.mix import ViewUnion, batch_indices, epoch_indices
+from workflow_scripts.training.pretraining import Recipe, make_encoder, pretrain
 from workflow_scripts.training.processes import Processes
 from workflow_scripts.training.work import Clock, Interrupted, WorkDir
 
@@ -90,7 +91,9 @@ def test_loss_falls_well_below_chance(tmp_path: Path) -> None:
     recipe = replace(TINY, steps=60, batch_size=64, projection=(128, 64), lr=0.6, checkpoint_every=100)
     views = mix(64, 64, size=32)
     _, rows = trained(tmp_path / "run", views, recipe)
-    assert [row["step"] for row in rows] == [1, 10, 20, 30, 40, 50, 60]
+    assert [row["step"] for row in rows] == [1, 6, 10, 12, 18, 20, 24, 30, 36, 40, 42, 48, 50, 54, 60]
+    assert [row["step"] for row in rows if "knn_organ" in row] == list(range(6, 61, 6))
+    assert rows[-1]["knn_organ"] > 0.9
     # Chance is log(2N - 1) = 4.84; views that cannot be told apart stay there.
     assert rows[-1]["loss_con"] < math.log(2 * 64 - 1) - 0.5
     assert rows[-1]["loss_con"] < rows[0]["loss_con"] - 0.4
@@ -166,16 +169,27 @@ def test_seed_changes_everything(tmp_path: Path) -> None:
 
 
 def test_epochs_visit_every_view_once_but_for_the_last_odd_batch() -> None:
-    epochs = [np.concatenate([batch_indices(5, 23, 7, 3 * epoch + i) for i in range(3)]) for epoch in range(2)]
+    views = mix(12, 11)
+    epochs = [np.concatenate([batch_indices(views, 5, 7, 3 * epoch + i) for i in range(3)]) for epoch in range(2)]
     for order in epochs:
         assert len(order) == len(set(order.tolist())) == 21
         assert order.min() >= 0
         assert order.max() < 23
     assert not np.array_equal(epochs[0], epochs[1])
-    assert not np.array_equal(epochs[0], np.concatenate([batch_indices(6, 23, 7, i) for i in range(3)]))
-    visited = {int(i) for epoch in range(30) for step in range(3) for i in batch_indices(5, 23, 7, 3 * epoch + step)}
+    assert not np.array_equal(epochs[0], np.concatenate([batch_indices(views, 6, 7, i) for i in range(3)]))
+    visited = {int(i) for epoch in range(30) for step in range(3) for i in batch_indices(views, 5, 7, 3 * epoch + step)}
     assert visited == set(range(23)), "the dropped views change from epoch to epoch"
-    assert sorted(batch_indices(0, 4, 4, 9)) == [0, 1, 2, 3]
+    assert sorted(batch_indices(mix(2, 2), 0, 4, 9)) == [0, 1, 2, 3]
+
+
+def test_a_share_of_a_set_is_drawn_without_replacement_and_afresh() -> None:
+    views = ViewUnion(mix().stores, [np.arange(12), np.arange(8)], [np.zeros(12), np.ones(8)], shares=[0.25, 1])
+    epochs = [epoch_indices(views, 0, epoch) for epoch in range(20)]
+    for drawn in epochs:
+        assert len(set(drawn.tolist())) == len(drawn) == views.epoch_size == 11
+        assert np.bincount(views.sets[drawn]).tolist() == [3, 8]
+    assert set(np.concatenate(epochs).tolist()) == set(range(20))
+    assert not np.array_equal(*epochs[:2])
 
 
 def test_union_takes_views_of_every_store_in_the_order_asked(tmp_path: Path) -> None:
@@ -277,6 +291,7 @@ def pretrain_stage(tmp_path: Path) -> Stage:
             "--organs", "testicle", "thyroid", "--backbone", "test_resnet", "--layout", "scratch", "--weights",
             "--output", str(out / "backbone.safetensors"), "--output-heads", str(out / "heads.safetensors"),
             "--output-metrics", str(out / "metrics.jsonl"), "--output-parameters", str(out / "parameters.json"),
+            "--output-sheet", str(out / "sheet.npy"),
             "--work-dir", str(tmp_path / "work"), "--device", "cpu", "--time-limit", "0",
             "--steps", "4", "--batch-size", "8", "--projection", "32", "16", "--lr", "0.2", *extra,
         ]  # fmt: skip
@@ -304,6 +319,7 @@ def test_stage_writes_a_backbone_that_timm_loads_and_says_how_it_was_made(
         with safe_open(out / file, "pt") as opened:
             assert json.loads(opened.metadata()["parameters"]) == parameters
     assert parameters["views"] == 30
+    assert np.load(out / "sheet.npy").shape == (8, 7, 16, 16)
     assert [(entry["name"], entry["views"], entry["left_out"]) for entry in parameters["sets"]] == [
         ("labelled", 18, 0), ("thyroid", 12, 0),
     ]  # fmt: skip
@@ -312,7 +328,7 @@ def test_stage_writes_a_backbone_that_timm_loads_and_says_how_it_was_made(
     assert parameters["versions"]["torch"] == torch.__version__
     assert str(tmp_path) not in json.dumps(parameters), "an artefact does not depend on where it was made"
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 4]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert not (tmp_path / "work").exists()
 
 
@@ -397,8 +413,10 @@ def test_stage_with_one_organ_has_no_organ_head(pretrain_stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--batch-size", "31"], "30 views, fewer than one batch of 31"),
+        (["--batch-size", "31"], "30 views an epoch, fewer than one batch of 31"),
         (["--exclude-fold", "1"], "--folds and --exclude-fold go together"),
+        (["--shares", "1"], "one number above 0 and up to 1 for each of the 2 stores"),
+        (["--shares", "1", "1.5"], "up to 1 for each of the 2"),
         (["--organs", "testicle", "liver"], "thyroid.csv, row 2: organ 'thyroid'"),
         (["--layout", "timm"], "layout timm needs a file"),
         (["--layout", "timm", "--weights", "absent.safetensors"], "absent.safetensors does not exist"),

@@ -111,6 +111,7 @@ CHEAP_STAGES = [
     "filter_manifold", "generation_metrics", "privacy", "release", "baseline", "table", "generation_table",
     "frame_figures", "filter_figure", "privacy_figure", "audit_figure", "training_figure", "sweep_votes", "score_audit",
     "review_page", "agreement", "nest_labels", "select_checkpoint", "selection_figure", "export_png",
+    "augmented_figure",
 ]  # fmt: skip
 
 

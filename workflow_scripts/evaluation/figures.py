@@ -19,6 +19,10 @@ INK, BLUE, RED, GREY = "#1c2430", "#3b6fb6", "#c8452f", "#9aa5b1"
 CURVES = {
     "loss_con": ("contrastive loss $L_{con}$ (NT-Xent)", False),
     "loss_sup": ("organ loss $L_{sup}$ (cross-entropy)", False),
+    "alignment": ("alignment of pairs (0 good)", False),
+    "uniformity": ("uniformity (0 collapsed)", False),
+    "knn_organ": ("organ by nearest neighbours (balanced accuracy)", False),
+    "knn_label": ("label by nearest neighbours, a monitor only", False),
     "embedding_std": ("spread of the embeddings (1 even, 0 collapsed)", False),
     "mse": ("diffusion: squared error of the noise", True),
     "vb": ("diffusion: variational bound term", True),

@@ -87,6 +87,8 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterable[tuple[Path_, str]]:
             yield where, f"{name!r} is the name of a baseline; choose another"
         for unknown in sorted(set(run["sets"]) - sets):
             yield (*where, "sets"), f"no set {unknown!r}; there are {', '.join(sorted(sets))}"
+        for stranger in sorted(set(run["weights"]) - set(run["sets"])):
+            yield (*where, "weights", stranger), f"{stranger!r} is none of the run's sets: {', '.join(run['sets'])}"
         if run["init"] not in initialisations:
             yield (*where, "init"), f"no initialisation {run['init']!r}; there are {', '.join(initialisations)}"
         recipe_schema = config_schema()["$defs"]["pretraining_recipe"]

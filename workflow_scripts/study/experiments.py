@@ -110,6 +110,14 @@ def pretraining_recipe(run: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def distinct_augmentations(config: Mapping[str, Any]) -> list[str]:
+    """The pretraining runs whose views are worth a look: the first of those that draw them alike."""
+    first: dict[str, str] = {}
+    for run in pretraining_runs(config):
+        first.setdefault(str(pretraining_recipe(run, config)["augmentation"]), run)
+    return list(first.values())
+
+
 def switches(experiment: Experiment, table: str, config: Mapping[str, Any]) -> dict[str, str]:
     """The descriptive columns of a row: which sets (table 3) and which losses (table 4), as the paper prints them.
 

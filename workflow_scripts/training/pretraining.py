@@ -7,7 +7,7 @@ the same batch, and train the same network whatever their number (`processes`).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,17 @@ from workflow_scripts.training.board import Board
 from workflow_scripts.training.contrastive import Encoder, alignment, spread, uniformity
 from workflow_scripts.training.contrastive_step import Losses, check_batch, compute_gradients
 from workflow_scripts.training.device import to_device
+from workflow_scripts.training.mix import ViewUnion, batch_indices
+from workflow_scripts.training.monitor import LARGEST, Neighbours
 from workflow_scripts.training.optimisers import learning_rate, make_optimiser
 from workflow_scripts.training.processes import Processes
-from workflow_scripts.training.randomness import epoch_order
 from workflow_scripts.training.shared_norms import share_batch_norm
 from workflow_scripts.training.work import Clock, Interrupted, WorkDir
 
 CHECKPOINT = "checkpoint.pt"
 METRICS_EVERY = 10
+# How often in a run the neighbours are asked.
+MONITORS = 10
 # Embeddings that spread less than this over the unit sphere (1 is even) are all but one point.
 COLLAPSED = 0.01
 
@@ -66,39 +69,6 @@ class Recipe:
         return cls(**values)
 
 
-class ViewUnion:
-    """Several view stores seen as one: global index i is row `rows[i]` of store `sets[i]`, and shows `organs[i]`.
-
-    `stores` are uint8 (N_s, H, W), usually memory maps, and are never copied as a whole; `rows` and `organs` give for
-    each store the rows that take part (n_s,) and their organ labels (n_s,), integers from 0.
-    """
-
-    def __init__(self, stores: Sequence[np.ndarray], rows: Sequence[np.ndarray], organs: Sequence[np.ndarray]) -> None:
-        self.stores = list(stores)
-        self.sets = np.repeat(np.arange(len(stores)), [len(part) for part in rows])
-        self.rows = np.concatenate(rows).astype(np.int64)
-        self.organs = np.concatenate(organs).astype(np.int64)
-        assert len(self.rows) == len(self.organs)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def take(self, indices: np.ndarray) -> np.ndarray:
-        """The images uint8 (n, H, W) of global indices (n,), in their order."""
-        images = np.empty((len(indices), *self.stores[0].shape[1:]), dtype=np.uint8)
-        for number, store in enumerate(self.stores):
-            here = np.flatnonzero(self.sets[indices] == number)
-            images[here] = store[self.rows[indices[here]]]
-        return images
-
-
-def batch_indices(seed: int, size: int, batch_size: int, step: int) -> np.ndarray:
-    """Global indices (batch_size,) of a step: each epoch has an order of its own, its last odd batch is dropped."""
-    epoch, position = divmod(step, size // batch_size)
-    order = epoch_order(seed, "order", epoch, size)
-    return order[position * batch_size : (position + 1) * batch_size]
-
-
 def make_encoder(backbone: nn.Module, organs: int, views: ViewUnion, recipe: Recipe) -> Encoder:
     """The backbone with the heads that the run's losses need.
 
@@ -106,9 +76,9 @@ def make_encoder(backbone: nn.Module, organs: int, views: ViewUnion, recipe: Rec
     head. `organs` is the number of organs of the study. Raises `UserError` if the mix is smaller than a batch, or if no
     loss is left.
     """
-    if len(views) < recipe.batch_size:
+    if views.epoch_size < recipe.batch_size:
         raise UserError(
-            f"the mix has {len(views)} views, fewer than one batch of {recipe.batch_size}: "
+            f"the mix has {views.epoch_size} views an epoch, fewer than one batch of {recipe.batch_size}: "
             "add sets to the run or lower batch_size (and lr with it: 0.075 sqrt(batch) for lars)"
         )
     several = len(np.unique(views.organs)) > 1
@@ -150,6 +120,8 @@ def pretrain(
     start = _resume(encoder, optimiser, work)
     board = Board(work.metrics_file(), tensorboard, start) if processes.is_first else None
     part = processes.part(recipe.batch_size)
+    # With small batches, as on a laptop, the monitors must not cost more than the training.
+    neighbours = Neighbours(views, recipe.seed, min(LARGEST, 2 * recipe.batch_size))
     reported, since, collapsed = start, time.perf_counter(), False
 
     for step in progress(range(start, recipe.steps), "pretraining", "step", recipe.steps, start):
@@ -157,7 +129,7 @@ def pretrain(
         for group in optimiser.param_groups:
             group["lr"] = rate
 
-        indices = batch_indices(recipe.seed, len(views), recipe.batch_size, step)
+        indices = batch_indices(views, recipe.seed, recipe.batch_size, step)
         images = to_device(views.take(indices[part]), device)
         pairs = augment_pairs(images, recipe.views, recipe.seed, step, indices[part])
         optimiser.zero_grad()
@@ -168,7 +140,8 @@ def pretrain(
         done = step + 1
         leaving = done < recipe.steps and processes.any(clock.is_over())
         saving = leaving or done % recipe.checkpoint_every == 0 or done == recipe.steps
-        reporting = done == 1 or done % METRICS_EVERY == 0 or done == recipe.steps
+        monitoring = done % max(1, recipe.steps // MONITORS) == 0 or done == recipe.steps
+        reporting = monitoring or done == 1 or done % METRICS_EVERY == 0
         if (saving or reporting) and not torch.isfinite(losses.total):
             raise UserError(
                 f"the loss is {losses.total.item()} at step {done} of {recipe.steps} (learning rate {rate:.4g}): "
@@ -178,8 +151,10 @@ def pretrain(
             now = time.perf_counter()
             row = {"step": done, **_metrics(losses), "lr": rate}
             row["images_per_s"] = (done - reported) * recipe.batch_size / (now - since)
+            if monitoring:
+                row |= neighbours.accuracies(encoder, device)
             board.report(row)
-            reported, since = done, now
+            reported, since = done, time.perf_counter()
             if row["embedding_std"] < COLLAPSED and not collapsed:
                 collapsed = True
                 width = row["embedding_std"]

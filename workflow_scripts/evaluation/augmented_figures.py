@@ -1,0 +1,50 @@
+"""Contact sheets of the views that pretraining draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workflow_scripts.evaluation.figures import INK, stamp
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# White between images, and wider between pairs, in pixels of the largest view shown.
+GAP, WIDE_GAP = 0.04, 0.16
+
+
+def augmented_figure(sheets: Mapping[str, np.ndarray], origin: str) -> Figure:
+    """A block per run; `sheets` maps names to images and their views, uint8 (images, 1 + 2 pairs, H, W)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.5, 0.5 + 9.6 * len(sheets)), layout="constrained")
+    for axis, (name, sheet) in zip(figure.subplots(len(sheets), 1, squeeze=False).flat, sheets.items(), strict=True):
+        picture, middles = mosaic(sheet)
+        axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        names = ["image", *(f"view {1 + i % 2}" for i in range(sheet.shape[1] - 1))]
+        axis.set_xticks(middles, names)
+        axis.xaxis.tick_top()
+        axis.tick_params(length=0, labelsize=9)
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+        axis.set_title(f"Views of pretraining: {name}", loc="left", fontsize=11, color=INK)
+    stamp(figure, origin)
+    return figure
+
+
+def mosaic(sheet: np.ndarray) -> tuple[np.ndarray, list[float]]:
+    """The sheet as one white picture (H', W') with gaps, the widest before each pair, and the columns' middles in pixels."""
+    count, columns, height, width = sheet.shape
+    gap, wide = max(1, round(GAP * width)), max(2, round(WIDE_GAP * width))
+    lefts = [0]
+    for column in range(1, columns):
+        lefts.append(lefts[-1] + width + (wide if column % 2 else gap))
+    picture = np.full((count * (height + gap) - gap, lefts[-1] + width), 255, np.uint8)
+    for line in range(count):
+        top = line * (height + gap)
+        for column, left in enumerate(lefts):
+            picture[top : top + height, left : left + width] = sheet[line, column]
+    return picture, [left + (width - 1) / 2 for left in lefts]
