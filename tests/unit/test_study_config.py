@@ -88,6 +88,7 @@ def test_all_mistakes_are_reported_with_their_lines(tmp_path: Path, shipped):
     [
         (("data", "target_organ"), "kidney", "not one of data.organs"),
         (("pretraining", "runs", "ud", "sets"), ["labelled", "kidney"], "no set 'kidney'"),
+        (("pretraining", "runs", "ud", "weights"), {"synthetic": 0.5}, "none of the run's sets"),
         (("pretraining", "runs", "ud", "init"), "nowhere", "no initialisation 'nowhere'"),
         (("pretraining", "runs", "ud", "recipe"), {"stepz": 3}, "unknown key 'stepz'"),
         (("pretraining", "runs", "xg", "recipe"), {"loss_con": False}, "needs two organs"),
