@@ -44,5 +44,6 @@ rule all:
 
 # Before the first job of a run: are the downloaded networks that it needs at hand, or can they be fetched?
 onstart:
-    note_run(Path(".snakemake"))
+    cancel_orphans(Path(".snakemake"))
+    note_run(Path(".snakemake"), log)
     require_weights(workflow.dag.needrun_jobs())

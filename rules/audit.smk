@@ -31,6 +31,7 @@ rule audit_train:
     threads: 1
     resources:
         runtime=0,
+        gpu=1,
     params:
         settings=flags(config["audit"]["recipe"]),
         record=config["audit"]["record"],

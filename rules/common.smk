@@ -20,7 +20,7 @@ from workflow_scripts.study.config import (
 )
 from workflow_scripts.study.environment import use_for_stages
 from workflow_scripts.study.label_sets import LabelSet, label_set
-from workflow_scripts.study.locks import note_run, remove_stale_locks
+from workflow_scripts.study.locks import cancel_orphans, note_run, remove_stale_locks
 from workflow_scripts.study.manifest import filled_sets, load_manifest
 from workflow_scripts.study.weights import require_files, weight_files
 

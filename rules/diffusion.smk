@@ -45,7 +45,7 @@ rule train_diffusion:
     threads: 1
     resources:
         runtime=0,
-        gpu=0,
+        gpu=1,
     params:
         settings=flags(config["diffusion"]["recipe"]),
         snapshots=config["diffusion"]["snapshot_every"] if SELECTING else 0,
@@ -79,6 +79,7 @@ rule monitor_diffusion:
     threads: 1
     resources:
         runtime=0,
+        gpu=1,
     params:
         settings=flags(config["diffusion"]["monitor"]),
         network=config["embedding"]["network"].partition(":")[0],
@@ -128,6 +129,7 @@ rule sample_shard:
     threads: 1
     resources:
         runtime=0,
+        gpu=1,
     params:
         settings=flags(config["synthesis"]["recipe"]),
         shards=len(SHARDS),

@@ -284,6 +284,8 @@ rule explain:
     conda:
         "../envs/training.yaml"
     threads: 1
+    resources:
+        gpu=1,
     params:
         arms=" ".join(study.explained_experiments(config)),
         shown=config["figures"]["explained_views"],

@@ -22,6 +22,7 @@ rule finetune:
     threads: 1
     resources:
         runtime=0,
+        gpu=1,
     params:
         settings=lambda wildcards: flags(study.finetuning_recipe(EXPERIMENTS[wildcards.experiment], config)),
         classes=CLASSES,
@@ -82,8 +83,6 @@ rule classifier:
     conda:
         "../envs/training.yaml"
     threads: 1
-    resources:
-        mem_mb=8000,
     params:
         experiment=" ".join(CLASSIFIER),
         profiles=quote(json.dumps(DATA["crop_profiles"])),

@@ -18,7 +18,7 @@ rule pretrain:
     threads: 1
     resources:
         runtime=0,
-        gpu=0,
+        gpu=1,
     params:
         settings=lambda wildcards: flags(study.repeated_recipe(wildcards.run, wildcards.repeat, config)),
         organs=" ".join(DATA["organs"]),

@@ -16,6 +16,8 @@ rule embed:
     conda:
         "../envs/diffusion.yaml"
     threads: 1
+    resources:
+        gpu=1,
     params:
         network=config["embedding"]["network"].partition(":")[0],
         backbone=config["model"]["backbone"],

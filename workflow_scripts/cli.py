@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from workflow_scripts.errors import UserError
+from workflow_scripts.gpus import claim_gpus
 from workflow_scripts.study.schema import recipe_schema
 
 T = TypeVar("T")
@@ -190,6 +191,8 @@ def run(
             os.environ[variable] = str(threads)
     with _logging_to(arguments.log):
         try:
+            if getattr(arguments, "device", "") == "auto":
+                claim_gpus(getattr(arguments, "processes", 0) or 1)
             stage(arguments)
         except UserError as error:
             say(f"error: {error}")

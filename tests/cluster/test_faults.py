@@ -1,0 +1,129 @@
+"""What goes wrong on clusters: the run ends with the same table, or says why it cannot."""
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from tests.cluster.conftest import PACE, TABLE, Run, profile_with
+from tests.cluster.slurm import Cluster, wait_until
+from tests.workflow.study import Study
+from workflow_scripts.files import read_json
+
+L40S = "l40s-a"
+
+
+def quick(profile: dict) -> None:
+    """The shipped profile on one thread, giving up early."""
+    profile["retries"] = 5
+    profile["set-threads"] = dict.fromkeys(profile["set-threads"], 1)
+
+
+def progress(study: Study, work: str = "pretrain/ud/run") -> int:
+    """How far a training's last checkpoint is."""
+    state = study.folder / "results" / "work" / work / "state.json"
+    return read_json(state)["progress"] if state.is_file() else 0
+
+
+def training(study: Study, stage: str = "pretrain") -> psutil.Process:
+    """The process that trains in a study's folder."""
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = process.info["cmdline"] or []
+        if f"workflow_scripts.{stage}" in words and words[0].startswith("python") and process.info["cwd"] == str(study.folder):
+            return process
+    raise LookupError(stage)
+
+
+def test_requeue_scancel_and_a_killed_node_leave_the_table_as_it_was(
+    study: Study, undisturbed: bytes, cluster: Cluster, run: Callable[..., Run], tmp_path: Path
+):
+    before = len(cluster.jobs())
+    snakemake = run(study, *profile_with(tmp_path / "profile", quick), *PACE, TABLE)
+    snakemake.wait(lambda: progress(study) > 0, "the training's first checkpoint")
+    first = cluster.running("pretrain")
+    cluster.ask("scontrol", "requeue", first)
+    reached = progress(study)
+    cluster.release(first)
+    snakemake.wait(lambda: progress(study) > reached, "progress after the requeue")
+
+    cluster.ask("scancel", first)
+    wait_until(lambda: cluster.state(first) == "CANCELLED", "the job is cancelled", 60)
+    reached = progress(study)
+    snakemake.wait(lambda: progress(study) > reached, "progress after the cancelled job")
+
+    third = cluster.running("pretrain")
+    assert third != first
+    cluster.kill_node(L40S)
+    reached = progress(study)
+    wait_until(lambda: cluster.state(third) == "PENDING", "SLURM misses the node", 120)
+    cluster.start_node(L40S)
+    cluster.release(third)
+    snakemake.finish()
+    assert progress(study) == 0  # closed
+    assert (study.folder / TABLE).read_bytes() == undisturbed
+    restarts = {job["JobId"]: int(job["Restarts"]) for job in cluster.jobs("pretrain")[-2:]}
+    assert restarts == {first: 1, third: 1}
+    assert len(cluster.jobs()) - before == 3  # two pretrainings and both seeds' fine-tunings
+
+
+def test_a_training_outlives_its_wall_time_twice(
+    study: Study, undisturbed: bytes, cluster: Cluster, run: Callable[..., Run], tmp_path: Path
+):
+    def hasty(profile: dict) -> None:
+        quick(profile)
+        profile["set-resources"]["pretrain"]["runtime"] = 1
+
+    snakemake = run(study, *profile_with(tmp_path / "profile", hasty), *PACE, TABLE)
+    # A slow file system: the training stands still until its own clock is past, and then leaves by itself.
+    snakemake.wait(lambda: progress(study) > 0, "the training's first checkpoint")
+    first, stage = cluster.running("pretrain"), training(study)
+    stage.suspend()
+    wait_until(lambda: stage.create_time() + 52 < time.time(), "the training's own clock is past", 60)
+    stage.resume()
+    snakemake.wait(lambda: cluster.state(first) == "FAILED", "the training ends itself")
+    reached = progress(study)
+    # It never wakes up: SLURM ends it.
+    snakemake.wait(lambda: cluster.running("pretrain") and progress(study) > reached, "the second try's progress")
+    second, stage = cluster.running("pretrain"), training(study)
+    stage.suspend()
+    snakemake.wait(lambda: cluster.state(second) == "TIMEOUT", "SLURM's time limit", 240)
+    output = snakemake.finish()
+    assert "SLURM status is: 'TIMEOUT'" in output
+    assert (study.folder / TABLE).read_bytes() == undisturbed
+
+
+def test_a_job_out_of_memory_is_tried_with_more(
+    study: Study, undisturbed: bytes, cluster: Cluster, run: Callable[..., Run], tmp_path: Path
+):
+    def poor(profile: dict) -> None:
+        quick(profile)
+        profile["set-resources"]["finetune"]["mem_mb"] = "450 * min(attempt, 3)"
+
+    run(study, *profile_with(tmp_path / "profile", poor), *PACE, TABLE).finish()
+    asked = [(int(job["MinMemoryNode"].removesuffix("M")), job["JobState"]) for job in cluster.jobs("finetune")]
+    asked = asked[max(i for i, (memory, _) in enumerate(asked) if memory == 450) :]
+    assert asked[0] in {(450, "FAILED"), (450, "OUT_OF_MEMORY")}
+    assert asked[-1][0] in (900, 1350)
+    assert asked[-1][1] == "COMPLETED"
+    assert (study.folder / TABLE).read_bytes() == undisturbed
+
+
+def test_after_a_killed_snakemake_the_same_command_continues(
+    study: Study, undisturbed: bytes, cluster: Cluster, run: Callable[..., Run], tmp_path: Path
+):
+    command = [*profile_with(tmp_path / "profile", quick), *PACE, TABLE]
+    snakemake = run(study, *command)
+    snakemake.wait(lambda: progress(study) > 0, "the training's first checkpoint")
+    orphan = cluster.running("pretrain")
+    snakemake.kill()
+    reached = progress(study)
+    output = run(study, *command).finish()
+    assert f"cancelling 1 SLURM jobs of a Snakemake that was killed: {orphan}" in output
+    assert cluster.state(orphan) == "CANCELLED"
+    log = (study.folder / "results/logs/pretrain/ud/pretrain.log").read_text()
+    continued = re.search(r"continuing \S+ from (\d+)", log)
+    assert continued
+    assert int(continued[1]) >= reached
+    assert (study.folder / TABLE).read_bytes() == undisturbed
