@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.gpus import claim_gpus
+from workflow_scripts.study.costs import record_cost
+from workflow_scripts.study.gpus import claim_gpus
 from workflow_scripts.study.schema import recipe_schema
 
 T = TypeVar("T")
@@ -189,11 +190,16 @@ def run(
     if threads:
         for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ[variable] = str(threads)
+    finished = False
     with _logging_to(arguments.log):
         try:
             if getattr(arguments, "device", "") == "auto":
                 claim_gpus(getattr(arguments, "processes", 0) or 1)
             stage(arguments)
+            finished = True
         except UserError as error:
             say(f"error: {error}")
             sys.exit(1)
+        finally:
+            if arguments.log:
+                record_cost(arguments.log, finished)

@@ -19,7 +19,10 @@ PROFILE = REPOSITORY / "slurm" / "config.yaml"
 CHANGES = Path(__file__).with_name("smallest.yaml")
 TABLE = "results/tables/table2.csv"
 # This machine is small and the jobs are short: few at once, on one thread each, looked after often.
-PACE = ["--jobs", "3", "--latency-wait", "5", "--seconds-between-status-checks", "2", "--slurm-init-seconds-before-status-checks", "2"]  # fmt: skip
+PACE = [
+    "--jobs", "3", "--latency-wait", "5", "--seconds-between-status-checks", "2",
+    "--slurm-init-seconds-before-status-checks", "2",
+]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

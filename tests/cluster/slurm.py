@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -144,10 +143,11 @@ class Cluster:
             )  # fmt: skip
 
     def _is_step_of(self, process: psutil.Process, node: str) -> bool:
+        """Whether a process is the keeper of a job step on a node: it listens in the node's folder."""
         try:
-            return process.name().startswith("slurmstepd") and process.environ().get("SLURM_CONF", "").startswith(
-                str(self.folder)
-            ) and (process.environ().get("SLURMD_NODENAME", node) == node)  # fmt: skip
+            if process.name() != "slurmstepd":
+                return False
+            return any(str(self.folder / "spool" / node) in one.laddr for one in process.net_connections("unix"))
         except psutil.Error:
             return False
 
@@ -229,11 +229,6 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float) -> No
     while not condition():
         assert time.monotonic() < deadline, f"it never came that {what}"
         time.sleep(0.2)
-
-
-def pause(process: psutil.Process) -> None:
-    """Stop a process as a hung file system would."""
-    process.send_signal(signal.SIGSTOP)
 
 
 def _free_ports(count: int) -> list[int]:

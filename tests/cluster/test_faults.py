@@ -31,7 +31,11 @@ def training(study: Study, stage: str = "pretrain") -> psutil.Process:
     """The process that trains in a study's folder."""
     for process in psutil.process_iter(["cmdline", "cwd"]):
         words = process.info["cmdline"] or []
-        if f"workflow_scripts.{stage}" in words and words[0].startswith("python") and process.info["cwd"] == str(study.folder):
+        if (
+            f"workflow_scripts.{stage}" in words
+            and words[0].startswith("python")
+            and process.info["cwd"] == str(study.folder)
+        ):
             return process
     raise LookupError(stage)
 

@@ -9,11 +9,11 @@ import pytest
 
 from tests.shared import REPOSITORY
 from workflow_scripts.errors import UserError
-from workflow_scripts.gpus import claim_gpus, lock_folder, visible_devices
+from workflow_scripts.study.gpus import claim_gpus, lock_folder, visible_devices
 
 HOLDER = """
 import os, sys
-from workflow_scripts.gpus import claim_gpus
+from workflow_scripts.study.gpus import claim_gpus
 print(*claim_gpus(int(sys.argv[1])), os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 sys.stdin.read()
 """
@@ -26,13 +26,17 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    monkeypatch.setattr("workflow_scripts.gpus._held", [])
+    monkeypatch.setattr("workflow_scripts.study.gpus._held", [])
 
 
 def holder(count: int = 1) -> tuple[subprocess.Popen, list[str]]:
     """Another process that has claimed GPUs, and what it got."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(count)], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, str(count)],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     return process, process.stdout.readline().split()
