@@ -14,7 +14,7 @@ from typing import Any
 
 from workflow_scripts.study.cohorts import cohorts
 from workflow_scripts.study.costs import Cost
-from workflow_scripts.study.experiments import experiments, pretraining_recipe, pretraining_runs
+from workflow_scripts.study.experiments import experiments, pretraining_recipe, pretraining_runs, repeats
 
 # Sustained tera-operations a second on these networks, not the data sheets': bf16 on an L40S, float32 on a 2080 Ti.
 # Guesses, good to a factor of GUESS; nothing here was measured.
@@ -86,8 +86,8 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
     for run in pretraining_runs(config):
         recipe = pretraining_recipe(run, config)
         passes = 2 * recipe["steps"] * recipe["batch_size"] * TRAINING_PASSES
-        for cohort in everywhere:
-            pretraining[f"{run}/{cohort}pretrain"] = passes * networks.backbone
+        for folder in [f"{repeat}{cohort}" for repeat in repeats(config) for cohort in everywhere]:
+            pretraining[f"{run}/{folder}pretrain"] = passes * networks.backbone
     works.append(Work("pretrain", pretraining, len(pretraining) * networks.backbone_parameters * 4 / 1e9))
 
     diffusion, synthesis = config["diffusion"], config["synthesis"]
