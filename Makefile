@@ -1,5 +1,6 @@
 # make demo   the whole workflow on phantoms, on a laptop        make test         every test
 # make lint   formatters, linters, type checker                  make test-fast    what takes under three minutes
+# make test-cluster   the cluster profile on a SLURM that the tests start
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 UV_VERSION := 0.13.9
@@ -8,10 +9,10 @@ READY := .venv/ready
 # One thread per job: the demo's trainings are small, so several at once beat one that is split.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fast lint format lock figures clean help
+.PHONY: demo test test-fast test-cluster lint format lock figures clean help
 
 help:
-	@sed -n '1,2s/^# //p' Makefile
+	@sed -n '1,3s/^# //p' Makefile
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -36,6 +37,10 @@ test: test-fast
 
 test-fast: $(READY)
 	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(CORES)
+
+# Needs root and Debian's slurmctld, slurmd, slurm-client and munge; starts a SLURM of its own and ends it.
+test-cluster: $(READY)
+	@$(BIN)/python -m pytest tests/cluster --durations 10
 
 lint: $(READY)
 	@$(BIN)/ruff check .

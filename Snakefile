@@ -11,6 +11,10 @@ min_version("9.0")
 configfile: "config.yaml"
 
 
+# Used with --sdm apptainer alone; envs/tusflow.def is its recipe.
+container: "tusflow.sif"
+
+
 report: "docs/captions/workflow.rst"
 
 
