@@ -16,7 +16,8 @@ L40S = "l40s-a"
 
 
 def quick(profile: dict) -> None:
-    """The shipped profile on one thread, giving up early."""
+    """The shipped profile on one thread and one GPU, giving up early."""
+    profile["set-resources"]["pretrain"]["gpu"] = 1
     profile["retries"] = 5
     profile["set-threads"] = dict.fromkeys(profile["set-threads"], 1)
 

@@ -1,0 +1,64 @@
+"""`snakemake --profile slurm` as users start it: every stage on the GPU that it asks for, in few submissions."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.cluster.conftest import PACE, Run
+from tests.cluster.slurm import Cluster
+from tests.shared import REPOSITORY
+from tests.workflow.study import Study, smallest_study
+
+L40S, RTX = ("l40s", "gpu:l40s"), ("rtx2080ti", "gpu:rtx2080ti")
+# Partition, GPU model and count, memory in MB, minutes.
+ASKED = {
+    "pretrain": (*L40S, 2, 16000, 720),
+    "train_diffusion": (*L40S, 1, 16000, 1440),
+    "sample": (*L40S, 1, 12000, 240),
+    "audit": (*RTX, 1, 12000, 60),
+    "finetune": (*RTX, 1, 12000, 60),
+    "embed": (*RTX, 1, 12000, 120),
+    "explain": (*RTX, 1, 8000, 60),
+    "filter_manifold": ("rtx2080ti", "", 0, 16000, 60),
+    "crop_views": ("rtx2080ti", "", 0, 8000, 120),
+}
+
+
+def asked(job: dict[str, str]) -> tuple[str, str, int, int, int]:
+    """What SLURM was asked for by one job."""
+    _, _, gpu = job.get("TresPerJob", "").partition("gres:")
+    model, _, count = gpu.rpartition(":")
+    days, _, clock = job["TimeLimit"].rpartition("-")
+    hours, minutes, _ = map(int, clock.split(":"))
+    minutes += 60 * (hours + 24 * int(days or 0))
+    return job["Partition"], model, int(count or 0), int(job["MinMemoryNode"].removesuffix("M")), minutes
+
+
+def test_the_smallest_study_runs_through_the_profile(
+    cluster: Cluster, run: Callable[..., Run], threads: list[str], tmp_path: Path
+):
+    before = {job["JobId"] for job in cluster.jobs()}
+    study = smallest_study(tmp_path / "study")
+    run(study, "--profile", "slurm", *PACE, "--set-threads", *threads).finish(1500)
+    assert (study.folder / "results" / "report.html").exists()
+    jobs = [job for job in cluster.jobs() if job["JobId"] not in before]
+    assert {job["JobState"] for job in jobs} == {"COMPLETED"}
+    assert len(jobs) <= 25
+    for stage, wanted in ASKED.items():
+        seen = {asked(job) for job in jobs if job["Comment"].startswith(f"rule_{stage}")}
+        assert seen == {wanted}, stage
+
+
+def test_the_shipped_study_is_tens_of_submissions(tmp_path: Path):
+    (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
+    output = Study(tmp_path, []).snakemake("--profile", "slurm", "--dry-run")
+    local = {
+        rule
+        for file in [REPOSITORY / "Snakefile", *(REPOSITORY / "rules").glob("*.smk")]
+        for block in re.findall(r"^localrules:\n((?:    .+\n)+)", file.read_text(), re.MULTILINE)
+        for rule in re.findall(r"\w+", block)
+    }
+    # What belongs to a group is indented.
+    alone = [rule for rule in re.findall(r"^(?:local)?rule (\w+):", output, re.MULTILINE) if rule not in local]
+    assert output.count("    rule finetune:") > 100
+    assert 30 < output.count("Group job ") + len(alone) <= 70
