@@ -41,29 +41,29 @@ def training(study: Study, stage: str = "pretrain") -> psutil.Process:
     raise LookupError(stage)
 
 
+def training_again(snakemake: Run, cluster: Cluster, study: Study, but: str = "") -> str:
+    """The job that trains, once it has come further than it was when it started; any but the given one."""
+    snakemake.wait(lambda: cluster.running("pretrain") not in ("", but), "the training runs")
+    reached = progress(study)
+    snakemake.wait(lambda: progress(study) > reached, "the training gets further")
+    return cluster.running("pretrain")
+
+
 def test_requeue_scancel_and_a_killed_node_leave_the_table_as_it_was(
     study: Study, undisturbed: bytes, cluster: Cluster, run: Callable[..., Run], tmp_path: Path
 ):
     snakemake = run(study, *profile_with(tmp_path / "profile", quick), *PACE, TABLE)
-    snakemake.wait(lambda: progress(study) > 0, "the training's first checkpoint")
-    first = cluster.running("pretrain")
+    first = training_again(snakemake, cluster, study)
     cluster.ask("scontrol", "requeue", first)
-    reached = progress(study)
     cluster.release(first)
-    snakemake.wait(lambda: progress(study) > reached, "progress after the requeue")
+    assert training_again(snakemake, cluster, study) == first
 
     cluster.ask("scancel", first)
-    wait_until(lambda: cluster.state(first) == "CANCELLED", "the job is cancelled", 60)
-    reached = progress(study)
-    snakemake.wait(lambda: progress(study) > reached, "progress after the cancelled job")
-
-    third = cluster.running("pretrain")
-    assert third != first
+    second = training_again(snakemake, cluster, study, but=first)
     cluster.kill_node(L40S)
-    reached = progress(study)
-    wait_until(lambda: cluster.state(third) == "PENDING", "SLURM misses the node", 120)
+    wait_until(lambda: cluster.state(second) == "PENDING", "SLURM misses the node", 120)
     cluster.start_node(L40S)
-    cluster.release(third)
+    cluster.release(second)
     snakemake.finish()
     assert progress(study) == 0  # closed
     assert (study.folder / TABLE).read_bytes() == undisturbed
