@@ -55,6 +55,7 @@ ORIGIN = "PHANTOM" if DATA["source"] == "phantoms" else ""
 ORIGIN_FLAG = f"--origin {ORIGIN}" if ORIGIN else ""
 COHORTS = cohorts(config)
 READY_MODEL = config["diffusion"]["model"]
+ASKED_CLASSES = CLASSES if config["diffusion"]["class_conditional"] else ""
 # A training whose checkpoint is chosen afterwards keeps snapshots beside its last weights.
 SELECTING = config["diffusion"]["select"] != "last" and not READY_MODEL
 SHOWN_TABLES = [table for table in ROW_TABLES if config["tables"][table]["rows"]]

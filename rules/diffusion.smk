@@ -50,13 +50,14 @@ rule train_diffusion:
         settings=flags(config["diffusion"]["recipe"]),
         snapshots=config["diffusion"]["snapshot_every"] if SELECTING else 0,
         left_out=left_out_flags,
+        classes=ASKED_CLASSES,
         origin=ORIGIN_FLAG,
         work=result("work/diffusion/{cohort}run"),
         board=result("tensorboard/diffusion/{cohort}run"),
         code=code_version("train_diffusion"),
     shell:
         "exec python -m workflow_scripts.train_diffusion --views {input.views:q} --index {input.index:q}"
-        " --holdout {input.holdout:q} {params.left_out} {params.origin} {params.settings}"
+        " --holdout {input.holdout:q} {params.left_out} --classes {params.classes} {params.origin} {params.settings}"
         " --snapshot-every {params.snapshots} --output {output.model:q} --output-metrics {output.metrics:q}"
         " --work-dir {params.work:q} --tensorboard {params.board:q} --processes {resources.gpu}"
         " --code-version {params.code} --time-limit {resources.runtime} --threads {threads} --log {log:q}"
@@ -135,11 +136,13 @@ rule sample_shard:
         shards=len(SHARDS),
         images=config["synthesis"]["images"],
         size=DATA["size"],
+        classes=ASKED_CLASSES,
         work=result("work/synthesis/{cohort}{shard}"),
         code=code_version("sample"),
     shell:
         "exec python -m workflow_scripts.sample --model {input.model:q} --shard {wildcards.shard}"
-        " --shards {params.shards} --images {params.images} --size {params.size} --output {output.shard:q} {params.settings}"
+        " --shards {params.shards} --images {params.images} --size {params.size} --classes {params.classes}"
+        " --output {output.shard:q} {params.settings}"
         " --work-dir {params.work:q} --code-version {params.code} --time-limit {resources.runtime}"
         " --threads {threads} --log {log:q}"
 
@@ -156,10 +159,11 @@ rule join_shards:
         "../envs/data.yaml"
     params:
         organ=DATA["target_organ"],
+        classes=ASKED_CLASSES,
         code=code_version("join_shards"),
     shell:
         "exec python -m workflow_scripts.join_shards --shards {input.shards:q} --organ {params.organ}"
-        " --output-views {output.views:q} --output-index {output.index:q} --log {log:q}"
+        " --classes {params.classes} --output-views {output.views:q} --output-index {output.index:q} --log {log:q}"
 
 
 rule export_png:

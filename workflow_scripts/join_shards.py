@@ -21,6 +21,12 @@ def parser() -> argparse.ArgumentParser:
     parser = stage_parser(__doc__)
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help="the shards in order (.npy)")
     parser.add_argument("--organ", required=True, help="organ that the views show")
+    parser.add_argument(
+        "--classes",
+        nargs="*",
+        default=[],
+        help="classes that a conditional model was asked for in turn (default: none)",
+    )
     parser.add_argument("--output-views", type=Path, required=True, help=".npy, uint8 (N, size, size)")
     parser.add_argument("--output-index", type=Path, required=True, help="index of the store (.csv)")
     return parser
@@ -52,9 +58,13 @@ def main(arguments: argparse.Namespace) -> None:
                 row += len(part)
         store.flush()
         del store
-    names = (f"synthetic_{row:06d}" for row in range(total))
-    constant = {"patient_id": "", "organ": arguments.organ, "label": "", "view": "synthetic"}
-    write_rows([{"view_id": name, "image_id": name, **constant} for name in names], COLUMNS, arguments.output_index)
+    classes = arguments.classes or [""]
+    constant = {"patient_id": "", "organ": arguments.organ, "view": "synthetic"}
+    rows = [
+        {"view_id": name, "image_id": name, "label": classes[row % len(classes)], **constant}
+        for row, name in enumerate(f"synthetic_{row:06d}" for row in range(total))
+    ]
+    write_rows(rows, COLUMNS, arguments.output_index)
     say(f"{total} synthetic views from {len(shards)} shards")
 
 

@@ -54,8 +54,9 @@ def main(arguments: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
 
-    from workflow_scripts.diffusion.pipeline import load_pipeline
+    from workflow_scripts.diffusion.pipeline import class_names, load_pipeline
     from workflow_scripts.diffusion.process import GaussianProcess, spaced_timesteps
+    from workflow_scripts.diffusion.sampler import Condition
     from workflow_scripts.diffusion.snapshots import denoising_loss, drawn_images, load_weights, snapshot_files
     from workflow_scripts.files import read_csv, read_json, read_npy, sha256, write_csv
     from workflow_scripts.manifold.features import embed, load_encoder, load_inception
@@ -86,6 +87,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     unet, betas = load_pipeline(arguments.model)
     unet = unet.to(device)
+    condition = Condition(len(classes)) if (classes := class_names(arguments.model)) else None
     whole = GaussianProcess(betas, device=device)
     short = GaussianProcess(betas, spaced_timesteps(len(betas), recipe["steps"]), device)
     last = read_json(arguments.model / "parameters.json")["settings"]["steps"]
@@ -114,7 +116,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     def images_of_a_snapshot() -> np.ndarray:
         images = []
-        for batch in drawn_images(unet, short, recipe["images"], recipe["batch_size"], recipe["seed"]):
+        for batch in drawn_images(unet, short, recipe["images"], recipe["batch_size"], recipe["seed"], condition):
             if clock.is_over():
                 raise Interrupted(f"time is over after {len(rows)} of {len(snapshots)} snapshots; try again to go on")
             images.append(batch)

@@ -24,10 +24,13 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
     parser.add_argument(
-        "--model", type=Path, required=True, help="Diffusers folder: grey, unconditional, learned range"
+        "--model", type=Path, required=True, help="Diffusers folder: grey, learned range, trained here if conditional"
     )
     parser.add_argument(
         "--size", type=int, help="side that the views must have; another model is refused (default: any)"
+    )
+    parser.add_argument(
+        "--classes", nargs="*", help="classes that the model must have been told, none or more (default: any)"
     )
     parser.add_argument("--images", type=int, required=True, help="images of all shards together")
     parser.add_argument("--shards", type=int, default=1, help="number of shards (default: 1)")
@@ -45,9 +48,16 @@ def main(arguments: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from workflow_scripts.diffusion.pipeline import load_pipeline
+    from workflow_scripts.diffusion.pipeline import class_names, load_pipeline
     from workflow_scripts.diffusion.process import GaussianProcess
-    from workflow_scripts.diffusion.sampler import image_noise, kept_timesteps, reverse_steps, shard_range, to_grey
+    from workflow_scripts.diffusion.sampler import (
+        Condition,
+        image_noise,
+        kept_timesteps,
+        reverse_steps,
+        shard_range,
+        to_grey,
+    )
     from workflow_scripts.files import read_npy, sha256, write_npy
     from workflow_scripts.training.device import select_device
     from workflow_scripts.training.work import Clock, Interrupted, WorkDir
@@ -65,6 +75,15 @@ def main(arguments: argparse.Namespace) -> None:
             f"{arguments.model} draws views of {side} x {side} pixels, the study has {arguments.size} (data.size); "
             'use a model of that size, or train one (diffusion.model: "")'
         )
+    classes = class_names(arguments.model)
+    if arguments.classes is not None and arguments.classes != classes:
+        raise UserError(
+            f"{arguments.model} was told the classes {classes or 'none'}, the study asks for "
+            f"{arguments.classes or 'none'} (diffusion.class_conditional, data.classes)"
+        )
+    if recipe["guidance"] != 1 and not classes:
+        raise UserError(f"guidance {recipe['guidance']}: {arguments.model} is unconditional, there is nothing to guide")
+    condition = Condition(len(classes), recipe["guidance"]) if classes else None
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     unet = unet.to(device, memory_format=layout)
     process = GaussianProcess(betas, kept, device)
@@ -77,6 +96,7 @@ def main(arguments: argparse.Namespace) -> None:
             "images": [images.start, images.stop],
             "unet": sha256(arguments.model / "unet"),
             "betas": betas.tolist(),
+            "classes": classes,
             "device": device.type,
             "code_version": arguments.code_version,
         },
@@ -98,7 +118,7 @@ def main(arguments: argparse.Namespace) -> None:
             if checkpoint is not None and checkpoint["batch"] == number:
                 x, begun = checkpoint["x"].to(device), checkpoint["done"]
             saved = time.monotonic()
-            for done, state in reverse_steps(unet, process, x, begun, batch, seed, sampler):
+            for done, state in reverse_steps(unet, process, x, begun, batch, seed, sampler, condition):
                 x = state
                 is_over = clock.is_over()
                 if done < length and (is_over or time.monotonic() - saved > SAVE_SECONDS):

@@ -30,6 +30,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--index", type=Path, required=True, help="its index (.csv)")
     add_reference(parser)
     parser.add_argument(
+        "--classes",
+        nargs="*",
+        default=[],
+        help="labels to tell the model, in their order (default: none, unconditional)",
+    )
+    parser.add_argument(
         "--origin", default="", help="where the views come from if not from patients, for example PHANTOM"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the trained model")
@@ -63,7 +69,15 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.diffusion.card import model_card
     from workflow_scripts.diffusion.pipeline import refuse_foreign_folder, save_pipeline
     from workflow_scripts.diffusion.process import schedule_betas
-    from workflow_scripts.diffusion.training import GRIDS, NETWORK_KEYS, SNAPSHOTS, Trainer, check_division, train
+    from workflow_scripts.diffusion.training import (
+        GRIDS,
+        NETWORK_KEYS,
+        SNAPSHOTS,
+        Labels,
+        Trainer,
+        check_division,
+        train,
+    )
     from workflow_scripts.diffusion.unet import architecture
     from workflow_scripts.files import atomic_directory, read_csv, read_npy, sha256, write_json, write_text
     from workflow_scripts.study.patients import check_rows, real_masks
@@ -83,6 +97,12 @@ def main(arguments: argparse.Namespace) -> None:
     rows = np.flatnonzero(seen)
     processes = Processes()
     check_division(recipe, len(rows), processes.count)
+    labels = None
+    if arguments.classes:
+        unknown = sorted(set(index["label"]) - set(arguments.classes))
+        if unknown:
+            raise UserError(f"{arguments.index}: label {unknown[0]!r} is none of {', '.join(arguments.classes)}")
+        labels = Labels(index["label"].map(arguments.classes.index).to_numpy(), len(arguments.classes))
     patients = index["patient_id"].to_numpy()
     facts = {
         "views": len(rows),
@@ -95,13 +115,14 @@ def main(arguments: argparse.Namespace) -> None:
 
     device = select_device(processes.device_name(arguments.device), arguments.threads)
     processes.join(device)
-    trainer = Trainer(views, rows, recipe, device, processes)
+    trainer = Trainer(views, rows, recipe, device, processes, labels)
     say(f"{processes.count} x {device.type}, {trainer.precision.name}")
     fingerprint = {
         "settings": recipe,
         "views": sha256(arguments.views),
         "learned_rows": rows.tolist(),
         "snapshot_every": arguments.snapshot_every,
+        "labels": [arguments.classes, labels.values[rows].tolist()] if labels else None,
         "code_version": arguments.code_version,
     }
     work = processes.work_dir(arguments.work_dir, lambda: WorkDir(arguments.work_dir, fingerprint))
@@ -112,6 +133,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     parameters = {
         "origin": arguments.origin,
+        "classes": arguments.classes,
         **facts,
         "settings": recipe,
         "views_sha256": fingerprint["views"],
@@ -126,7 +148,7 @@ def main(arguments: argparse.Namespace) -> None:
     with atomic_directory(arguments.output) as folder:
         save_pipeline(unet, recipe["timesteps"], recipe["schedule"], folder)
         write_json(parameters, folder / "parameters.json")
-        write_text(model_card(arguments.origin, facts, recipe), folder / "README.md")
+        write_text(model_card(arguments.origin, facts, recipe, arguments.classes), folder / "README.md")
         for kept in (GRIDS, SNAPSHOTS):
             if (work.path / kept).is_dir():
                 shutil.copytree(work.path / kept, folder / kept)

@@ -1,6 +1,7 @@
 """Held-out patients, sampling in shards, joining them."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +21,11 @@ from workflow_scripts.diffusion.holdout import choose_holdout
 from workflow_scripts.diffusion.pipeline import load_pipeline, save_pipeline
 from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas, spaced_timesteps
 from workflow_scripts.diffusion.sampler import (
+    Condition,
     generator_noise,
     image_noise,
     kept_timesteps,
+    predict,
     reverse_steps,
     shard_range,
     to_grey,
@@ -111,6 +114,58 @@ def test_interrupted_sampling_continues_inside_a_batch(
     assert begun == [2, 0]  # the rest of the second batch, then the third
     assert "from 8" in capsys.readouterr().err
     assert not (tmp_path / "parts.work").exists()
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained conditional network of two classes, whose outputs differ by class."""
+    torch.manual_seed(0)
+    unet = build_unet(8, 32, [1, 1], 1, [4], 2, 0.1, classes=3)
+    for name, module in unet.named_modules():
+        if name.endswith(("conv2", "to_out.0", "conv_out")):
+            torch.nn.init.normal_(module.weight, std=0.05)
+    folder = tmp_path_factory.mktemp("conditional")
+    save_pipeline(unet, 100, "cosine", folder)
+    (folder / "parameters.json").write_text('{"classes": ["dark", "bright"]}')
+    return folder
+
+
+def test_a_class_is_asked_for_whatever_the_shard(conditional: Path, tmp_path: Path) -> None:
+    whole = draw(conditional, tmp_path / "whole.npy", batch=5, guidance="1.5")
+    parts = [
+        draw(conditional, tmp_path / f"{shard}.npy", shard=shard, shards=3, batch=2, guidance="1.5")
+        for shard in range(3)
+    ]
+    assert np.abs(np.concatenate(parts).astype(int) - whole).max() <= 1
+    plain = draw(conditional, tmp_path / "plain.npy", batch=5)
+    assert np.abs(plain.astype(int) - whole).max() > 1
+
+
+def test_guidance_goes_from_no_class_to_the_class_and_beyond(conditional: Path) -> None:
+    unet, _ = load_pipeline(conditional)
+    x, t, images = torch.randn(2, 1, 8, 8), torch.tensor([40, 40]), [0, 3]
+    with torch.no_grad():
+        outputs = [predict(unet, x, t, images, Condition(2, guidance)) for guidance in (0.0, 1.0, 2.0)]
+        free, asked = (unet(x, t, class_labels=torch.tensor(labels)).sample for labels in ([2, 2], [0, 1]))
+    assert not torch.allclose(free, asked, atol=1e-3)
+    torch.testing.assert_close(outputs[1], asked)
+    torch.testing.assert_close(outputs[0][:, :1], free[:, :1])
+    torch.testing.assert_close(outputs[2][:, :1], 2 * asked[:, :1] - free[:, :1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs[2][:, 1:], asked[:, 1:])
+
+
+def test_classes_must_be_those_of_the_model(
+    model: Path, conditional: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, more, message in (
+        (conditional, ["--classes"], r"was told the classes \['dark', 'bright'\], the study asks for none"),
+        (model, ["--classes", "dark", "bright"], "was told the classes none, the study asks for"),
+        (model, ["--guidance", "2"], "is unconditional, there is nothing to guide"),
+    ):
+        words = ["--model", str(folder), "--images", "2", "--steps", "3", "--output", str(tmp_path / "o.npy"), *more]
+        with pytest.raises(SystemExit):
+            run(sample.main, sample.parser(), [*words, "--device", "cpu", "--work-dir", str(tmp_path / "work")])
+        assert re.search(message, capsys.readouterr().err)
 
 
 def test_every_step_has_noise_of_its_own() -> None:
@@ -233,6 +288,9 @@ def test_joining(tmp_path: Path) -> None:
     assert rows[0] | {"view_id": "", "image_id": ""} == {
         "view_id": "", "image_id": "", "patient_id": "", "organ": "testicle", "label": "", "view": "synthetic",
     }  # fmt: skip
+    run(join_shards.main, join_shards.parser(), [*command, "--classes", "dark", "bright"])
+    labels = [row["label"] for row in read_rows(tmp_path / "synthetic.csv")]
+    assert labels == ["dark", "bright"] * 151 + ["dark"]
     np.save(tmp_path / "odd.npy", np.zeros((1, 5, 5), dtype=np.uint8))
     with pytest.raises(SystemExit):
         run(join_shards.main, join_shards.parser(), [*command, str(tmp_path / "odd.npy")])

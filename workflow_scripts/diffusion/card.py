@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def model_card(origin: str, facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """Markdown for a trained model; `origin` (for example PHANTOM) heads it when the views are no patients'."""
+def model_card(origin: str, facts: Mapping[str, Any], settings: Mapping[str, Any], classes: Sequence[str] = ()) -> str:
+    """Markdown for a trained model, told `classes` if it is conditional.
+
+    `origin` (for example PHANTOM) heads it when the views are no patients'.
+    """
     warning = (
         f"> **{origin}**: trained on views of this origin, not on patients. Not for any clinical question.\n\n"
         if origin
         else ""
     )
     title = "Diffusion model of ultrasound views" + (f" ({origin})" if origin else "")
+    kind = "A class-conditional" if classes else "An unconditional"
+    told = ""
+    if classes:
+        numbered = ", ".join(f"{number} {name}" for number, name in enumerate(classes))
+        told = f" Its network takes class labels: {numbered}, {len(classes)} none; the pipeline itself passes no label."
     lines = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     recipe = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     return f"""---
@@ -22,8 +30,8 @@ pipeline_tag: unconditional-image-generation
 ---
 # {title}
 
-{warning}An unconditional DDPM with learned variance, for grey views. The weights are the exponential moving average of
-the training's. `DDPMPipeline.from_pretrained` loads this folder.
+{warning}{kind} DDPM with learned variance, for grey views. The weights are the exponential moving average of
+the training's. `DDPMPipeline.from_pretrained` loads this folder.{told}
 
 | training | |
 |---|---|

@@ -52,7 +52,8 @@ def save_pipeline(unet: UNet2DModel, timesteps: int, schedule: str, path: Path) 
 def load_pipeline(path: Path) -> tuple[UNet2DModel, np.ndarray]:
     """The network (in evaluation mode, on CPU) and the float64 (T,) betas of a model folder.
 
-    UserError if the folder is none, or its model is not unconditional, grey, and of learned-range variance.
+    UserError if the folder is none, or its model is not grey, of learned-range variance, and
+    unconditional or of classes that it names.
     """
     if not (path / MARKER).is_file():
         raise UserError(f"{path} is no Diffusers folder (it has no {MARKER})")
@@ -88,11 +89,21 @@ def load_pipeline(path: Path) -> tuple[UNet2DModel, np.ndarray]:
             f"{path}: the network maps {channels[0]} channels to {channels[1]}; needed: {IMAGE_CHANNELS} (grey) to "
             f"{OUTPUT_CHANNELS} (noise and learned variance)"
         )
-    if unet.class_embedding is not None:
-        raise UserError(f"{path}: the network is conditioned on classes; only unconditional models are sampled here")
+    if unet.class_embedding is not None and unet.config.num_class_embeds != len(class_names(path)) + 1:
+        raise UserError(
+            f"{path}: the network is conditioned on {unet.config.num_class_embeds} classes, but parameters.json names "
+            f"{len(class_names(path))} (and one more means none); only conditional models trained here are sampled"
+        )
     if not isinstance(unet.config.sample_size, int):
         raise UserError(f"{path}: sample_size in unet/config.json must be one number, not {unet.config.sample_size!r}")
     return unet.eval(), _scheduler_betas(scheduler, path)
+
+
+def class_names(path: Path) -> list[str]:
+    """The classes that a model can be asked for, in the order of its labels; none if it is unconditional."""
+    file = path / "parameters.json"
+    parameters = read_json(file) if file.is_file() else {}
+    return list(parameters.get("classes") or [])
 
 
 def _scheduler_betas(scheduler: Mapping[str, Any], path: Path) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +21,36 @@ from workflow_scripts.training.randomness import normals
 
 STREAM = "sample"
 DPM = "dpmsolver++"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Classes to draw: image j is asked to show class j modulo `classes`; the network's label `classes` means none.
+
+    guidance (Ho and Salimans 2022): 1 is the conditional prediction, 0 the unconditional, above 1 beyond it.
+    """
+
+    classes: int
+    guidance: float = 1.0
+
+    def labels(self, images: Sequence[int], device: torch.device) -> torch.Tensor:
+        """int64 (N,): the class that each image is asked for."""
+        return torch.tensor([image % self.classes for image in images], device=device)
+
+
+def predict(
+    unet: UNet2DModel, x: torch.Tensor, timesteps: torch.Tensor, images: Sequence[int], condition: Condition | None
+) -> torch.Tensor:
+    """The network's output (N, 2, S, S) for images (N, 1, S, S), guided towards their classes if there is a condition."""
+    if condition is None:
+        return unet(x, timesteps).sample
+    labels = condition.labels(images, x.device)
+    asked = unet(x, timesteps, class_labels=labels).sample
+    if condition.guidance == 1:
+        return asked
+    free = unet(x, timesteps, class_labels=torch.full_like(labels, condition.classes)).sample
+    noise = free[:, :1] + condition.guidance * (asked[:, :1] - free[:, :1])
+    return torch.cat([noise, asked[:, 1:]], dim=1)
 
 
 def shard_range(images: int, shards: int, shard: int) -> range:
@@ -68,6 +99,7 @@ def reverse_steps(
     images: Sequence[int],
     seed: int,
     sampler: str,
+    condition: Condition | None = None,
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Continue from `state` after `done` reverse steps; yields (steps done, state) after each of the others.
 
@@ -81,7 +113,7 @@ def reverse_steps(
         x = state[:, :1]
         t = torch.full((len(x),), length - 1 - step, device=x.device)
         with torch.no_grad(), autocast(x.device):
-            output = unet(x, process.timesteps[t]).sample
+            output = predict(unet, x, process.timesteps[t], images, condition)
         if solver is not None:
             state = solver.step(process.reverse(output, x, t)[2], state)
         elif sampler == "ddim":

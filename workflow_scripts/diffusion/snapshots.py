@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from workflow_scripts.diffusion.process import GaussianProcess
-from workflow_scripts.diffusion.sampler import image_noise, reverse_steps, to_grey
+from workflow_scripts.diffusion.sampler import Condition, image_noise, reverse_steps, to_grey
 from workflow_scripts.diffusion.training import SNAPSHOTS
 from workflow_scripts.errors import UserError
 from workflow_scripts.training.device import autocast
@@ -38,14 +38,19 @@ def load_weights(unet: UNet2DModel, file: Path) -> None:
 
 
 def drawn_images(
-    unet: UNet2DModel, process: GaussianProcess, count: int, batch_size: int, seed: int
+    unet: UNet2DModel,
+    process: GaussianProcess,
+    count: int,
+    batch_size: int,
+    seed: int,
+    condition: Condition | None = None,
 ) -> Iterator[np.ndarray]:
     """Ancestral samples of `process`, uint8 (batch, S, S), batch by batch; the same noise for every network."""
     device, side = next(unet.parameters()).device, unet.config.sample_size
     for start in range(0, count, batch_size):
         images = range(start, min(start + batch_size, count))
         state = image_noise(seed, 0, images, side, device)
-        for _, following in reverse_steps(unet, process, state, 0, images, seed, "ancestral"):
+        for _, following in reverse_steps(unet, process, state, 0, images, seed, "ancestral", condition):
             state = following
         yield to_grey(state)
 
@@ -55,11 +60,12 @@ def denoising_loss(
 ) -> np.ndarray:
     """Mean squared error of the predicted noise, float64 (N,), of views uint8 (N, S, S), over LEVELS noise levels.
 
-    The noise of a view depends on the seed, its row and the level, so that networks are compared on the same task.
-    `process` has all timesteps.
+    A conditional model is told no class. The noise of a view depends on the seed, its row and the level, so that
+    networks are compared on the same task. `process` has all timesteps.
     """
     device, length = next(unet.parameters()).device, len(process)
     losses = np.zeros(len(views))
+    nothing = unet.config.num_class_embeds
     for start in range(0, len(views), batch_size):
         rows = range(start, min(start + batch_size, len(views)))
         x0 = torch.from_numpy(views[rows.start : rows.stop].astype(np.float32) / 127.5 - 1)[:, None].to(device)
@@ -67,7 +73,8 @@ def denoising_loss(
             t = torch.full((len(rows),), (2 * level + 1) * length // (2 * LEVELS), device=device)
             noise = torch.from_numpy(normals(seed, STREAM, level, rows, tuple(x0.shape[1:]))).to(device)
             with torch.no_grad(), autocast(device):
-                predicted = unet(process.q_sample(x0, t, noise), t).sample[:, :1]
+                labels = torch.full_like(t, nothing - 1) if nothing else None
+                predicted = unet(process.q_sample(x0, t, noise), t, class_labels=labels).sample[:, :1]
             errors = ((predicted.float() - noise) ** 2).flatten(1).mean(dim=1)
             losses[rows.start : rows.stop] += errors.double().cpu().numpy() / LEVELS
     return losses

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from workflow_scripts.cli import progress
 from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas, spaced_timesteps
-from workflow_scripts.diffusion.sampler import image_noise, reverse_steps, to_grey
+from workflow_scripts.diffusion.sampler import Condition, image_noise, reverse_steps, to_grey
 from workflow_scripts.diffusion.sheet import contact_sheet, save_picture
 from workflow_scripts.diffusion.tally import Tally
 from workflow_scripts.diffusion.unet import build_unet
@@ -66,10 +67,24 @@ def check_division(settings: Mapping[str, Any], views: int, processes: int) -> N
         )
 
 
-def unet_of(settings: Mapping[str, Any], size: int) -> UNet2DModel:
+@dataclass(frozen=True)
+class Labels:
+    """What a conditional model learns with its views: their classes int64 (N,), numbered from 0 to `classes` - 1."""
+
+    values: np.ndarray
+    classes: int
+
+    def draw(self, settings: Mapping[str, Any], rows: np.ndarray, step: int, places: range) -> torch.Tensor:
+        """Labels (B,) of some places of a step's batch `rows`; at random some say `classes`, which means none."""
+        draws = uniforms(settings["seed"], "label dropout", step, places, 1)[:, 0]
+        labels = self.values[rows[places.start : places.stop]]
+        return torch.from_numpy(np.where(draws < settings["label_dropout"], self.classes, labels).astype(np.int64))
+
+
+def unet_of(settings: Mapping[str, Any], size: int, classes: int | None = None) -> UNet2DModel:
     """The freshly initialised network of `diffusion.recipe`, a function of its seed."""
     torch.manual_seed(_torch_seed(settings["seed"], "initial weights", 0))
-    return build_unet(size, **{key: settings[key] for key in NETWORK_KEYS})
+    return build_unet(size, **{key: settings[key] for key in NETWORK_KEYS}, classes=classes)
 
 
 def batch_rows(rows: np.ndarray, seed: int, step: int, batch_size: int) -> np.ndarray:
@@ -120,11 +135,18 @@ class Trainer:
         settings: Mapping[str, Any],
         device: torch.device,
         processes: Processes,
+        labels: Labels | None = None,
     ) -> None:
+        self.labels = labels
+        self.condition = Condition(labels.classes) if labels else None
         self.views, self.rows, self.settings = views, rows, settings
         self.device, self.processes = device, processes
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        self.unet = unet_of(settings, views.shape[1]).to(device, memory_format=self.layout).train()
+        self.unet = (
+            unet_of(settings, views.shape[1], labels.classes + 1 if labels else None)
+            .to(device, memory_format=self.layout)
+            .train()
+        )
         self.average = copy.deepcopy(self.unet).requires_grad_(False).eval()
         self.parameters, self.averaged = list(self.unet.parameters()), list(self.average.parameters())
         self.optimiser = torch.optim.AdamW(
@@ -186,10 +208,16 @@ class Trainer:
         torch.manual_seed(_torch_seed(self.settings["seed"], "dropout", number, places.start))
         xt = self.process.q_sample(x0, t, noise).contiguous(memory_format=self.layout)
         with self.precision.cast():
-            output = self.network(xt, t).sample
+            output = self.network(xt, t, class_labels=self._labels(number, places)).sample
         mse, vb = self.process.losses(output, x0, xt, t, noise)  # in float32
         self.precision.scaler.scale((mse + vb).mean() * share).backward()
         self.tally.add_samples(mse, vb, t)
+
+    def _labels(self, number: int, places: range) -> torch.Tensor | None:
+        if self.labels is None:
+            return None
+        rows = batch_rows(self.rows, self.settings["seed"], number, self.settings["batch_size"])
+        return self.labels.draw(self.settings, rows, number, places).to(self.device)
 
     def means(self, done: int, whole_report: bool) -> dict[str, float | None]:
         """The tally's means; UserError where they say that the training has failed."""
@@ -218,7 +246,9 @@ class Trainer:
         """uint8 (GRID_IMAGES, S, S): samples of the averaged weights, from the same noise whenever it is called."""
         images, seed, side = range(GRID_IMAGES), self.settings["seed"], self.views.shape[1]
         x = image_noise(seed, 0, images, side, self.device)
-        for _, state in reverse_steps(self.average, self.short_process, x, 0, images, seed, "ancestral"):
+        for _, state in reverse_steps(
+            self.average, self.short_process, x, 0, images, seed, "ancestral", self.condition
+        ):
             x = state
         return to_grey(x)
 

@@ -63,6 +63,7 @@ def architecture(
     attention_resolutions: Sequence[int],
     heads: int,
     dropout: float,
+    classes: int | None = None,
 ) -> Architecture:
     """The architecture that the config's `diffusion.recipe` describes for `size` x `size` views; UserError if none.
 
@@ -79,7 +80,7 @@ def architecture(
     if channels[-1] % heads:
         raise UserError(f"{channels[-1]} channels of the deepest level do not divide into {heads} heads")
     attends = tuple(side in attention_resolutions for side in sides)
-    return Architecture(size, channels, attends, residual_blocks, channels[-1] // heads, dropout)
+    return Architecture(size, channels, attends, residual_blocks, channels[-1] // heads, dropout, classes=classes)
 
 
 def build_unet(
@@ -90,14 +91,17 @@ def build_unet(
     attention_resolutions: Sequence[int],
     heads: int,
     dropout: float,
+    classes: int | None = None,
 ) -> UNet2DModel:
-    """A fresh U-Net: (N, 1, size, size) and timesteps (N,) to `.sample` (N, 2, size, size).
+    """A fresh U-Net: (N, 1, size, size), timesteps (N,) and any class labels (N,) to `.sample` (N, 2, size, size).
 
     Initialised as guided-diffusion does: every residual and attention branch and the output start at zero, the rest as
     torch's layers do.
     """
     unet = assemble(
-        architecture(size, base_channels, channel_multipliers, residual_blocks, attention_resolutions, heads, dropout)
+        architecture(
+            size, base_channels, channel_multipliers, residual_blocks, attention_resolutions, heads, dropout, classes
+        )
     )
     for name, module in unet.named_modules():
         if name.endswith(("conv2", "to_out.0", "conv_out")):
