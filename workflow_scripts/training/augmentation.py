@@ -31,6 +31,8 @@ DRAWS = (
 # Standard deviations of the blur in pixels: light, since the texture is what the network must learn.
 SIGMAS = (0.3, 1.2)
 BLUR_RADIUS = 3
+# Images at a time on a CPU: what lies between two transforms then stays in its cache.
+CPU_BLOCK = 8
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ def augment(images: Tensor, settings: Augmentation, seed: int, stream: str, step
     `stream` names the view (`view0`, `view1`), `indices` (N,) are the images' global indices. An image's view depends
     on these, on `seed` and on `step`, not on the rest of the batch.
     """
+    if images.device.type == "cpu" and len(images) > CPU_BLOCK:
+        parts = zip(images.split(CPU_BLOCK), np.split(indices, range(CPU_BLOCK, len(indices), CPU_BLOCK)), strict=True)
+        return torch.cat([augment(part, settings, seed, stream, step, rows) for part, rows in parts])
     numbers = uniforms(seed, stream, step, indices, len(DRAWS))
     draw = dict(zip(DRAWS, to_device(numbers, images.device).unbind(1), strict=True))
 
