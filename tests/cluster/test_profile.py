@@ -15,7 +15,7 @@ ASKED = {
     "pretrain": (*L40S, 2, 16000, 720),
     "train_diffusion": (*L40S, 1, 16000, 1440),
     "sample": (*L40S, 1, 12000, 240),
-    "audit": (*RTX, 1, 12000, 60),
+    "audit_scratch": (*RTX, 1, 12000, 60),
     "finetune": (*RTX, 1, 12000, 60),
     "embed": (*RTX, 1, 12000, 120),
     "explain": (*RTX, 1, 8000, 60),
