@@ -18,13 +18,14 @@ from workflow_scripts.study.config import (
     TABLES as ROW_TABLES,
     load_config,
 )
-from workflow_scripts.study.environment import use_for_stages
+from workflow_scripts.study.environment import stay_with_squeue, use_for_stages
 from workflow_scripts.study.label_sets import LabelSet, label_set
 from workflow_scripts.study.locks import cancel_orphans, note_run, remove_stale_locks
 from workflow_scripts.study.manifest import filled_sets, load_manifest
 from workflow_scripts.study.weights import require_files, weight_files
 
 use_for_stages(workflow.basedir)
+stay_with_squeue()
 remove_stale_locks(Path(".snakemake"))
 
 # The config.yaml of the working directory, then what --configfile and --config change in it.

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+MIN_JOB_AGE = 300  # seconds
 
 
 def use_for_stages(repository: str) -> None:
@@ -15,6 +18,18 @@ def use_for_stages(repository: str) -> None:
     """
     _put_first("PYTHONPATH", repository)
     _put_first("PATH", str(Path(sys.executable).parent))
+
+
+def stay_with_squeue() -> None:
+    """Keep Snakemake's SLURM plugin from asking sacct when one `scontrol show config` was slow.
+
+    Without an accounting database sacct never answers, and the plugin (2.8.0) then loses sight of its jobs for good. How long
+    squeue shows an ended job is taken to be SLURM's default where the controller does not say it in time.
+    """
+    plugin: Any = sys.modules.get("snakemake_executor_plugin_slurm")
+    if plugin is not None:
+        ask = plugin.get_min_job_age
+        plugin.get_min_job_age = lambda: ask() or MIN_JOB_AGE
 
 
 def _put_first(variable: str, folder: str) -> None:
