@@ -8,9 +8,15 @@ rule embed:
         real=result("views/labelled.npy"),
         synthetic=result("views/{cohort}synthetic.npy"),
         weights=embedding_weights,
+        real_index=result("views/labelled.csv"),
+        holdout=result("diffusion/{cohort}holdout.csv"),
+        folds=left_out_folds,
     output:
         real=result("embedding/{cohort}labelled.npy"),
         synthetic=result("embedding/{cohort}synthetic.npy"),
+        copy_real=result("embedding/{cohort}copy_labelled.npy"),
+        copy_synthetic=result("embedding/{cohort}copy_synthetic.npy"),
+        copy_planted=result("embedding/{cohort}copy_planted.npy"),
     log:
         log_of("embed/{cohort}embed"),
     conda:
@@ -22,11 +28,15 @@ rule embed:
         network=config["embedding"]["network"].partition(":")[0],
         backbone=config["model"]["backbone"],
         batch_size=config["embedding"]["batch_size"],
+        copies=flags({key: config["manifold"]["privacy"][key] for key in ("encoder_steps", "shift", "seed")}),
+        left_out=left_out_flags,
         code=code_version("embed"),
     shell:
         "exec python -m workflow_scripts.embed --network {params.network} --weights {input.weights:q}"
         " --backbone {params.backbone} --views {input.real:q} {input.synthetic:q}"
         " --output {output.real:q} {output.synthetic:q} --batch-size {params.batch_size}"
+        " --real-index {input.real_index:q} --holdout {input.holdout:q} {params.left_out} {params.copies}"
+        " --output-copies {output.copy_real:q} {output.copy_synthetic:q} {output.copy_planted:q}"
         " --threads {threads} --log {log:q}"
 
 
@@ -95,12 +105,21 @@ rule audit_privacy:
         real_index=result("views/labelled.csv"),
         synthetic=result("embedding/{cohort}synthetic.npy"),
         synthetic_views=result("views/{cohort}synthetic.npy"),
+        copy_real=result("embedding/{cohort}copy_labelled.npy"),
+        copy_synthetic=result("embedding/{cohort}copy_synthetic.npy"),
+        copy_planted=result("embedding/{cohort}copy_planted.npy"),
         filter=result("synthesis/{cohort}filter.csv"),
         holdout=result("diffusion/{cohort}holdout.csv"),
         folds=left_out_folds,
     output:
         privacy=result("synthesis/{cohort}privacy.csv"),
         summary=result("synthesis/{cohort}privacy.json"),
+        page=report(
+            result("synthesis/{cohort}privacy.html"),
+            category="Synthetic views",
+            labels={"table": "copy audit"},
+            caption="../docs/captions/closest_pairs.rst",
+        ),
     log:
         log_of("audit_privacy/{cohort}privacy"),
     conda:
@@ -114,9 +133,11 @@ rule audit_privacy:
     shell:
         "exec python -m workflow_scripts.privacy --real {input.real:q} --real-views {input.real_views:q}"
         " --real-index {input.real_index:q} --synthetic {input.synthetic:q}"
-        " --synthetic-views {input.synthetic_views:q} --filter {input.filter:q}"
+        " --synthetic-views {input.synthetic_views:q} --copy-real {input.copy_real:q}"
+        " --copy-synthetic {input.copy_synthetic:q} --copy-planted {input.copy_planted:q} --filter {input.filter:q}"
         " --holdout {input.holdout:q} {params.left_out} {params.origin} {params.settings}"
         " --output {output.privacy:q} --output-summary {output.summary:q}"
+        " --output-html {output.page:q}"
         " --threads {threads} --log {log:q}"
 
 

@@ -1,6 +1,8 @@
 """Embed view stores: features of every view, the space of the manifold filter, the metrics and the privacy audit.
 
-One process embeds several stores with one network, because starting torch costs more than embedding a small set.
+One process embeds several stores with one network, because starting torch costs more than embedding a small set. With
+--output-copies it also trains the copy encoder on the first store, real views that the generator saw and held-out ones
+alike, and embeds the first store, the second and planted copies of the views that the generator saw.
 
     python -m workflow_scripts.embed --network inception --weights weights/inception-2015-12-05.pt \\
         --views results/views/labelled.npy results/views/synthetic.npy \\
@@ -11,10 +13,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from workflow_scripts.cli import progress, run, stage_parser
+from workflow_scripts.cli import add_settings, progress, run, settings, stage_parser
 from workflow_scripts.errors import UserError
-from workflow_scripts.files import read_npy, write_npy
+from workflow_scripts.files import read_csv, read_npy, write_npy
+from workflow_scripts.study.patients import add_reference, check_rows, real_masks
+
+if TYPE_CHECKING:
+    import torch
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,6 +34,15 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--backbone", default="resnet18", help="timm network of an encoder (default: resnet18)")
     parser.add_argument("--views", type=Path, nargs="+", required=True, help="uint8 stores (N, side, side)")
     parser.add_argument("--output", type=Path, nargs="+", required=True, help="one float32 (N, D) array per store")
+    parser.add_argument("--real-index", type=Path, help="index of the first store, for --output-copies")
+    parser.add_argument(
+        "--output-copies",
+        type=Path,
+        nargs=3,
+        help="the copy encoder's features of the first store, the second, and planted copies (kinds, copies, D)",
+    )
+    add_reference(parser)
+    add_settings(parser, "privacy_recipe")
     parser.add_argument("--batch-size", type=int, default=64, help="views per forward pass (default: 64)")
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto, a GPU if there is one)"
@@ -65,6 +81,39 @@ def main(arguments: argparse.Namespace) -> None:
         batches = embed(views, network, arguments.batch_size)
         total = -(-len(views) // arguments.batch_size)
         write_npy(np.concatenate(list(progress(batches, f"embed {source.stem}", "batch", total))), output)
+    if arguments.output_copies:
+        embed_copies(arguments, device)
+
+
+def embed_copies(arguments: argparse.Namespace, device: torch.device) -> None:
+    """Train the copy encoder and write its features."""
+    import numpy as np
+
+    from workflow_scripts.manifold.copy_encoder import copy_features, train_copy_encoder
+    from workflow_scripts.manifold.planted import planted_copies, planted_rows
+
+    if arguments.real_index is None or len(arguments.views) != 2:
+        raise UserError("--output-copies needs two stores (--views), of real and of generated views, and --real-index")
+    recipe = settings(arguments)
+    steps, seed = recipe["encoder_steps"], recipe["seed"]
+    views, synthetic = (read_npy(path) for path in arguments.views)
+    index = read_csv(arguments.real_index)
+    check_rows({str(arguments.views[0]): len(views), str(arguments.real_index): len(index)})
+    training, held_out = real_masks(index, arguments.holdout, arguments.folds, arguments.exclude_fold)
+    if not training.any():
+        raise UserError(f"{arguments.holdout} and the excluded fold leave no training views to plant copies of")
+    learning = train_copy_encoder(views[training | held_out], steps, seed, device)
+    for encoder in progress(learning, "copy encoder", "step", steps):
+        network = encoder
+    known = views[training]
+    copies = planted_copies(known[planted_rows(len(known), seed)], recipe["shift"], seed)
+    planted = np.stack([copy_features(network, copy, device) for copy in copies.values()])
+    for features, output in zip(
+        (copy_features(network, views, device), copy_features(network, synthetic, device), planted),
+        arguments.output_copies,
+        strict=True,
+    ):
+        write_npy(features, output)
 
 
 if __name__ == "__main__":

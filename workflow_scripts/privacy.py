@@ -1,9 +1,10 @@
 """Copy audit of the generated views: which are closer to a training view than unseen patients' views come?
 
-Writes per generated view `index, nearest_view, feature_distance, correlation, score, copy`: the training view behind
-the strongest evidence, the distance to the nearest one in features, the best normalised cross-correlation over flips
-and shifts, the score and whether it lies above the threshold. The summary (JSON) holds counts, the control on held-out
-patients, the membership AUC, the power on planted copies, and in words what may and may not be claimed.
+Writes per generated view `index, nearest_view, feature_distance, correlation, similarity, score, copy, authentic`: the
+training view behind the strongest evidence, the distance to the nearest one in the embedding's features, the best
+normalised cross-correlation over flips and shifts, the best cosine of the copy encoder, the score, whether it lies above
+the threshold, and authenticity. The summary (JSON, and a page) holds counts, the control on held-out patients, the
+membership AUC, the share of planted copies of each kind that are found, and in words what may and may not be claimed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from workflow_scripts.cli import add_settings, run, say, settings, stage_parser
 from workflow_scripts.errors import UserError
-from workflow_scripts.files import read_csv, read_npy, write_csv, write_json
+from workflow_scripts.files import read_csv, read_npy, write_csv, write_json, write_text
 from workflow_scripts.study.patients import add_reference, check_rows, real_masks
 
 if TYPE_CHECKING:
@@ -29,11 +30,15 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--real-index", type=Path, required=True, help="index of the labelled views")
     parser.add_argument("--synthetic", type=Path, required=True, help="features of the generated views")
     parser.add_argument("--synthetic-views", type=Path, required=True, help="store of the generated views")
+    parser.add_argument("--copy-real", type=Path, required=True, help="copy encoder's features of the labelled views")
+    parser.add_argument("--copy-synthetic", type=Path, required=True, help="those of the generated views")
+    parser.add_argument("--copy-planted", type=Path, required=True, help="those of the planted copies, by kind")
     parser.add_argument("--filter", type=Path, required=True, help="the manifold filter's answers")
     add_reference(parser, holdout_required=True)
     parser.add_argument("--origin", default="", help="stamp in the summary, for example PHANTOM (default: none)")
     parser.add_argument("--output", type=Path, required=True, help="CSV, one row per generated view")
     parser.add_argument("--output-summary", type=Path, required=True, help="JSON")
+    parser.add_argument("--output-html", type=Path, required=True, help="page with the table of planted copies")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     add_settings(parser, "privacy_recipe")
     return parser
@@ -44,21 +49,25 @@ def main(arguments: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
 
+    from workflow_scripts.evaluation.privacy_table import audit_layout
+    from workflow_scripts.evaluation.rendering import html_page, markdown
     from workflow_scripts.manifold import privacy
     from workflow_scripts.manifold.neighbours import nearest
+    from workflow_scripts.manifold.planted import planted_copies, planted_rows, power
 
     recipe = settings(arguments)
     shift, seed = recipe["shift"], recipe["seed"]
     real, real_views, index = read_npy(arguments.real), read_npy(arguments.real_views), read_csv(arguments.real_index)
     synthetic, views = read_npy(arguments.synthetic), read_npy(arguments.synthetic_views)
+    copy_real, copy_synthetic = read_npy(arguments.copy_real), read_npy(arguments.copy_synthetic)
     answers = read_csv(arguments.filter)
     check_rows({
         str(arguments.real): len(real), str(arguments.real_views): len(real_views),
-        str(arguments.real_index): len(index),
+        str(arguments.copy_real): len(copy_real), str(arguments.real_index): len(index),
     })  # fmt: skip
     check_rows({
         str(arguments.synthetic): len(synthetic), str(arguments.synthetic_views): len(views),
-        str(arguments.filter): len(answers),
+        str(arguments.copy_synthetic): len(copy_synthetic), str(arguments.filter): len(answers),
     })  # fmt: skip
     training, held_out = real_masks(index, arguments.holdout, arguments.folds, arguments.exclude_fold)
     patients = index["patient_id"].to_numpy()
@@ -66,8 +75,8 @@ def main(arguments: argparse.Namespace) -> None:
     if not training.any():
         raise UserError(f"{arguments.holdout} and the excluded fold leave no training views to compare with")
 
-    known = real_views[training], real[training]
-    unseen = privacy.closeness(real_views[held_out], real[held_out], *known, shift)
+    known = real_views[training], copy_real[training]
+    unseen = privacy.closeness(real_views[held_out], copy_real[held_out], *known, shift)
     same = unseen.correlation[:, 0] >= privacy.SAME_PICTURE
     if same.any():
         views_named = ", ".join(index["view_id"].to_numpy()[held_out][same])
@@ -81,9 +90,11 @@ def main(arguments: argparse.Namespace) -> None:
     scale = privacy.scale_of(privacy.closeness_within(*known, patients[training], shift).evidence())
     held_scores = scale.score(unseen.evidence()[usable])[0]
     threshold = privacy.threshold_of(held_scores, recipe["false_alarms"])
-    found = privacy.closeness(views, np.asarray(synthetic), *known, shift)
+    found = privacy.closeness(views, np.asarray(copy_synthetic), *known, shift)
     score, strongest = scale.score(found.evidence())
     copies = score > threshold
+
+    authentic, distance = privacy.authentic(np.asarray(synthetic), real[training])
 
     kept = answers["inside"].to_numpy() == 1
     summary = privacy.summarise(copies, kept, held_scores, patients[held_out], recipe["false_alarms"], seed)
@@ -94,9 +105,16 @@ def main(arguments: argparse.Namespace) -> None:
         "same_pictures": int(same.sum()),
         "shift": shift,
         "threshold": threshold,
-        "planted_pixels": privacy.pixel_power(known[0], scale, threshold, shift, seed),
+        "planted": power(
+            planted_copies(known[0][planted_rows(len(known[0]), seed)], shift, seed),
+            np.load(arguments.copy_planted), *known, scale, threshold, shift,
+        ),
+        "authentic": {
+            "unfiltered": float(authentic.mean()), "filtered": float(authentic[kept].mean()) if kept.any() else 0.0,
+            "held_out": float(privacy.authentic(real[held_out], real[training])[0].mean()),
+        },
         "membership_auc": {},
-    }
+    }  # fmt: skip
     for name, members in (("unfiltered", np.ones(len(kept), dtype=bool)), ("filtered", kept)):
         reach = nearest(np.asarray(real), synthetic[members], 1)[0][:, 0]
         auc, low, high = privacy.membership_auc(
@@ -104,19 +122,23 @@ def main(arguments: argparse.Namespace) -> None:
         )
         summary["membership_auc"][name] = {"value": auc, "low": low, "high": high}
     summary |= privacy.statements(summary)
-    say(f"{summary['may_say']}\n{summary['caveats']}")
+    page = audit_layout(summary)
+    say(f"{markdown(page)}\n{summary['may_say']}\n{summary['caveats']}")
 
     nearest_rows = found.nearest_rows(strongest)
     table = pd.DataFrame({
         "index": np.arange(len(views)),
         "nearest_view": index["view_id"].to_numpy()[training][nearest_rows],
-        "feature_distance": found.distance[:, 0],
+        "feature_distance": distance,
         "correlation": found.correlation[:, 0].astype(float),
+        "similarity": 1 - found.distance[:, 0] ** 2 / 2,
         "score": score,
         "copy": copies.astype(int),
+        "authentic": authentic.astype(int),
     })  # fmt: skip
     write_csv(table, arguments.output)
     write_json(summary, arguments.output_summary)
+    write_text(html_page(page), arguments.output_html)
 
 
 def _require_patients(patients: np.ndarray, who: str) -> None:

@@ -13,7 +13,7 @@ from tests.shared import SHARED, needs_real
 from workflow_scripts import privacy as stage
 from workflow_scripts import privacy_figure
 from workflow_scripts.errors import UserError
-from workflow_scripts.manifold import privacy
+from workflow_scripts.manifold import planted, privacy
 
 SIZE, TRAINING, HELD_OUT, FRESH = 64, 60, 30, 40
 
@@ -39,6 +39,11 @@ def features(views: np.ndarray) -> np.ndarray:
 TRAINED, UNSEEN, OTHERS = textured(1, TRAINING // 2), textured(2, HELD_OUT // 2), textured(3, FRESH // 2)
 
 
+@pytest.fixture(autouse=True)
+def few_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planted, "COPIES", 10)
+
+
 @pytest.fixture(scope="module")
 def detector() -> tuple[privacy.Scale, float]:
     scale = privacy.scale_of(
@@ -51,7 +56,7 @@ def detector() -> tuple[privacy.Scale, float]:
 @pytest.mark.parametrize("name", ["exact", "mirrored", "noise 5 %", "noise 15 %", "shifted", "gamma 0.7", "blurred"])
 def test_planted_copies_are_flagged_and_traced(detector: tuple[privacy.Scale, float], name: str) -> None:
     scale, threshold = detector
-    copies = privacy.planted_copies(TRAINED, 4, seed=0)[name]
+    copies = planted.planted_copies(TRAINED, 4, seed=0)[name]
     found = privacy.closeness(copies, features(copies), TRAINED, features(TRAINED), 4)
     scores, strongest = scale.score(found.evidence())
     assert (scores > threshold).mean() >= 0.9
@@ -64,10 +69,18 @@ def test_other_patients_pass(detector: tuple[privacy.Scale, float]) -> None:
     assert (scale.score(found.evidence())[0] > threshold).mean() <= 0.1
 
 
-def test_pixels_alone_report_their_power(detector: tuple[privacy.Scale, float]) -> None:
-    power = privacy.pixel_power(TRAINED, *detector, 4, seed=0)
-    assert power["exact"] == power["mirrored"] == 1
-    assert set(privacy.pixel_power(TRAINED, detector[0], np.inf, 4, seed=0).values()) == {0.0}
+def test_power_tells_kinds_and_misses(detector: tuple[privacy.Scale, float]) -> None:
+    copies = planted.planted_copies(TRAINED[:20], 4, seed=0)
+    own = np.stack([features(copy) for copy in copies.values()])
+    rows = planted.power(copies, own, TRAINED, features(TRAINED), *detector, 4)
+    found = {row["kind"]: row["found"] for row in rows}
+    assert found["exact"] == found["mirrored"] == 1
+    assert len(found) == 11
+    for row in rows:
+        assert row["found"] >= max(row["by_pixels"], row["by_encoder"])
+        assert row["missed"] == round(20 * (1 - row["found"]))
+    blind = planted.power(copies, own, TRAINED, features(TRAINED), detector[0], np.inf, 4)
+    assert {row["missed"] for row in blind} == {20}
 
 
 def test_the_scale_looks_at_other_patients_only() -> None:
@@ -156,6 +169,8 @@ def write_study(folder: Path, generated: np.ndarray, unseen: np.ndarray = UNSEEN
     pd.DataFrame({"patient_id": sorted({p for p in patients if p[0] == "h"})}).to_csv(
         folder / "holdout.csv", index=False
     )
+    chosen = TRAINED[planted.planted_rows(TRAINING, 0)]
+    np.save(folder / "planted.npy", np.stack([features(c) for c in planted.planted_copies(chosen, 4, 0).values()]))
     inside = (np.arange(len(generated)) % 4 > 0).astype(int)
     pd.DataFrame({"index": range(len(generated)), "inside": inside, "distance_ratio": 0.5}).to_csv(
         folder / "filter.csv", index=False
@@ -167,16 +182,25 @@ def run_audit(folder: Path, *more: str) -> tuple[pd.DataFrame, dict]:
         "--real", f"{folder}/real.npy", "--real-views", f"{folder}/views.npy", "--real-index", f"{folder}/index.csv",
         "--synthetic", f"{folder}/synthetic.npy", "--synthetic-views", f"{folder}/synthetic_views.npy",
         "--filter", f"{folder}/filter.csv", "--holdout", f"{folder}/holdout.csv", "--shift", "4",
+        "--copy-real", f"{folder}/real.npy", "--copy-synthetic", f"{folder}/synthetic.npy",
+        "--copy-planted", f"{folder}/planted.npy", "--output-html", f"{folder}/privacy.html",
         "--output", f"{folder}/privacy.csv", "--output-summary", f"{folder}/privacy.json", *more,
     ]))  # fmt: skip
     return pd.read_csv(folder / "privacy.csv"), json.loads((folder / "privacy.json").read_text())
 
 
 def test_stage_tells_copies_from_fresh_views(tmp_path: Path) -> None:
-    copies = privacy.planted_copies(TRAINED[:20], 4, seed=5)["noise 5 %"]
+    copies = planted.planted_copies(TRAINED[:20], 4, seed=5)["noise 5 %"]
     write_study(tmp_path, np.concatenate([OTHERS, copies]))
     table, summary = run_audit(tmp_path, "--origin", "PHANTOM")
-    assert list(table.columns) == ["index", "nearest_view", "feature_distance", "correlation", "score", "copy"]
+    columns = "index nearest_view feature_distance correlation similarity score copy authentic"
+    assert list(table.columns) == columns.split()
+    # A copy lies nearer to its original than the original's nearest neighbour does.
+    assert table["authentic"][FRESH:].mean() < 0.1
+    assert summary["authentic"]["unfiltered"] == pytest.approx(table["authentic"].mean())
+    assert 0.2 < summary["authentic"]["held_out"] <= 1
+    page = (tmp_path / "privacy.html").read_text()
+    assert all(text in page for text in ("rotated 8°", "missed", "PHANTOM", "membership AUC"))
     assert table["copy"][FRESH:].mean() >= 0.9
     assert table["copy"][:FRESH].mean() <= 0.1
     assert table["nearest_view"][FRESH] == "t00#0"
@@ -291,8 +315,13 @@ def test_planted_copies_of_real_ultrasound_are_found() -> None:
     usable = privacy.really_unseen(null.correlation[:, 0], patients[group == 2])
     scale = privacy.scale_of(privacy.closeness_within(training, features(training), patients[group < 2], 2).evidence())
     threshold = privacy.threshold_of(scale.score(null.evidence()[usable])[0], 0.01)
-    power = privacy.pixel_power(training, scale, threshold, 2, seed=0)
-    for name in ("exact", "mirrored", "noise 5 %", "shifted", "gamma 0.7", "blurred"):
+    copies = planted.planted_copies(training[planted.planted_rows(len(training), 0)], 2, seed=0)
+    own = np.stack([features(copy) for copy in copies.values()])
+    power = {
+        row["kind"]: row["found"]
+        for row in planted.power(copies, own, training, features(training), scale, threshold, 2)
+    }
+    for name in ("exact", "mirrored", "noise 5 %", "shifted", "gamma 0.7", "blurred", "elastic"):
         assert power[name] >= 0.9, name
     fresh = privacy.closeness(others, features(others), training, features(training), 2)
     assert (scale.score(fresh.evidence())[0] > threshold).mean() <= 0.1

@@ -1,0 +1,46 @@
+"""The privacy audit on one page: what of planted copies it finds, kind by kind, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from workflow_scripts.evaluation.rendering import Table
+
+
+def audit_layout(summary: Mapping[str, Any]) -> Table:
+    """Table of the kinds of planted copies in `summary`, the audit's; its findings and their limits as notes."""
+    rows = [
+        (
+            row["kind"],
+            f"{row['found']:.0%}",
+            f"{row['by_pixels']:.0%}",
+            f"{row['by_encoder']:.0%}",
+            f"{row['missed']} of {row['copies']}",
+        )
+        for row in summary["planted"]
+    ]
+    notes = [
+        f"Planted copies of training views, flagged at the threshold of the audit (aim: {summary['false_alarms']:.1%} false"
+        f" alarms; {summary['control']['share']:.1%} of {summary['held_out_views']} held-out patients' views trip a"
+        " threshold that other patients set).",
+        summary["may_say"],
+        *(
+            f"{name}: of {summary['flagged'][name]['views']} generated views {summary['flagged'][name]['copies']} flagged;"
+            f" {summary['authentic'][name]:.0%} authentic (held-out real views {summary['authentic']['held_out']:.0%});"
+            f" membership AUC {auc['value']:.2f} (95 % interval {auc['low']:.2f} to {auc['high']:.2f})."
+            for name, auc in summary["membership_auc"].items()
+        ),
+        summary["may_not_say"],
+        summary["caveats"],
+    ]
+    return Table(
+        label="privacy",
+        title="Copy audit: planted copies that it finds",
+        header=("kind of copy", "found", "by pixels", "by encoder", "missed"),
+        rows=tuple(rows),
+        text_columns=1,
+        notes=tuple(notes),
+        rules=(),
+        origin=summary["origin"],
+    )
