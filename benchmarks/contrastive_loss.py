@@ -36,13 +36,13 @@ def main() -> None:
 
     def loop(first: Tensor, second: Tensor) -> Tensor:
         views = F.normalize(torch.cat([first, second]), dim=1)
-        count = len(views)
-        others = ~torch.eye(count, dtype=torch.bool)
+        rows, count = views.unbind(), len(views)
+        itself = torch.eye(count, dtype=torch.bool).unbind()
         total = torch.zeros(())
-        for anchor in range(count):
-            similarities = views[others[anchor]] @ views[anchor] / TEMPERATURE
-            positive = views[(anchor + count // 2) % count] @ views[anchor] / TEMPERATURE
-            total = total + torch.logsumexp(similarities, 0) - positive
+        for anchor, row in enumerate(rows):
+            similarities = views @ row / TEMPERATURE
+            denominator = torch.logsumexp(similarities.masked_fill(itself[anchor], -torch.inf), 0)
+            total = total + denominator - similarities[(anchor + count // 2) % count]
         return total / count
 
     losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
