@@ -1,8 +1,8 @@
 """Pack the releasable synthetic set: filtered views without those the copy audit flags, as one deterministic archive.
 
 The zip holds `train/synthetic_<number>.png` with `train/metadata.csv` (the ImageFolder layout of dataset hubs),
-`README.md` (a dataset card) and `checksums.sha256`. The same inputs give the same bytes. Nothing of real views is in
-it.
+`README.md` (a dataset card), `croissant.json` (the same for machines) and `checksums.sha256`. The same inputs give the
+same bytes. Nothing of real views is in it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from workflow_scripts.cli import progress, run, say, stage_parser
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import atomic_path, read_json, read_npy, read_rows
 from workflow_scripts.manifold.card import dataset_card
+from workflow_scripts.manifold.croissant import croissant
 from workflow_scripts.study.patients import check_rows
 
 if TYPE_CHECKING:
@@ -80,28 +81,39 @@ def main(arguments: argparse.Namespace) -> None:
         privacy=read_json(arguments.privacy_summary),
         metrics=read_rows(arguments.metrics),
     )
+    table = metadata(released, arguments.organ, arguments.origin)
+    digest = hashlib.sha256(table).hexdigest()
+    about = croissant(arguments.title, arguments.licence, arguments.organ, arguments.origin, len(released), digest)
+    texts = {"README.md": card.encode(), "croissant.json": about.encode(), "train/metadata.csv": table}
     with atomic_path(arguments.output) as temporary:
-        files = members(views, released, arguments.organ, arguments.origin, card)
-        pack(progress(files, "pack", "file", total=len(released) + 2), temporary)
+        files = members(views, released, texts)
+        pack(progress(files, "pack", "file", total=len(released) + len(texts)), temporary)
     say(f"released {len(released)} of {len(views)} generated views, {counts['copies']} left out as possible copies")
 
 
-def members(views: np.ndarray, released: list[int], organ: str, origin: str, card: str) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file of the archive, sorted by name."""
-    from PIL import Image
-
-    yield "README.md", card.encode()
+def metadata(released: list[int], organ: str, origin: str) -> bytes:
+    """The table of the released views, CSV."""
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["file_name", "organ", "index", "origin"])
-    names = {number: f"synthetic_{number:06d}.png" for number in released}
-    for number, name in names.items():
-        writer.writerow([name, organ, number, origin or "generated"])
-    yield "train/metadata.csv", table.getvalue().encode()
-    for number, name in names.items():
+    for number in released:
+        writer.writerow([_name(number), organ, number, origin or "generated"])
+    return table.getvalue().encode()
+
+
+def members(views: np.ndarray, released: list[int], texts: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file of the archive: the texts, then the views as PNG."""
+    from PIL import Image
+
+    yield from texts.items()
+    for number in released:
         image = io.BytesIO()
         Image.fromarray(views[number]).save(image, format="PNG", compress_level=6)
-        yield f"train/{name}", image.getvalue()
+        yield f"train/{_name(number)}", image.getvalue()
+
+
+def _name(number: int) -> str:
+    return f"synthetic_{number:06d}.png"
 
 
 def pack(files: Iterator[tuple[str, bytes]], path: Path) -> None:

@@ -75,6 +75,26 @@ def test_checksums_cover_every_other_file(study: Path) -> None:
         assert hashlib.sha256(archive.read(name)).hexdigest() == digest
 
 
+def test_croissant_is_valid_and_reads_the_table(study: Path) -> None:
+    mlcroissant = pytest.importorskip("mlcroissant")
+    run_release(study, "--title", "Views of phantoms", "--licence", "https://creativecommons.org/licenses/by/4.0/")
+    zipfile.ZipFile(study / "set.zip").extractall(study / "set")
+    dataset = mlcroissant.Dataset(study / "set" / "croissant.json")
+    assert not dataset.metadata.ctx.issues.errors
+    rows = list(dataset.records("views"))
+    assert [row["views/index"] for row in rows] == [0, 3, 5]
+    assert rows[0]["views/file_name"] == b"synthetic_000000.png"
+
+
+def test_torchvision_reads_the_unpacked_folder(study: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    run_release(study).extractall(study / "set")
+    folder = ImageFolder(str(study / "set"))
+    assert folder.classes == ["train"]
+    assert len(folder) == 3
+
+
 def test_same_inputs_give_the_same_bytes(study: Path) -> None:
     run_release(study)
     run_release(study, output="again.zip")
