@@ -2,8 +2,8 @@
 
 import ast
 import csv
+import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -40,9 +40,11 @@ def test_a_study_of_paper_size_is_planned_quickly_with_few_submissions(tmp_path:
         for i in range(25_790):
             organ = "testicle" if i < 1664 else "thyroid"
             writer.writerow([f"U{i:05}", f"u/{i}.bmp", f"Q{i:05}", organ, "", "esaote_mylab", "", "homogeneous"])
-    start = time.monotonic()
+    # Processor time, which a busy machine does not stretch.
+    before = os.times()
     planned = Study(tmp_path, []).planned()
-    assert time.monotonic() - start < 15
+    after = os.times()
+    assert sum(after[2:4]) - sum(before[2:4]) < 15
     # Of these, what a cluster is asked for: the others take seconds and run where Snakemake does.
     assert sum(planned.values()) <= 240
     submitted = ("crop_views", "audit_train", "pretrain", "train_diffusion", "sample_shard", "embed", "finetune")
