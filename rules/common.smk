@@ -164,6 +164,8 @@ def embedding_weights(wildcards):
     network = config["embedding"]["network"]
     if network == "inception":
         return config["embedding"]["inception"]["file"]
+    if network.startswith("timm:"):
+        return config["embedding"]["timm"]["file"]
     run = network.removeprefix("encoder:")
     return result(f"pretraining/{run}/{wildcards.cohort}backbone.safetensors")
 

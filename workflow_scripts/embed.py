@@ -27,11 +27,16 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--network", choices=["inception", "encoder"], required=True, help="which kind of network")
     parser.add_argument(
-        "--weights", type=Path, required=True, help="its file: TorchScript Inception, or backbone.safetensors"
+        "--network", choices=["inception", "encoder", "timm"], required=True, help="which kind of network"
     )
-    parser.add_argument("--backbone", default="resnet18", help="timm network of an encoder (default: resnet18)")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        required=True,
+        help="its file: TorchScript Inception, backbone.safetensors, or those of a timm network",
+    )
+    parser.add_argument("--backbone", default="resnet18", help="timm network of an encoder or timm (default: resnet18)")
     parser.add_argument("--views", type=Path, nargs="+", required=True, help="uint8 stores (N, side, side)")
     parser.add_argument("--output", type=Path, nargs="+", required=True, help="one float32 (N, D) array per store")
     parser.add_argument("--real-index", type=Path, help="index of the first store, for --output-copies")
@@ -60,7 +65,7 @@ def main(arguments: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from workflow_scripts.manifold.features import embed, load_encoder, load_inception
+    from workflow_scripts.manifold.features import embed, load_encoder, load_inception, load_timm
     from workflow_scripts.training.device import select_device
 
     device = select_device(arguments.device, arguments.threads)
@@ -70,6 +75,8 @@ def main(arguments: argparse.Namespace) -> None:
     torch.backends.cudnn.benchmark = False
     if arguments.network == "inception":
         network = load_inception(arguments.weights, device)
+    elif arguments.network == "timm":
+        network = load_timm(arguments.backbone, arguments.weights, device)
     else:
         network = load_encoder(arguments.backbone, arguments.weights, device)
     for source, output in zip(arguments.views, arguments.output, strict=True):

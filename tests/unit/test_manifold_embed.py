@@ -144,6 +144,28 @@ def test_stage_refuses_what_is_no_store(encoder: Path, views: list[Path]) -> Non
         ]))  # fmt: skip
 
 
+def test_timm_network_has_its_own_size_and_normalisation_and_may_bring_a_classifier(
+    views: list[Path], tmp_path: Path
+) -> None:
+    import timm
+
+    model = timm.create_model("test_resnet", num_classes=10).eval()
+    save_file(model.state_dict(), tmp_path / "timm.safetensors")
+    more = ("--backbone", "test_resnet")
+    features = run_embed("timm", tmp_path / "timm.safetensors", views, *more)[0]
+    settings = timm.data.resolve_model_data_config(model)
+    images = torch.from_numpy(np.load(views[0])).float()[:, None] / 255
+    images = torch.nn.functional.interpolate(images, settings["input_size"][1:], mode="bicubic", antialias=True)
+    mean, std = (torch.tensor(settings[key])[:, None, None] for key in ("mean", "std"))
+    with torch.inference_mode():
+        expected = model.forward_head(
+            model.forward_features((images.clamp(0, 1).expand(-1, 3, -1, -1) - mean) / std), pre_logits=True
+        )
+    np.testing.assert_allclose(features, expected.numpy(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="no network 'resnet1818'"):
+        run_embed("timm", tmp_path / "timm.safetensors", views, "--backbone", "resnet1818")
+
+
 def test_damaged_weights_are_noticed(encoder: Path, views: list[Path], tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

@@ -93,6 +93,7 @@ def test_all_mistakes_are_reported_with_their_lines(tmp_path: Path, shipped):
         (("pretraining", "runs", "ud", "recipe"), {"stepz": 3}, "unknown key 'stepz'"),
         (("pretraining", "runs", "xg", "recipe"), {"loss_con": False}, "needs two organs"),
         (("embedding", "network"), "encoder:xgf", "cannot judge them"),
+        (("embedding", "network"), "timm:resnet50", "embedding.timm.file"),
         (("diffusion", "holdout_patients"), 0, "calibrated radii need patients"),
         (("audit", "initialisations"), ["imagenett"], "no initialisation or pretraining run 'imagenett'"),
         (("tables", "table2", "rows"), [{"name": "a", "init": "nowhere"}], "nowhere"),

@@ -1,6 +1,7 @@
 """Embedding networks: what turns views into the features of the manifold.
 
 `inception`: the TorchScript FID network as clean-fid loads, resizes for and calls it ("clean" mode, 2048 features).
+`timm`: a network of timm with its own input size and normalisation, from a file brought by hand.
 `encoder`: a backbone pretrained by this workflow, seen as fine-tuning sees it (input (x/255 - 0.5) / 0.25).
 Features are float32 and do not depend on the batch size but for the last bits of float32 sums.
 """
@@ -46,6 +47,36 @@ def load_encoder(backbone: str, weights: Path, device: torch.device) -> Network:
     def network(views: np.ndarray) -> np.ndarray:
         images = torch.from_numpy(views).to(device).float().div(255).sub(INPUT_MEAN).div(INPUT_STD)
         return model(images[:, None].expand(-1, 3, -1, -1)).float().cpu().numpy()
+
+    return network
+
+
+def load_timm(model_name: str, weights: Path, device: torch.device) -> Network:
+    """A timm network with weights brought by hand, resized to and normalised as its own pretraining was."""
+    import timm
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        model = timm.create_model(model_name, num_classes=0)
+    except RuntimeError as error:
+        raise UserError(f"embedding.network: timm knows no network {model_name!r} ({error})") from error
+    wanted = model.state_dict()
+    try:
+        given = load_file(_existing(weights))
+        model.load_state_dict({key: value for key, value in given.items() if key in wanted}, strict=True)
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(f"{weights} does not hold the weights of {model_name}: {_short(error)}") from error
+    model.to(device).eval()
+    expected = timm.data.resolve_model_data_config(model)
+    side = expected["input_size"][-1]
+    mean, std = (torch.tensor(expected[key], device=device)[:, None, None] for key in ("mean", "std"))
+
+    @torch.inference_mode()
+    def network(views: np.ndarray) -> np.ndarray:
+        images = torch.from_numpy(views).to(device).float().div(255)[:, None]
+        images = torch.nn.functional.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        return model((images.expand(-1, 3, -1, -1) - mean) / std).float().cpu().numpy()
 
     return network
 

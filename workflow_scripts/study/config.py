@@ -133,6 +133,8 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterable[tuple[Path_, str]]:
     if explained and explained not in starts:
         yield ("figures", "explained"), f"no initialisation or pretraining run {explained!r}; there are {_list(starts)}"
     network = config["embedding"]["network"]
+    if network.startswith("timm:") and not config["embedding"]["timm"]["file"]:
+        yield ("embedding", "network"), f"{network!r} needs its weights: name a safetensors file in embedding.timm.file"
     if network.startswith("encoder:"):
         name = network.removeprefix("encoder:")
         if name not in runs:

@@ -72,7 +72,8 @@ def experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
 
 def pretraining_runs(config: Mapping[str, Any]) -> list[str]:
     """The pretraining runs that a row, the audit, figure 5 or the embedding asks for; the config may hold more."""
-    encoder = config["embedding"]["network"].partition(":")[2]
+    kind, _, name = config["embedding"]["network"].partition(":")
+    encoder = name if kind == "encoder" else ""
     starts = {experiment.init for experiment in experiments(config).values()}
     asked = {*config["audit"]["initialisations"], encoder, *starts}
     return [run for run in config["pretraining"]["runs"] if run in asked]

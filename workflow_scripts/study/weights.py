@@ -49,6 +49,9 @@ def weight_files(config: Mapping[str, Any]) -> dict[str, WeightFile]:
         inception = config["embedding"]["inception"]
         weight = WeightFile(inception["file"], inception["url"], inception["sha256"])
         found.setdefault(inception["file"], weight).used_by.append("embedding.network (filter, metrics, privacy)")
+    if config["embedding"]["network"].startswith("timm:"):
+        file = config["embedding"]["timm"]["file"]
+        found.setdefault(file, WeightFile(file, "", "")).used_by.append("embedding.network (filter, metrics, privacy)")
     return found
 
 
