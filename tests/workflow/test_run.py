@@ -128,7 +128,7 @@ def test_the_classifier_is_packed_and_reads_a_new_frame(finished: Study, tmp_pat
     subprocess.run(
         [
             sys.executable, "-m", "workflow_scripts.predict", "--model", study.folder / "results" / "classifier",
-            "--output", tmp_path / "predictions.csv", frame,
+            "--device", "esaote_mylab", "--output", tmp_path / "predictions.csv", frame,
         ],
         cwd=REPOSITORY, env=ENVIRONMENT, check=True,
     )  # fmt: skip
