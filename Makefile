@@ -27,12 +27,12 @@ $(READY): requirements.lock
 	@touch $@
 
 demo: $(READY)
-	@echo "drawing phantoms, training and testing on them: about 10 minutes on two cores …"
+	@echo "drawing phantoms, training and testing on them: about 8 minutes on two cores …"
 	@$(BIN)/snakemake --configfile demo/config.yaml --cores $(CORES) --quiet rules host reason
 	@$(BIN)/python -m workflow_scripts.show_results --results results/demo
 
 test: test-fast
-	@echo "running the workflow itself: about 15 minutes on two cores …"
+	@echo "running the workflow itself: about 17 minutes on two cores …"
 	@$(BIN)/python -m pytest -m slow --durations 10
 
 test-fast: $(READY)

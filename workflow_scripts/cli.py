@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.study.costs import record_cost
+from workflow_scripts.study.costs import recorded_cost
 from workflow_scripts.study.gpus import claim_gpus
 from workflow_scripts.study.schema import recipe_schema
 
@@ -190,16 +190,13 @@ def run(
     if threads:
         for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ[variable] = str(threads)
-    finished = False
-    with _logging_to(arguments.log):
+    on_gpus = getattr(arguments, "device", "") == "auto"
+    if on_gpus:
+        claim_gpus(getattr(arguments, "processes", 0) or 1)
+    with recorded_cost(arguments.log, on_gpus) as cost, _logging_to(arguments.log):
         try:
-            if getattr(arguments, "device", "") == "auto":
-                claim_gpus(getattr(arguments, "processes", 0) or 1)
             stage(arguments)
-            finished = True
+            cost["finished"] = True
         except UserError as error:
             say(f"error: {error}")
             sys.exit(1)
-        finally:
-            if arguments.log:
-                record_cost(arguments.log, finished)

@@ -53,7 +53,8 @@ def main(arguments: argparse.Namespace) -> None:
         print()
         print(tabulate(spent_by_table(costs, config), headers="keys", floatfmt=".2f"))
         print(
-            "\nTries that were killed leave no line, and are not in these hours. Starts that tables share count in each."
+            "\nA try that was killed, or still runs, counts up to the last line of its log. kWh: the GPUs', where nvidia-smi"
+            "\nknows, without killed tries. Starts that tables share count in each."
         )
         return
     print(tabulate(planned(config, costs, arguments.profile, arguments.gpus), headers="keys", floatfmt=".2f"))
@@ -175,6 +176,7 @@ def _parameters(network: Any) -> int:
 
 
 def _spent(name: str, costs: Sequence[Cost]) -> dict[str, Any]:
+    energy = [cost.watt_hours for cost in costs if not math.isnan(cost.watt_hours)]
     return {
         "what": name,
         "jobs": len(costs),
@@ -182,6 +184,7 @@ def _spent(name: str, costs: Sequence[Cost]) -> dict[str, Any]:
         "tries": sum(cost.tries for cost in costs),
         "hours": math.fsum(cost.seconds for cost in costs) / 3600,
         "GPU h": math.fsum(cost.gpu_seconds for cost in costs) / 3600,
+        "kWh": math.fsum(energy) / 1000 if energy else math.nan,
         "peak GiB": max(cost.peak_mib for cost in costs) / 1024,
         "device": ", ".join(sorted({cost.device for cost in costs})),
     }

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,14 @@ def test_the_shipped_study_has_the_jobs_that_snakemake_plans(config: dict):
     assert sum(works["sample_shard"].jobs.values()) == pytest.approx(20_000 * 250 * 0.5)
     # Two of three folds train on a view in each of 30 epochs.
     assert works["finetune"].jobs["ud-flipped/seed0"] == pytest.approx(880 * (2 * 30 * 3 + 1) * 0.0045)
+
+
+def test_snapshots_are_sampled_when_a_checkpoint_is_selected(config: dict):
+    works = {work.rule: work for work in stages(config, {"labelled": 880}, NETWORKS)}
+    # Ten snapshots of 50 000 steps, 256 images of 50 steps from each.
+    assert works["monitor_diffusion"].jobs == {"monitor": pytest.approx(10 * 256 * (50 * 0.5 + 0.0115))}
+    last = {**config, "diffusion": {**config["diffusion"], "select": "last"}}
+    assert "monitor_diffusion" not in {work.rule for work in stages(last, {"labelled": 880}, NETWORKS)}
 
 
 def test_every_cohort_trains_its_own_generator(config: dict):
@@ -90,10 +101,50 @@ def test_every_try_is_recorded_beside_the_log_and_added_up(tmp_path: Path):
     (cost,) = read_costs(tmp_path / "logs")
     assert (cost.stage, cost.job, cost.tries, cost.finished) == ("pretrain", "pretrain/ud/pretrain", 2, True)
     rows = [json.loads(line) for line in log.with_suffix(".cost.jsonl").read_text().splitlines()]
+    assert ["started" in row for row in rows] == [True, False, True, False]
+    rows = rows[1::2]
     assert [row["finished"] for row in rows] == [False, True]
     assert cost.last_seconds == pytest.approx(sum(row["seconds"] for row in rows))
     assert cost.peak_mib > 10
     assert cost.gpu_seconds == 0
+
+
+def test_a_killed_try_counts_up_to_the_last_line_of_its_log(tmp_path: Path):
+    log = tmp_path / "logs" / "pretrain" / "ud" / "pretrain.log"
+    log.parent.mkdir(parents=True)
+    file = log.with_suffix(".cost.jsonl")
+    file.write_text(json.dumps({"started": 1000.0, "gpus": 2, "host": "n"}) + "\n" + '{"half a li')
+    log.write_text("pretrain: 12%")
+    os.utime(log, (1000.0, 1090.0))
+    (cost,) = read_costs(tmp_path / "logs")
+    assert (cost.tries, cost.finished, cost.seconds, cost.gpu_seconds) == (1, False, 90.0, 180.0)
+    file.write_text(json.dumps({"started": 1000.0, "gpus": 2, "host": "n"}) + "\n")
+    run(lambda _: None, stage_parser(None), ["--log", str(log)])
+    (cost,) = read_costs(tmp_path / "logs")
+    assert (cost.tries, cost.finished, cost.gpu_seconds) == (2, True, 180.0)
+    assert cost.seconds > 90
+
+
+def test_the_energy_of_a_try_is_what_its_gpus_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        f"#!/bin/sh\necho $* > {tmp_path}/asked\nwhile true; do echo 120.0; echo 180.0; echo [N/A]; sleep 0.01; done\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1,0")
+    log = tmp_path / "logs" / "pretrain" / "ud" / "pretrain.log"
+    parser = stage_parser(None)
+    parser.set_defaults(device="auto", processes=2)
+    run(lambda _: time.sleep(0.3), parser, ["--log", str(log)])
+    assert "--id=3,1 " in (tmp_path / "asked").read_text()
+    start, end = (json.loads(line) for line in log.with_suffix(".cost.jsonl").read_text().splitlines())
+    assert (start["gpus"], start["devices"]) == (2, ["3", "1"])
+    # Two GPUs of 150 W on average.
+    assert end["watt_hours"] == pytest.approx(300 * end["seconds"] / 3600, rel=0.05)
+    (cost,) = read_costs(tmp_path / "logs")
+    assert cost.watt_hours == end["watt_hours"]
 
 
 def test_a_forced_rerun_is_spent_but_does_not_slow_the_plan(tmp_path: Path):
@@ -108,9 +159,15 @@ def test_a_forced_rerun_is_spent_but_does_not_slow_the_plan(tmp_path: Path):
 
 
 def test_spending_is_told_per_stage_and_per_table(config: dict):
-    costs = [cost("pretrain/ud/pretrain", 3600), cost("finetune/ud-flipped/seed0", 1800), cost("draw_folds/seed0", 36)]
+    costs = [
+        replace(cost("pretrain/ud/pretrain", 3600), watt_hours=250.0),
+        cost("finetune/ud-flipped/seed0", 1800),
+        cost("draw_folds/seed0", 36),
+    ]
     by_stage = {row["what"]: row for row in spent(costs)}
     assert by_stage["pretrain"]["GPU h"] == pytest.approx(1.0)
+    assert by_stage["all"]["kWh"] == 0.25
+    assert math.isnan(by_stage["finetune"]["kWh"])
     assert by_stage["all"]["hours"] == pytest.approx(1.51)
     by_table = {row["what"]: row for row in spent_by_table(costs, config)}
     assert by_table["table2"]["hours"] == pytest.approx(1.5)

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -20,17 +20,18 @@ SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
 
 @dataclass
 class Study:
-    """A working directory for Snakemake with its own config changes."""
+    """A working directory for Snakemake with its own config changes, planned by this repository or a copy."""
 
     folder: Path
     changes: list[Path]
+    repository: Path = REPOSITORY
 
     def command(self, *arguments: str) -> list[str]:
         """A Snakemake command line; without --cores it is a dry run."""
         return [
-            SNAKEMAKE, "--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(self.folder),
-            "--workflow-profile", str(REPOSITORY / "profiles" / "default"),
-            "--configfile", str(REPOSITORY / "config.yaml"), *map(str, self.changes), *arguments,
+            SNAKEMAKE, "--snakefile", str(self.repository / "Snakefile"), "--directory", str(self.folder),
+            "--workflow-profile", str(self.repository / "profiles" / "default"),
+            "--configfile", str(self.repository / "config.yaml"), *map(str, self.changes), *arguments,
         ]  # fmt: skip
 
     def snakemake(self, *arguments: str, check: bool = True) -> str:
@@ -50,7 +51,7 @@ class Study:
         """The same study with further config changes."""
         file = self.folder / f"{name}.yaml"
         file.write_text(yaml.safe_dump(values))
-        return Study(self.folder, [*self.changes, file])
+        return replace(self, changes=[*self.changes, file])
 
     def tables(self) -> dict[str, bytes]:
         """The CSV tables by file name."""

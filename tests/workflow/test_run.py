@@ -1,12 +1,14 @@
 """The workflow from frames to tables, at its smallest: results, partial reruns, SIGKILL in the middle."""
 
 import csv
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,55 @@ def test_a_changed_setting_reruns_the_stages_it_belongs_to(finished: Study, tmp_
     assert "audit_train" not in planned
     planned = study.change("figure", {"figures": {"views_per_sheet": 6}}).planned()
     assert planned == {"draw_views": 3, "make_report": 1}
+
+
+@pytest.fixture
+def edited(finished: Study, tmp_path: Path) -> Study:
+    """A finished study, and a copy of the repository that plans it and may be edited."""
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "results", "data", "weights")
+    shutil.copytree(REPOSITORY, tmp_path / "repository", ignore=ignored)
+    return replace(copy_of(finished, tmp_path), repository=tmp_path / "repository")
+
+
+# They name files of the repository by their place, and the copy has another.
+MOVED = {"make_review_page": 1, "make_report": 1}
+LOSS = "workflow_scripts/training/contrastive.py"
+
+
+def edit(study: Study, file: str, old: str, new: str) -> None:
+    """Replace a text in the study's copy of the repository."""
+    path = study.repository / file
+    text = path.read_text()
+    assert text.count(old) == 1, f"{file} holds {old!r} {text.count(old)} times"
+    path.write_text(text.replace(old, new))
+
+
+def test_comments_retrain_nothing_and_a_plot_draws_itself_alone(edited: Study):
+    edit(edited, LOSS, "The contrastive loss L_con", "L_con, the contrastive loss")
+    edit(edited, LOSS, "        count = len(views)\n", "        # Both views of each.\n        count = len(views)\n")
+    edit(edited, "rules/pretraining.smk", "rule pretrain:\n", "# A word.\nrule pretrain:\n")
+    assert edited.planned() == MOVED
+    edit(edited, "workflow_scripts/training_figure.py", "runs, arguments.origin", "dict(runs), arguments.origin")
+    assert edited.planned() == {"draw_training": 1, **MOVED}
+
+
+def test_a_changed_loss_trains_again_what_it_teaches(edited: Study):
+    edit(edited, LOSS, "views @ views.T / temperature", "views @ views.T / temperature**2")
+    planned = edited.planned("tables")
+    # Both encoders, the five fine-tunings that start from one of them, and what they feed; no frame, audit or generator.
+    assert (planned["pretrain"], planned["finetune"]) == (2, 5)
+    assert not {"crop_views", "audit_train", "train_diffusion", "sample_shard"} & set(planned)
+
+
+def test_two_jobs_at_once_have_a_gpu_each(finished: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # Named, not there: the jobs claim them all the same, and then compute on the CPU.
+    monkeypatch.setitem(ENVIRONMENT, "CUDA_VISIBLE_DEVICES", "0,1")
+    study = copy_of(finished, tmp_path)
+    jobs = ["finetuning/ud-complete/seed0", "finetuning/xgf-flipped/seed0"]
+    study.snakemake("--cores", "2", "--resources", "gpu=2", "--force", *(f"results/{job}.csv" for job in jobs))
+    logs = [study.folder / "results" / "logs" / job.replace("finetuning", "finetune") for job in jobs]
+    starts = [json.loads(log.with_suffix(".cost.jsonl").read_text().splitlines()[-2]) for log in logs]
+    assert sorted(start["devices"] for start in starts) == [["0"], ["1"]]
 
 
 def test_the_classifier_is_packed_and_reads_a_new_frame(finished: Study, tmp_path: Path):

@@ -97,6 +97,13 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
         # The model, and a checkpoint of it with its average and the optimiser's two moments.
         disk = len(everywhere) * networks.unet_parameters * 4 * (1 + 4) / 1e9
         works.append(Work("train_diffusion", {f"{c}train": passes * networks.unet for c in everywhere}, disk))
+        if diffusion["select"] != "last":
+            monitor = diffusion["monitor"]
+            snapshots = math.ceil(recipe["steps"] / diffusion["snapshot_every"])
+            sampled = snapshots * monitor["images"] * (monitor["steps"] * networks.unet + networks.embedding)
+            # Averaged weights of each snapshot.
+            kept = len(everywhere) * snapshots * networks.unet_parameters * 4 / 1e9
+            works.append(Work("monitor_diffusion", {f"{c}monitor": sampled for c in everywhere}, kept))
     per_shard = synthesis["images"] / synthesis["shards"] * synthesis["recipe"]["steps"] * networks.unet
     shards = {f"{cohort}{shard}": per_shard for cohort in everywhere for shard in range(synthesis["shards"])}
     # Shards, the joined set and what the filter keeps of it.
