@@ -49,9 +49,9 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.actual:
         if not costs:
             raise UserError(f"{config['results']}/logs holds no costs yet; run the workflow first")
-        print(tabulate(spent(costs), headers="keys", floatfmt=".2f"))
+        print(tabulate(spent(costs), headers="keys", floatfmt=".3f", missingval="-"))
         print()
-        print(tabulate(spent_by_table(costs, config), headers="keys", floatfmt=".2f"))
+        print(tabulate(spent_by_table(costs, config), headers="keys", floatfmt=".3f", missingval="-"))
         print(
             "\nA try that was killed, or still runs, counts up to the last line of its log. kWh: the GPUs', where nvidia-smi"
             "\nknows, without killed tries. Starts that tables share count in each."
@@ -184,7 +184,7 @@ def _spent(name: str, costs: Sequence[Cost]) -> dict[str, Any]:
         "tries": sum(cost.tries for cost in costs),
         "hours": math.fsum(cost.seconds for cost in costs) / 3600,
         "GPU h": math.fsum(cost.gpu_seconds for cost in costs) / 3600,
-        "kWh": math.fsum(energy) / 1000 if energy else math.nan,
+        "kWh": math.fsum(energy) / 1000 if energy else None,
         "peak GiB": max(cost.peak_mib for cost in costs) / 1024,
         "device": ", ".join(sorted({cost.device for cost in costs})),
     }
