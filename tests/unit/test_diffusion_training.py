@@ -367,7 +367,7 @@ def free_port() -> str:
 def test_two_processes_equal_one_in_two_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    study, settings = write_study(tmp_path), {**TINY, "steps": 4}
+    study, settings = write_study(tmp_path), {**TINY, "steps": 4, "augment": "small_data"}
     run(train_diffusion.main, train_diffusion.parser(), [*study, *command({**settings, "accumulate": 2})])
     (tmp_path / "model").rename(tmp_path / "one")
     (tmp_path / "metrics.jsonl").rename(tmp_path / "one.jsonl")

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch.nn.parallel import DistributedDataParallel
 
 from workflow_scripts.cli import progress
+from workflow_scripts.diffusion.augmentation import ToldUNet, draw_labels, transform
 from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas, spaced_timesteps
 from workflow_scripts.diffusion.sampler import Condition, image_noise, reverse_steps, to_grey
 from workflow_scripts.diffusion.sheet import contact_sheet, save_picture
@@ -148,7 +149,13 @@ class Trainer:
             .train()
         )
         self.average = copy.deepcopy(self.unet).requires_grad_(False).eval()
-        self.parameters, self.averaged = list(self.unet.parameters()), list(self.average.parameters())
+        self.network: torch.nn.Module = self.unet
+        self.kept = ["unet", "average", "optimiser"]
+        if settings["augment"] != "none":
+            self.network = told = ToldUNet(self.unet).to(device)
+            self.tell = told.tell
+            self.kept.append("tell")
+        self.parameters, self.averaged = list(self.network.parameters()), list(self.average.parameters())
         self.optimiser = torch.optim.AdamW(
             self.parameters, lr=settings["lr"], weight_decay=0.0, fused=device.type == "cuda"
         )
@@ -158,18 +165,17 @@ class Trainer:
         kept = spaced_timesteps(len(betas), min(GRID_STEPS, len(betas)))
         self.short_process = GaussianProcess(betas, kept, device)
         self.tally = Tally(settings["timesteps"], device)
-        self.network: torch.nn.Module = self.unet
         if processes.count > 1:
-            self.network = DistributedDataParallel(self.unet)
+            self.network = DistributedDataParallel(self.network)
 
     def state(self) -> dict[str, Any]:
         """Everything that a checkpoint holds."""
-        state = {name: getattr(self, name).state_dict() for name in ("unet", "average", "optimiser")}
+        state = {name: getattr(self, name).state_dict() for name in self.kept}
         return {**state, "sums": self.tally.totals(self.processes), "scaler": self.precision.scaler.state_dict()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
-        for name in ("unet", "average", "optimiser"):
+        for name in self.kept:
             getattr(self, name).load_state_dict(state[name])
         self.precision.scaler.load_state_dict(state["scaler"])
         self.tally.sums = state["sums"].to(self.device)
@@ -197,18 +203,22 @@ class Trainer:
         scaler.step(self.optimiser)
         scaler.update()
         with torch.no_grad():
-            torch._foreach_lerp_(self.averaged, self.parameters, 1 - ema_decay(settings["ema"], number))
+            torch._foreach_lerp_(self.averaged, list(self.unet.parameters()), 1 - ema_decay(settings["ema"], number))
             self.tally.add_step(norm.detach(), may_skip=scaler.is_enabled())
 
     def _part(self, number: int, places: range, share: float) -> None:
         """Add the gradient of some places of a step's batch."""
         drawn = draw_batch(self.views, self.rows, self.settings, number, places)
         x0, t, noise = (tensor.to(self.device, non_blocking=True) for tensor in drawn)
+        told: tuple[torch.Tensor, ...] = ()
+        if self.settings["augment"] != "none":
+            told = (draw_labels(self.settings["seed"], number, places).to(self.device),)
+            x0 = transform(x0, *told)
         # Dropout draws from torch's own generator, which is therefore set anew for every part of a step.
         torch.manual_seed(_torch_seed(self.settings["seed"], "dropout", number, places.start))
         xt = self.process.q_sample(x0, t, noise).contiguous(memory_format=self.layout)
         with self.precision.cast():
-            output = self.network(xt, t, class_labels=self._labels(number, places)).sample
+            output = self.network(xt, t, self._labels(number, places), *told).sample
         mse, vb = self.process.losses(output, x0, xt, t, noise)  # in float32
         self.precision.scaler.scale((mse + vb).mean() * share).backward()
         self.tally.add_samples(mse, vb, t)

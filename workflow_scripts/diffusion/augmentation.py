@@ -1,0 +1,70 @@
+"""Augmentation that does not leak into what is sampled, for few views (EDM, Karras et al. 2022, appendix F.2).
+
+Now and then a view is scaled, turned a little, stretched or shifted, and the network is told by how much. The label of an
+untouched view is zero, and what tells it has no bias, so zero adds exactly nothing: the trained U-Net without it samples
+untouched views. Only the geometric part of EDM's, and nothing upside down: shadows point away from the probe.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor
+
+from workflow_scripts.training.geometry import affine_matrices, warp
+from workflow_scripts.training.randomness import normals, uniforms
+
+# EDM's probability for data sets of this kind, and its spreads; its turns are whole ones, ours a few degrees.
+PROBABILITY = 0.15
+LOG2_SCALE, DEGREES, LOG2_STRETCH, SHIFT_SIDES = 0.2, 5.0, 0.2, 0.125
+LABELS = 5
+
+
+def draw_labels(seed: int, step: int, places: range, probability: float = PROBABILITY) -> Tensor:
+    """float32 (B, 5): scale, turn, stretch, shift right and down of some places of a step's batch; mostly zero.
+
+    In units of their spreads, each kind drawn with `probability`. A row depends on (seed, step, place) alone.
+    """
+    happens = uniforms(seed, "augmentation", step, places, LABELS - 1) < probability
+    values = normals(seed, "augmentation by", step, places, (LABELS,))
+    return torch.from_numpy(values * happens[:, [0, 1, 2, 3, 3]])
+
+
+def transform(images: Tensor, labels: Tensor) -> Tensor:
+    """Images (B, 1, S, S) as their labels (B, 5) say, mirrored beyond their edges; those of label zero stay as they are."""
+    touched = (labels != 0).any(dim=1)
+    scale, turn, stretch, right, down = labels[touched].T
+    width = torch.exp2(-LOG2_SCALE * scale - LOG2_STRETCH * stretch)
+    height = torch.exp2(-LOG2_SCALE * scale + LOG2_STRETCH * stretch)
+    shift = 2 * SHIFT_SIDES  # a side is 2 long
+    theta = affine_matrices(DEGREES * turn, width, height, -shift * right, -shift * down, np.zeros(len(scale)))
+    result = images.clone()
+    result[touched] = warp(images[touched], theta, padding="reflection")
+    return result
+
+
+class ToldUNet(torch.nn.Module):
+    """A U-Net that is told an augmentation label through its time embedding, while it is trained."""
+
+    def __init__(self, unet: UNet2DModel) -> None:
+        super().__init__()
+        self.unet = unet
+        self.tell = torch.nn.Linear(LABELS, unet.time_embedding.linear_2.out_features, bias=False)
+        torch.nn.init.zeros_(self.tell.weight)
+        self._labels: Tensor | None = None
+        # A U-Net has no argument for this; its own weights and their names stay those of a plain one.
+        unet.time_embedding.register_forward_hook(self._add)
+
+    def forward(self, x: Tensor, t: Tensor, class_labels: Tensor | None, labels: Tensor) -> Any:
+        """As the U-Net's, with labels (B, 5)."""
+        self._labels = labels
+        try:
+            return self.unet(x, t, class_labels=class_labels)
+        finally:
+            self._labels = None
+
+    def _add(self, _module: torch.nn.Module, _inputs: tuple[Any, ...], embedding: Tensor) -> Tensor:
+        return embedding if self._labels is None else embedding + self.tell(self._labels).to(embedding.dtype)
