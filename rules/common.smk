@@ -159,6 +159,11 @@ def generator(wildcards):
     return config["diffusion"]["model"] or result(f"diffusion/{wildcards.cohort}model")
 
 
+# inception; timm:<model>; encoder:<pretraining>, which is the study's own backbone.
+EMBEDDING_KIND, _, _model = config["embedding"]["network"].partition(":")
+EMBEDDING_BACKBONE = _model if EMBEDDING_KIND == "timm" else config["model"]["backbone"]
+
+
 def embedding_weights(wildcards):
     """The embedding network's weights: Inception's, or the encoder that the cohort pretrained."""
     network = config["embedding"]["network"]

@@ -83,8 +83,8 @@ rule monitor_diffusion:
         gpu=1,
     params:
         settings=flags(config["diffusion"]["monitor"]),
-        network=config["embedding"]["network"].partition(":")[0],
-        backbone=config["model"]["backbone"],
+        network=EMBEDDING_KIND,
+        backbone=EMBEDDING_BACKBONE,
         metric_k=config["manifold"]["recipe"]["metric_k"],
         shift=config["manifold"]["privacy"]["shift"],
         false_alarms=config["manifold"]["privacy"]["false_alarms"],

@@ -25,12 +25,8 @@ rule embed:
     resources:
         gpu=1,
     params:
-        network=config["embedding"]["network"].partition(":")[0],
-        backbone=(
-            config["embedding"]["network"].removeprefix("timm:")
-            if config["embedding"]["network"].startswith("timm:")
-            else config["model"]["backbone"]
-        ),
+        network=EMBEDDING_KIND,
+        backbone=EMBEDDING_BACKBONE,
         batch_size=config["embedding"]["batch_size"],
         copies=flags({key: config["manifold"]["privacy"][key] for key in ("encoder_steps", "shift", "seed")}),
         left_out=left_out_flags,

@@ -65,7 +65,7 @@ def main(arguments: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from workflow_scripts.manifold.features import embed, load_encoder, load_inception, load_timm
+    from workflow_scripts.manifold.features import embed, load_network
     from workflow_scripts.training.device import select_device
 
     device = select_device(arguments.device, arguments.threads)
@@ -73,12 +73,7 @@ def main(arguments: argparse.Namespace) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
-    if arguments.network == "inception":
-        network = load_inception(arguments.weights, device)
-    elif arguments.network == "timm":
-        network = load_timm(arguments.backbone, arguments.weights, device)
-    else:
-        network = load_encoder(arguments.backbone, arguments.weights, device)
+    network = load_network(arguments.network, arguments.backbone, arguments.weights, device)
     for source, output in zip(arguments.views, arguments.output, strict=True):
         views = read_npy(source)
         if views.dtype != np.uint8 or views.ndim != 3 or not len(views):

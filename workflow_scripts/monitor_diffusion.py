@@ -33,9 +33,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--views", type=Path, required=True, help="store of the labelled views (.npy)")
     parser.add_argument("--index", type=Path, required=True, help="its index (.csv)")
     add_reference(parser, holdout_required=True)
-    parser.add_argument("--network", choices=["inception", "encoder"], required=True, help="embedding network")
+    parser.add_argument("--network", choices=["inception", "encoder", "timm"], required=True, help="embedding network")
     parser.add_argument("--weights", type=Path, required=True, help="its file")
-    parser.add_argument("--backbone", default="resnet18", help="timm network of an encoder (default: resnet18)")
+    parser.add_argument("--backbone", default="resnet18", help="timm network of an encoder or timm (default: resnet18)")
     parser.add_argument("--metric-k", type=int, default=3, help="neighbour of precision and recall (default: 3)")
     parser.add_argument("--shift", type=int, default=8, help="shift of the copy detector in pixels (default: 8)")
     parser.add_argument(
@@ -59,7 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.diffusion.sampler import Condition
     from workflow_scripts.diffusion.snapshots import denoising_loss, drawn_images, load_weights, snapshot_files
     from workflow_scripts.files import read_csv, read_json, read_npy, sha256, write_csv
-    from workflow_scripts.manifold.features import embed, load_encoder, load_inception
+    from workflow_scripts.manifold.features import embed, load_network
     from workflow_scripts.study.patients import check_rows, real_masks
     from workflow_scripts.training.device import select_device
     from workflow_scripts.training.work import Clock, Interrupted, WorkDir, append_metrics
@@ -76,11 +76,7 @@ def main(arguments: argparse.Namespace) -> None:
             "few to judge snapshots by; raise diffusion.holdout_patients, or set diffusion.select: last"
         )
     device = select_device(arguments.device, arguments.threads)
-    network = (
-        load_inception(arguments.weights, device)
-        if arguments.network == "inception"
-        else load_encoder(arguments.backbone, arguments.weights, device)
-    )
+    network = load_network(arguments.network, arguments.backbone, arguments.weights, device)
 
     def features_of(images: np.ndarray) -> np.ndarray:
         return np.concatenate(list(embed(images, network, recipe["batch_size"])))

@@ -25,6 +25,13 @@ INCEPTION_SIDE = 299
 Network = Callable[[np.ndarray], np.ndarray]
 
 
+def load_network(kind: str, backbone: str, weights: Path, device: torch.device) -> Network:
+    """The embedding network of a kind: `inception`; `encoder` and `timm` are the timm network `backbone`."""
+    if kind == "inception":
+        return load_inception(weights, device)
+    return {"encoder": load_encoder, "timm": load_timm}[kind](backbone, weights, device)
+
+
 def load_encoder(backbone: str, weights: Path, device: torch.device) -> Network:
     """The timm network `backbone` without classifier, with the weights of a pretraining's backbone.safetensors."""
     import timm
