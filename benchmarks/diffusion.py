@@ -14,32 +14,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.measure import paired, write_result
-
-
-def matrix_peak(device: Any, name: str) -> float:
-    """Operations per second of a large matrix product in `float32` or `bf16` on the device."""
-    import torch
-
-    from benchmarks.measure import timed
-
-    side = 8192 if device.type == "cuda" else 2048
-    kind = torch.bfloat16 if name == "bf16" else torch.float32
-    a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
-
-    def multiply() -> None:
-        torch.matmul(a, b)
-        wait(device)
-
-    return 2 * side**3 / float(timed(multiply)["seconds_min"])
-
-
-def wait(device: Any) -> None:
-    """Let a GPU finish."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+from benchmarks.measure import matrix_peak, paired, wait, write_result
 
 
 def operations(unet: Any, x: Any, t: Any, backward: bool) -> float:

@@ -63,6 +63,70 @@ def peak_memory_mib() -> float:
     return max(own, children) / (1 if sys.platform != "darwin" else 1024) / 1024
 
 
+def matrix_product(device: Any, name: str) -> tuple[Callable[[], None], float]:
+    """A large matrix product in `float32` or `bf16` on the device, and its operations."""
+    import torch
+
+    side = 8192 if device.type == "cuda" else 2048
+    kind = torch.bfloat16 if name == "bf16" else torch.float32
+    a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+
+    def multiply() -> None:
+        torch.matmul(a, b)
+        wait(device)
+
+    return multiply, 2.0 * side**3
+
+
+def large_convolution(device: Any, name: str) -> tuple[Callable[[], None], float]:
+    """A 3 x 3 convolution of 128 channels in `float32` or `bf16` on the device, and its operations.
+
+    Where the library of matrix products does not know the processor well, this reaches more.
+    """
+    import torch
+
+    count = 512 if device.type == "cuda" else 8
+    kind = torch.bfloat16 if name == "bf16" else torch.float32
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    x = torch.randn(count, 128, 56, 56, device=device, dtype=kind).contiguous(memory_format=layout)
+    weights = torch.randn(128, 128, 3, 3, device=device, dtype=kind).contiguous(memory_format=layout)
+
+    def convolve() -> None:
+        torch.nn.functional.conv2d(x, weights, padding=1)
+        wait(device)
+
+    return convolve, 2.0 * count * 128 * 128 * 9 * 56 * 56
+
+
+def matrix_peak(device: Any, name: str) -> float:
+    """Operations per second of a large matrix product in `float32` or `bf16` on the device."""
+    multiply, operations = matrix_product(device, name)
+    return operations / float(timed(multiply)["seconds_min"])
+
+
+def wait(device: Any) -> None:
+    """Let a GPU finish."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def memory_bandwidth(device: Any) -> float:
+    """Bytes per second, read and written, of copying a large tensor on the device."""
+    import torch
+
+    count = 2**30 if device.type == "cuda" else 2**26
+    source = torch.zeros(count, device=device)
+    target = torch.empty_like(source)
+
+    def copy() -> None:
+        target.copy_(source)
+        wait(device)
+
+    return 2 * 4 * count / float(timed(copy)["seconds_min"])
+
+
 def write_result(name: str, rows: Sequence[Mapping[str, Any]], **facts: Any) -> Path:
     """Write benchmarks/results/<name>.json: the rows, further facts, the machine, the versions and the date."""
     path = RESULTS / f"{name}.json"

@@ -1,0 +1,229 @@
+"""A whole step of contrastive pretraining: images per second, share of the machine's peak, and where the time goes.
+
+Ours is the product's step: read the views, draw both views of every image on the device, both losses, backward, LARS. The
+peer draws its views image by image with torchvision v2, as the usual data loader does (here without its worker processes),
+and trains the same network with lightly's NTXentLoss and torch's SGD, in float32.
+
+The share of the peak relates the operations that PyTorch counts in network, head and loss to what a large matrix product or
+a large convolution reaches on the same device, whichever is faster. Batch norm and ReLU do next to no arithmetic: their
+bound is the time in which the machine can move what they must read and write (batch norm 3 passes over its input forward
+and 5 backward, ReLU 2 and 3).
+
+    python -m benchmarks.pretraining_step       # a GPU: batch 1024 at 256 pixels; a CPU: batch 32 at 96 pixels
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.measure import (
+    large_convolution,
+    matrix_product,
+    memory_bandwidth,
+    paired,
+    peak_memory_mib,
+    wait,
+    write_result,
+)
+
+# Names of PyTorch's operators, in parts, by kind; the first that fits.
+KINDS = {
+    "convolution": ("conv",),
+    "batch norm": ("batch_norm",),
+    "ReLU": ("relu", "clamp_min", "threshold"),
+    "matrix product": ("addmm", "::mm", "matmul"),
+    "pooling": ("pool",),
+}
+BATCH_NORM_PASSES, RELU_PASSES = 3 + 5, 2 + 3
+
+
+def product_step(encoder: Any, views: Any, recipe: Any, device: Any) -> Callable[[], float]:
+    """The product's step, each call the next one; it returns the loss, for which a GPU is waited for."""
+    import torch
+
+    from workflow_scripts.training.augmentation import augment_pairs
+    from workflow_scripts.training.contrastive_step import compute_gradients
+    from workflow_scripts.training.device import to_device
+    from workflow_scripts.training.mix import batch_indices
+    from workflow_scripts.training.optimisers import learning_rate, make_optimiser
+    from workflow_scripts.training.processes import Processes
+
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    encoder.to(device).to(memory_format=layout).train()
+    optimiser = make_optimiser([encoder], recipe.optimiser, recipe.lr, recipe.weight_decay)
+    processes, done = Processes(), 0
+
+    def step() -> float:
+        nonlocal done
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(done, recipe.steps, recipe.lr, recipe.warmup)
+        rows = batch_indices(views, recipe.seed, recipe.batch_size, done)
+        images = to_device(views.take(rows), device)
+        with torch.profiler.record_function("augmentation"):
+            pairs = augment_pairs(images, recipe.views, recipe.seed, done, rows)
+        optimiser.zero_grad()
+        losses = compute_gradients(encoder, pairs, to_device(views.organs[rows], device), recipe, processes)
+        optimiser.step()
+        done += 1
+        return losses.total.item()
+
+    return step
+
+
+def peer_step(views: Any, organs: int, recipe: Any, backbone: str, device: Any) -> Callable[[], None]:
+    """The plain loop: torchvision v2 image by image, lightly's loss, torch's SGD."""
+    import torch
+    from lightly.loss import NTXentLoss
+    from torchvision.transforms import v2
+
+    from workflow_scripts.training.backbone import create_backbone, standardise
+    from workflow_scripts.training.pretraining import make_encoder
+
+    encoder = make_encoder(create_backbone(backbone, 0), organs, views, recipe).to(device).train()
+    settings, _ = recipe.views
+    side = views.stores[0].shape[1]
+    transforms = v2.Compose([
+        v2.RandomResizedCrop(side, (settings.crop_scale, 1.0), (1 / settings.crop_ratio, settings.crop_ratio), antialias=False),
+        v2.RandomHorizontalFlip(settings.flip),
+        v2.RandomRotation(settings.rotation, v2.InterpolationMode.BILINEAR),
+        v2.ColorJitter(settings.brightness, settings.contrast),
+        v2.RandomApply([v2.GaussianBlur(7, (0.3, 1.2))], settings.blur),
+        v2.RandomErasing(1.0, (1e-4, settings.black_square**2), (1.0, 1.0), value=0),
+    ])  # fmt: skip
+    contrast = NTXentLoss(temperature=recipe.temperature)
+    optimiser = torch.optim.SGD(encoder.parameters(), 0.1, momentum=0.9)
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        rows = torch.randint(len(views), (recipe.batch_size,), generator=generator).numpy()
+        images = [torch.from_numpy(view)[None].float() / 255 for view in views.take(rows)]
+        pairs = torch.stack([transforms(image) for image in images] + [transforms(image) for image in images])
+        embeddings, logits = encoder(standardise(pairs.to(device)))
+        targets = torch.from_numpy(views.organs[rows]).to(device).repeat(2)
+        loss = contrast(*embeddings.chunk(2)) + recipe.organ_weight * torch.nn.functional.cross_entropy(logits, targets)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        wait(device)
+
+    return step
+
+
+def seconds_by_kind(step: Callable[[], object], device: Any) -> dict[str, float]:
+    """Seconds of one step by kind of operator, as PyTorch's profiler sees them on the device."""
+    from torch.profiler import ProfilerActivity, profile
+
+    gpu = device.type == "cuda"
+    step()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as profiler:
+        step()
+    seconds = dict.fromkeys(["augmentation", *KINDS, "rest"], 0.0)
+    for event in profiler.events():
+        within, ancestor = False, event
+        while ancestor is not None:
+            within, ancestor = within or ancestor.name == "augmentation", ancestor.cpu_parent
+        name = event.name.lower()
+        kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "rest")
+        own = event.self_device_time_total if gpu else event.self_cpu_time_total
+        seconds["augmentation" if within else kind] += own / 1e6
+    return seconds
+
+
+def moved_bytes(encoder: Any, pairs: Any, bytes_each: int) -> dict[str, float]:
+    """What batch norm and ReLU must at least read and write in a step, counted in a forward pass."""
+    import torch
+
+    from workflow_scripts.training.backbone import standardise
+
+    counts = {"batch norm": 0.0, "ReLU": 0.0}
+
+    def count(kind: str, passes: int) -> Callable[..., None]:
+        def hook(_module: Any, inputs: Any, _output: Any) -> None:
+            counts[kind] += passes * inputs[0].numel() * bytes_each
+
+        return hook
+
+    handles = []
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            handles.append(module.register_forward_hook(count("batch norm", BATCH_NORM_PASSES)))
+        elif isinstance(module, torch.nn.ReLU):
+            handles.append(module.register_forward_hook(count("ReLU", RELU_PASSES)))
+    with torch.no_grad():
+        encoder(standardise(pairs.flatten(0, 1)))
+    for handle in handles:
+        handle.remove()
+    return counts
+
+
+def main() -> None:
+    """Measure, print, write benchmarks/results/pretraining_step.json (or pretraining_step_gpu.json)."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="resnet18", help="timm network (default: resnet18)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--repeats", type=int, default=5, help="(default: 5)")
+    arguments = parser.parse_args()
+
+    import numpy as np
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from workflow_scripts.study.schema import recipe_defaults
+    from workflow_scripts.training.backbone import create_backbone
+    from workflow_scripts.training.device import autocast, select_device
+    from workflow_scripts.training.mix import ViewUnion
+    from workflow_scripts.training.pretraining import Recipe, make_encoder
+
+    device = select_device("auto", arguments.threads)
+    gpu = device.type == "cuda"
+    side, batch = (256, 1024) if gpu else (96, 32)
+    recipe = Recipe.from_settings({**recipe_defaults("pretraining_recipe"), "batch_size": batch})
+    store = np.random.default_rng(0).integers(0, 256, (2 * batch, side, side), dtype=np.uint8)
+    views = ViewUnion([store], [np.arange(2 * batch)], [np.arange(2 * batch) % 2])
+    encoder = make_encoder(create_backbone(arguments.backbone, 0), 2, views, recipe)
+    our_step = product_step(encoder, views, recipe, device)
+    with FlopCounterMode(display=False) as counter:
+        our_step()
+    with autocast(device):
+        kind = "bf16" if torch.is_autocast_enabled(device.type) else "float32"
+    kinds = {"ours": kind, "torchvision, lightly, SGD": "float32"}
+    limits = {
+        f"{name}, {arithmetic}": make(device, arithmetic)
+        for arithmetic in {kind, "float32"}
+        for name, make in (("matrix product", matrix_product), ("convolution", large_convolution))
+    }
+    peer = peer_step(views, 2, recipe, arguments.backbone, device)
+    rows = []
+    # In turn with what measures the peak, so that a busy minute of the machine slows both.
+    sides = {"ours": our_step, "torchvision, lightly, SGD": peer} | {name: one for name, (one, _) in limits.items()}
+    times = paired(sides, arguments.repeats)
+    peaks = {name: operations / times[name]["seconds_median"] for name, (_, operations) in limits.items()}
+    for method, arithmetic in kinds.items():
+        measured = times[method]
+        speed = batch / measured["seconds_median"]
+        peak = max(value for name, value in peaks.items() if name.endswith(arithmetic))
+        share = counter.get_total_flops() / measured["seconds_median"] / peak
+        rows.append({
+            "method": method, "arithmetic": arithmetic, "images_per_s": speed, "share_of_peak": share, **measured,
+        })  # fmt: skip
+        print(f"{method:28}{arithmetic:8}{speed:8.1f} images/s {100 * share:5.1f} % of the peak")
+    bandwidth = memory_bandwidth(device)
+    pairs = torch.zeros(2, batch, 1, side, side, device=device)
+    bounds = {
+        name: moved / bandwidth for name, moved in moved_bytes(encoder, pairs, 2 if kind == "bf16" else 4).items()
+    }
+    seconds = seconds_by_kind(our_step, device)
+    for name, value in sorted(seconds.items(), key=lambda item: -item[1]):
+        bound = f"   bound by memory: {bounds[name]:.3f} s" if name in bounds else ""
+        print(f"{name:16}{value:8.3f} s{100 * value / sum(seconds.values()):6.1f} %{bound}")
+    facts = {"side": side, "batch_size": batch, "backbone": arguments.backbone, "threads": arguments.threads}
+    facts |= {"operations_per_step": counter.get_total_flops(), "peak_operations_per_s": peaks}
+    facts |= {"bytes_per_s": bandwidth, "seconds_by_kind": seconds, "seconds_bound_by_memory": bounds}
+    facts["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20 if gpu else peak_memory_mib()
+    print(write_result("pretraining_step_gpu" if gpu else "pretraining_step", rows, **facts))
+
+
+if __name__ == "__main__":
+    main()
