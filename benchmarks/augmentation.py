@@ -10,8 +10,25 @@ torchvision resamples twice); statistics must be alike.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 from benchmarks.measure import paired, write_result
+
+
+def torchvision_view(recipe: Any, side: int) -> Callable[[Any], Any]:
+    """torchvision's transform of one image (1, side, side) in [0, 1] with the magnitudes of a view's recipe."""
+    from torchvision.transforms import v2
+
+    ratio = (1 / recipe.crop_ratio, recipe.crop_ratio)
+    return v2.Compose([
+        v2.RandomResizedCrop(side, (recipe.crop_scale, 1.0), ratio, antialias=False),
+        v2.RandomHorizontalFlip(recipe.flip),
+        v2.RandomRotation(recipe.rotation, v2.InterpolationMode.BILINEAR),
+        v2.ColorJitter(recipe.brightness, recipe.contrast),
+        v2.RandomApply([v2.GaussianBlur(7, (0.3, 1.2))], recipe.blur),
+        v2.RandomErasing(1.0, (1e-4, recipe.black_square**2), (1.0, 1.0), value=0),
+    ])  # fmt: skip
 
 
 def main() -> None:
@@ -25,7 +42,6 @@ def main() -> None:
 
     import numpy as np
     import torch
-    from torchvision.transforms import v2
 
     from workflow_scripts.imaging.phantom import draw_frame
     from workflow_scripts.study.schema import recipe_defaults
@@ -40,14 +56,7 @@ def main() -> None:
     images = torch.from_numpy(np.stack([views[i % len(views)] for i in range(arguments.images)]))
     indices = np.arange(arguments.images)
 
-    transforms = v2.Compose([
-        v2.RandomResizedCrop(side, (recipe.crop_scale, 1.0), (1 / recipe.crop_ratio, recipe.crop_ratio), antialias=False),
-        v2.RandomHorizontalFlip(recipe.flip),
-        v2.RandomRotation(recipe.rotation, v2.InterpolationMode.BILINEAR),
-        v2.ColorJitter(recipe.brightness, recipe.contrast),
-        v2.RandomApply([v2.GaussianBlur(7, (0.3, 1.2))], recipe.blur),
-        v2.RandomErasing(1.0, (1e-4, recipe.black_square**2), (1.0, 1.0), value=0),
-    ])  # fmt: skip
+    transforms = torchvision_view(recipe, side)
 
     def one_by_one() -> torch.Tensor:
         return torch.stack([transforms(image[None].float() / 255) for image in images])

@@ -94,16 +94,14 @@ def pretrained_weights(task: Task, training: np.ndarray, seed: int, folder: Path
     """Pretrain on the views of `training` (rows) and all others; the backbone's file."""
     import torch
 
-    from workflow_scripts.cli import add_settings, settings, stage_parser
+    from workflow_scripts.study.schema import recipe_defaults
     from workflow_scripts.training.backbone import create_backbone, save_weights
     from workflow_scripts.training.mix import ViewUnion
     from workflow_scripts.training.pretraining import Recipe, make_encoder, pretrain
     from workflow_scripts.training.processes import Processes
     from workflow_scripts.training.work import Clock, WorkDir
 
-    parser = stage_parser(None)
-    add_settings(parser, "pretraining_recipe")
-    recipe = Recipe.from_settings(settings(parser.parse_args([])) | PRETRAINING | {"seed": seed})
+    recipe = Recipe.from_settings(recipe_defaults("pretraining_recipe") | PRETRAINING | {"seed": seed})
     stores = [task.views, *(store for store, _ in task.others)]
     rows = [training, *(np.arange(len(store)) for store, _ in task.others)]
     organs = [np.zeros(len(training)), *(np.full(len(store), organ) for store, organ in task.others)]

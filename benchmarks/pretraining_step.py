@@ -18,6 +18,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.augmentation import torchvision_view
 from benchmarks.measure import (
     large_convolution,
     matrix_product,
@@ -76,22 +77,12 @@ def peer_step(views: Any, organs: int, recipe: Any, backbone: str, device: Any) 
     """The plain loop: torchvision v2 image by image, lightly's loss, torch's SGD."""
     import torch
     from lightly.loss import NTXentLoss
-    from torchvision.transforms import v2
 
     from workflow_scripts.training.backbone import create_backbone, standardise
     from workflow_scripts.training.pretraining import make_encoder
 
     encoder = make_encoder(create_backbone(backbone, 0), organs, views, recipe).to(device).train()
-    settings, _ = recipe.views
-    side = views.stores[0].shape[1]
-    transforms = v2.Compose([
-        v2.RandomResizedCrop(side, (settings.crop_scale, 1.0), (1 / settings.crop_ratio, settings.crop_ratio), antialias=False),
-        v2.RandomHorizontalFlip(settings.flip),
-        v2.RandomRotation(settings.rotation, v2.InterpolationMode.BILINEAR),
-        v2.ColorJitter(settings.brightness, settings.contrast),
-        v2.RandomApply([v2.GaussianBlur(7, (0.3, 1.2))], settings.blur),
-        v2.RandomErasing(1.0, (1e-4, settings.black_square**2), (1.0, 1.0), value=0),
-    ])  # fmt: skip
+    transforms = torchvision_view(recipe.views[0], views.stores[0].shape[1])
     contrast = NTXentLoss(temperature=recipe.temperature)
     optimiser = torch.optim.SGD(encoder.parameters(), 0.1, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
