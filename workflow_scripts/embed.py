@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from workflow_scripts.cli import add_settings, progress, run, settings, stage_parser
 from workflow_scripts.errors import UserError
-from workflow_scripts.files import read_csv, read_npy, write_npy
+from workflow_scripts.files import read_csv, read_npy, write_npy, write_npy_blocks
 from workflow_scripts.study.patients import add_reference, check_rows, real_masks
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def main(arguments: argparse.Namespace) -> None:
             )
         batches = embed(views, network, arguments.batch_size)
         total = -(-len(views) // arguments.batch_size)
-        write_npy(np.concatenate(list(progress(batches, f"embed {source.stem}", "batch", total))), output)
+        write_npy_blocks(progress(batches, f"embed {source.stem}", "batch", total), len(views), output)
     if arguments.output_copies:
         embed_copies(arguments, device)
 

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +92,23 @@ def write_npy(array: np.ndarray, path: str | Path) -> None:
 
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)
+
+
+def write_npy_blocks(blocks: Iterable[np.ndarray], rows: int, path: str | Path) -> None:
+    """Write blocks (n_i, …) of one kind, `rows` in all and at least one, as one array; memory holds a block at a time."""
+    import numpy as np
+
+    with atomic_path(path) as temporary:
+        whole, done = None, 0
+        for block in blocks:
+            if whole is None:
+                shape = (rows, *block.shape[1:])
+                whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=block.dtype, shape=shape)
+            whole[done : done + len(block)] = block
+            done += len(block)
+        assert whole is not None
+        assert done == rows, f"{path}: {done} rows came, {rows} were announced"
+        whole.flush()
 
 
 def read_npy(path: str | Path) -> np.ndarray:

@@ -59,6 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
                 f"the {name} set has {len(features)} generated views, its metrics need more than metric_k = {k}: raise "
                 "synthesis.images, or manifold.recipe.filter_k if the filter keeps too few"
             )
+        require_spread(features, f"the {name} generated set")
     if held_out.sum() > k:
         sets["real"] = real[held_out]
     else:

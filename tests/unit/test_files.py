@@ -46,3 +46,15 @@ def test_digest_of_a_folder_sees_names_and_bytes(tmp_path: Path):
     assert files.sha256(tmp_path / "x") != before
     with pytest.raises(UserError, match="does not exist"):
         files.sha256(tmp_path / "nothing")
+
+
+def test_blocks_become_one_array_or_nothing(tmp_path: Path):
+    whole = np.arange(70, dtype=np.float32).reshape(10, 7)
+    path = tmp_path / "features.npy"
+    files.write_npy_blocks(iter([whole[:4], whole[4:8], whole[8:]]), 10, path)
+    np.save(tmp_path / "other.npy", whole)
+    assert path.read_bytes() == (tmp_path / "other.npy").read_bytes()
+    with pytest.raises(AssertionError, match="8 rows came, 10"):
+        files.write_npy_blocks(iter([whole[:8]]), 10, path)
+    assert np.array_equal(np.load(path), whole)
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []

@@ -164,6 +164,15 @@ def test_views_that_all_look_alike_to_the_network_are_refused(study: Path) -> No
         run_metrics(study)
 
 
+def test_a_generator_that_draws_one_image_is_refused(study: Path) -> None:
+    synthetic = np.load(study / "synthetic.npy")
+    np.save(study / "synthetic.npy", np.repeat(synthetic[:1], len(synthetic), axis=0))
+    with pytest.raises(
+        UserError, match=rf"unfiltered generated set: all {len(synthetic)} views have the same 8 features"
+    ):
+        run_metrics(study)
+
+
 def test_stage_leaves_patients_out(study: Path) -> None:
     without = run_metrics(study)
     assert "real" not in set(without["set"])

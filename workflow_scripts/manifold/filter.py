@@ -56,9 +56,10 @@ def filter_manifold(
     patients look like is kept, and little more. Both rules, and other k, are rows of the curve: `held_out_share` is the
     share of the held-out views that a rule keeps; `precision` and `recall` are those of the kept views at `metric_k`
     against all real ones, recall of at most RECALL_VIEWS drawn by `seed` (None where too few are kept).
-    Raises `UserError` where k does not fit the real set or there is nothing to calibrate on.
+    Raises `UserError` where k does not fit the real set, there is nothing to calibrate on, or a set is one view repeated.
     """
     require_spread(real, "real views")
+    require_spread(generated, "generated views")
     k = resolved_k(k, len(real))
     ks = sorted({k, *(other for other in CURVE_KS if other < len(real))})
     distances = nearest_others(real, max(*ks, metric_k))
