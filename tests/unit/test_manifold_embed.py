@@ -162,6 +162,15 @@ def test_timm_network_has_its_own_size_and_normalisation_and_may_bring_a_classif
             model.forward_features((images.clamp(0, 1).expand(-1, 3, -1, -1) - mean) / std), pre_logits=True
         )
     np.testing.assert_allclose(features, expected.numpy(), rtol=1e-4, atol=1e-5)
+    for other, plain in zip(
+        run_embed("timm", tmp_path / "timm.safetensors", views, *more, "--batch-size", "2"),
+        run_embed("timm", tmp_path / "timm.safetensors", views, *more),
+        strict=True,
+    ):
+        np.testing.assert_allclose(other, plain, rtol=1e-4, atol=1e-5)
+    (tmp_path / "timm.safetensors.sha256").write_text(f"{'0' * 64}  timm.safetensors\n")
+    with pytest.raises(UserError, match="has the SHA-256 .*, but .* records 0000"):
+        run_embed("timm", tmp_path / "timm.safetensors", views, *more)
     with pytest.raises(UserError, match="no network 'resnet1818'"):
         run_embed("timm", tmp_path / "timm.safetensors", views, "--backbone", "resnet1818")
 

@@ -68,6 +68,7 @@ def load_timm(model_name: str, weights: Path, device: torch.device) -> Network:
         model = timm.create_model(model_name, num_classes=0)
     except RuntimeError as error:
         raise UserError(f"embedding.network: timm knows no network {model_name!r} ({error})") from error
+    verify_recorded_sha256(_existing(weights))
     wanted = model.state_dict()
     try:
         given = load_file(_existing(weights))
