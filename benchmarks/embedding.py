@@ -1,0 +1,107 @@
+"""Images per second of embedding, beside clean-fid's own loop over a folder of images, with the same network.
+
+The network is torchvision's Inception v3 with random weights in the layout of the FID network's TorchScript file, which is
+not shipped; speed does not depend on the weights. Ours reads a store; clean-fid decodes PNG files. Both resize with
+clean-fid's filter to 299 x 299 and must give the same features.
+
+    python -m benchmarks.embedding
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import large_convolution, matrix_product, paired, write_result
+
+TRUNK = (
+    "Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2",
+    "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b",
+    "Mixed_7c", "avgpool",
+)  # fmt: skip
+
+
+def write_network(file: Path) -> float:
+    """Write the TorchScript file; the operations of one image."""
+    import torch
+    import torchvision
+    from torch.utils.flop_counter import FlopCounterMode
+
+    torch.manual_seed(0)
+    whole = torchvision.models.inception_v3(weights=None, init_weights=False, aux_logits=False)
+    layers = torch.nn.Sequential(*(getattr(whole, name) for name in TRUNK)).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        layers(torch.zeros(1, 3, 299, 299))
+    outside = torch.nn.Module()
+    outside.layers = layers
+    torch.jit.script(outside).save(str(file))
+    return float(counter.get_total_flops())
+
+
+def main() -> None:
+    """Measure, compare, write benchmarks/results/embedding.json (or embedding_gpu.json)."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=32, help="(default: 32)")
+    parser.add_argument("--size", type=int, default=256, help="(default: 256)")
+    parser.add_argument("--batch-size", type=int, default=16, help="(default: 16)")
+    parser.add_argument("--repeats", type=int, default=3, help="(default: 3)")
+    parser.add_argument("--threads", type=int, default=1, help="(default: 1)")
+    arguments = parser.parse_args()
+
+    import numpy as np
+    from cleanfid.fid import get_folder_features
+    from cleanfid.inception_torchscript import InceptionV3W
+    from PIL import Image
+
+    from workflow_scripts.manifold.features import embed, load_inception
+    from workflow_scripts.training.device import select_device
+
+    device = select_device("auto", arguments.threads)
+    views = np.random.default_rng(0).integers(
+        0, 256, (arguments.images, arguments.size, arguments.size), dtype=np.uint8
+    )
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        weights = folder / "inception-2015-12-05.pt"
+        operations = write_network(weights)
+        (folder / "images").mkdir()
+        for i, view in enumerate(views):
+            Image.fromarray(view).convert("RGB").save(folder / "images" / f"{i:05}.png")
+        network = load_inception(weights, device)
+        theirs = InceptionV3W(str(folder), download=False).to(device).eval()
+
+        def ours() -> None:
+            results["ours"] = np.concatenate(list(embed(views, network, arguments.batch_size)))
+
+        def folder_loop() -> None:
+            results["clean-fid's folder loop"] = get_folder_features(
+                str(folder / "images"), theirs, num_workers=0, batch_size=arguments.batch_size, device=device,
+                mode="clean", verbose=False,
+            )  # fmt: skip
+
+        limits = {
+            "matrix product": matrix_product(device, "float32"), "convolution": large_convolution(device, "float32")
+        }  # fmt: skip
+        sides = {"ours": ours, "clean-fid's folder loop": folder_loop}
+        times = paired(sides | {name: one for name, (one, _) in limits.items()}, arguments.repeats)
+    peaks = {name: count / times[name]["seconds_median"] for name, (_, count) in limits.items()}
+    difference = float(
+        np.abs(results["ours"] - results["clean-fid's folder loop"]).max() / np.abs(results["ours"]).max()
+    )
+    rows = []
+    for method in sides:
+        speed = arguments.images / times[method]["seconds_median"]
+        share = operations * speed / max(peaks.values())
+        rows.append({"method": method, "images_per_s": speed, "share_of_peak": share, **times[method]})
+        print(f"{method:26}{speed:8.2f} images/s {100 * share:5.1f} % of the peak")
+    print(f"largest difference between features, of the largest feature: {difference:.1e}")
+    facts = {"images": arguments.images, "size": arguments.size, "threads": arguments.threads}
+    facts |= {"operations_per_image": operations, "peak_operations_per_s": peaks, "largest_difference": difference}
+    print(write_result("embedding_gpu" if device.type == "cuda" else "embedding", rows, **facts))
+
+
+if __name__ == "__main__":
+    main()
