@@ -84,6 +84,10 @@ def test_croissant_is_valid_and_reads_the_table(study: Path) -> None:
     rows = list(dataset.records("views"))
     assert [row["views/index"] for row in rows] == [0, 3, 5]
     assert rows[0]["views/file_name"] == b"synthetic_000000.png"
+    images = list(dataset.records("images"))
+    assert sorted(row["images/file_name"] for row in images) == sorted(row["views/file_name"] for row in rows)
+    first = next(row["images/image"] for row in images if row["images/file_name"] == b"synthetic_000000.png")
+    assert np.array_equal(np.asarray(first)[..., 0], np.load(study / "views.npy")[0])
 
 
 def test_torchvision_reads_the_unpacked_folder(study: Path) -> None:

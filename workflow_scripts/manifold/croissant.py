@@ -29,6 +29,13 @@ def croissant(title: str, licence: str, organ: str, origin: str, released: int, 
         }
         for name, kind in COLUMNS.items()
     ]  # fmt: skip
+    pictures = [
+        {
+            "@type": "cr:Field", "@id": f"images/{name}", "name": name, "dataType": kind,
+            "source": {"fileSet": {"@id": "pictures"}, "extract": {"fileProperty": part}},
+        }
+        for name, kind, part in (("file_name", "sc:Text", "filename"), ("image", "sc:ImageObject", "content"))
+    ]  # fmt: skip
     document = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -41,8 +48,15 @@ def croissant(title: str, licence: str, organ: str, origin: str, released: int, 
             {
                 "@type": "cr:FileObject", "@id": "metadata", "name": "metadata.csv", "contentUrl": "train/metadata.csv",
                 "encodingFormat": "text/csv", "sha256": table_sha256,
-            }
+            },
+            {
+                "@type": "cr:FileSet", "@id": "pictures", "name": "pictures", "includes": "train/*.png",
+                "encodingFormat": "image/png",
+            },
         ],
-        "recordSet": [{"@type": "cr:RecordSet", "@id": "views", "name": "views", "field": fields}],
+        "recordSet": [
+            {"@type": "cr:RecordSet", "@id": "views", "name": "views", "field": fields},
+            {"@type": "cr:RecordSet", "@id": "images", "name": "images", "field": pictures},
+        ],
     }  # fmt: skip
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
