@@ -9,7 +9,7 @@ READY := .venv/ready
 # One thread per job: the demo's trainings are small, so several at once beat one that is split.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fast test-cluster lint format lock figures clean help
+.PHONY: demo test test-fast test-cluster bench lint format lock figures clean help
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -41,6 +41,10 @@ test-fast: $(READY)
 # Needs root and Debian's slurmctld, slurmd, slurm-client and munge; starts a SLURM of its own and ends it.
 test-cluster: $(READY)
 	@$(BIN)/python -m pytest tests/cluster --durations 10
+
+# Speed beside peers, in docs/performance.md; leave the machine alone meanwhile.
+bench: $(READY)
+	@$(BIN)/python -m benchmarks
 
 lint: $(READY)
 	@$(BIN)/ruff check .
