@@ -4,8 +4,9 @@ Rows `set, metric, batch, value`. Numbered batches are the paper's protocol: dis
 the generator learnt from, each against the whole generated set. An empty batch is all those views against the whole
 set. Sets: `unfiltered`, `filtered`; `real`, views of held-out patients, which is what perfect samples would score (it
 is there when these patients have more views than the metrics' k); `unfiltered_equal`, `filtered_equal`, random
-subsamples as large as the smallest of the sets, since every one of these metrics depends on the size. Metric `size`
-is the set's size.
+subsamples as large as the smallest of the sets, since every one of these metrics depends on the size. `fid_infinity`
+extrapolates FID to infinitely many generated views; `kid_low` and `kid_high` bound KID by a bootstrap over patients;
+`size` is the set's size.
 """
 
 from __future__ import annotations
@@ -38,8 +39,14 @@ def main(arguments: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
 
-    from workflow_scripts.manifold.metrics import Generated, kernel_distance, reference_batches
-    from workflow_scripts.manifold.neighbours import require_spread
+    from workflow_scripts.manifold.checks import require_comparable
+    from workflow_scripts.manifold.metrics import (
+        Generated,
+        extrapolated_frechet,
+        kernel_distance,
+        moments,
+        reference_batches,
+    )
 
     recipe = settings(arguments)
     k = recipe["metric_k"]
@@ -48,18 +55,17 @@ def main(arguments: argparse.Namespace) -> None:
     check_rows({str(arguments.real): len(real), str(arguments.real_index): len(index)})
     check_rows({str(arguments.synthetic): len(synthetic), str(arguments.filter): len(decisions)})
     training, held_out = real_masks(index, arguments.holdout, arguments.folds, arguments.exclude_fold)
-    reference = real[training]
+    reference, patients = real[training], index["patient_id"].to_numpy()[training]
     batches = reference_batches(len(reference), recipe["metric_batches"], recipe["metric_batch_size"], recipe["seed"])
 
     sets = {"unfiltered": np.asarray(synthetic), "filtered": synthetic[decisions["inside"].to_numpy() == 1]}
-    require_spread(reference, "real views")
     for name, features in sets.items():
         if len(features) <= k:
             raise UserError(
                 f"the {name} set has {len(features)} generated views, its metrics need more than metric_k = {k}: raise "
                 "synthesis.images, or manifold.recipe.filter_k if the filter keeps too few"
             )
-        require_spread(features, f"the {name} generated set")
+    require_comparable({"real views": reference} | {f"the {name} generated set": set_ for name, set_ in sets.items()})
     if held_out.sum() > k:
         sets["real"] = real[held_out]
     else:
@@ -76,7 +82,11 @@ def main(arguments: argparse.Namespace) -> None:
         for batch, members in enumerate(batches):
             values = generated.against(reference[members])
             rows += [(name, metric, batch, value) for metric, value in values.items()]
-        values = generated.against(reference) | {"kid": kernel_distance(reference, features), "size": len(features)}
+        values = generated.against(reference) | {"size": len(features)}
+        if name in ("unfiltered", "filtered"):
+            values["fid_infinity"] = extrapolated_frechet(moments(reference), features, recipe["seed"])
+        kid = kernel_distance(reference, features, patients, recipe["seed"])
+        values |= {"kid": kid.value, "kid_low": kid.low, "kid_high": kid.high}
         rows += [(name, metric, None, value) for metric, value in values.items()]
     table = pd.DataFrame(rows, columns=["set", "metric", "batch", "value"]).astype({"batch": "Int64"})
     write_csv(table, arguments.output)

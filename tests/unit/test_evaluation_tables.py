@@ -419,6 +419,8 @@ def test_generation_table(tmp_path, generators: int) -> None:
                     (name, "fid", batch, 100.0 + batch + g),
                 ]
             rows += [(name, "precision", None, base), (name, "kid", None, 0.01), (name, "size", None, size)]
+            rows += [(name, "kid_low", None, 0.005), (name, "kid_high", None, 0.02)]
+            rows += [(name, "fid_infinity", None, 98.765)] if name != "real" else []
         metrics.append(tmp_path / f"metrics{g}.csv")
         filters.append(tmp_path / f"filter{g}.csv")
         write_csv(
@@ -454,6 +456,12 @@ def test_generation_table(tmp_path, generators: int) -> None:
         + ("; conditional on one generator." if generators == 1 else ".")
     )
     assert f"Critical reading: {reading}" in outputs["md"].read_text(encoding="utf-8")
+    interval = " (0.005 to 0.02)" if generators == 1 else ""
+    notes = outputs["md"].read_text(encoding="utf-8")
+    assert (
+        f"KID against all real views: unfiltered 0.01{interval}, filtered 0.01{interval}, real 0.01{interval}" in notes
+    )
+    assert "extrapolated, against all real views: unfiltered 98.77, filtered 98.77." in notes
     assert f"kept {40 * generators} of {100 * generators} generated views (40.0%)" in outputs["md"].read_text(
         encoding="utf-8"
     )

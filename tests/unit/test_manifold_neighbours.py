@@ -128,7 +128,7 @@ def test_k_must_be_smaller_than_the_set(k: int) -> None:
 
 def test_sets_that_do_not_fit_are_refused_with_numbers() -> None:
     good = cloud(0, 5, 3)
-    with pytest.raises(UserError, match=r"3 features per view and .* 4"):
+    with pytest.raises(UserError, match=r"points 3, reference 4"):
         nearest(good, cloud(0, 5, 4), 1)
     with pytest.raises(UserError, match=r"6 nearest .* 5 views"):
         nearest(good, good, 6)

@@ -98,6 +98,33 @@ def _critical_sentence(values: pd.DataFrame, generators: int) -> str:
     return f"Critical reading: filtering changes {' and '.join(parts)}{rests_on}."
 
 
+def _whole_set_notes(values: pd.DataFrame, generators: int) -> list[str]:
+    """FID extrapolated, and KID with its interval, of the sets that have them."""
+    notes = []
+    if "fid_infinity_all" in values:
+        parts = [
+            f"{row['name']} {row['fid_infinity_all']:.2f}" for _, row in values.iterrows() if _has(row, "fid_infinity")
+        ]
+        notes.append(
+            f"FID of infinitely many generated views, extrapolated, against all real views: {', '.join(parts)}."
+        )
+    if "kid_all" in values:
+        parts = []
+        for _, row in values.iterrows():
+            if _has(row, "kid") and not row["name"].endswith("_equal"):
+                # The mean of several generators' limits is no interval.
+                known = generators == 1 and "kid_low_all" in row and _has(row, "kid_low")
+                interval = f" ({row['kid_low_all']:.3g} to {row['kid_high_all']:.3g})" if known else ""
+                parts.append(f"{row['name']} {row['kid_all']:.3g}{interval}")
+        bounds = "; 95 % intervals over patients in brackets" if any("(" in part for part in parts) else ""
+        notes.append(f"KID against all real views: {', '.join(parts)}{bounds}.")
+    return notes
+
+
+def _has(row: pd.Series, metric: str) -> bool:
+    return bool(row[f"{metric}_all"] == row[f"{metric}_all"])
+
+
 def generation_layout(
     values: pd.DataFrame, batches: int, generators: int, generated: int, kept: int, holdout: str, origin: str
 ) -> Table:
@@ -129,6 +156,7 @@ def generation_layout(
         notes.append(
             "The row of real views of patients that the generator never saw is what perfect samples would score."
         )
+    notes += _whole_set_notes(values, generators)
     notes.append(_critical_sentence(values, generators))
     return Table(
         label="generation",

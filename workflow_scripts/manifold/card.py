@@ -15,6 +15,7 @@ METRICS = {
     "density": "density",
     "coverage": "coverage",
     "fid": "Fréchet distance",
+    "fid_infinity": "Fréchet distance, extrapolated to infinitely many views",
     "kid": "KID",
 }
 SETS = {
@@ -87,8 +88,8 @@ the generator never saw come.
 {_metric_table(metrics)}
 
 Precision and recall with nearest-neighbour balls around disjoint reference batches of real views (mean ± standard
-deviation over the batches), and around all training views. All of them depend on the number of views, so compare sets
-of one size only.
+deviation over the batches), and around all training views; in brackets a 95 % interval over patients. All but KID and
+what is extrapolated depend on the number of views, so compare sets of one size only.
 
 ## Privacy
 {_privacy(privacy)}
@@ -111,11 +112,23 @@ def _metric_table(metrics: Sequence[Mapping[str, str]]) -> str:
             rows = [row for row in metrics if row["set"] == set_name and row["metric"] == metric]
             batches = [float(row["value"]) for row in rows if row["batch"] != ""]
             whole = [float(row["value"]) for row in rows if row["batch"] == ""]
+            bounds = [
+                f"{float(value):.3g}"
+                for end in ("low", "high")
+                for value in _values(metrics, set_name, f"{metric}_{end}")
+            ]
             if rows:
+                interval = f" ({' to '.join(bounds)})" if bounds else ""
                 spread = f" ± {stdev(batches):.3g}" if len(batches) > 1 else ""
                 batch_text = f"{mean(batches):.4g}{spread}" if batches else ""
-                lines.append(f"| {description} | {metric_name} | {batch_text} | {f'{whole[0]:.4g}' if whole else ''} |")
+                lines.append(
+                    f"| {description} | {metric_name} | {batch_text} | {f'{whole[0]:.4g}{interval}' if whole else ''} |"
+                )
     return "\n".join(lines)
+
+
+def _values(metrics: Sequence[Mapping[str, str]], set_name: str, metric: str) -> list[str]:
+    return [row["value"] for row in metrics if row["set"] == set_name and row["metric"] == metric]
 
 
 def _privacy(privacy: Mapping[str, Any]) -> str:

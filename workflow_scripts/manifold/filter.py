@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from workflow_scripts.errors import UserError
+from workflow_scripts.manifold.checks import extent, require_comparable
 from workflow_scripts.manifold.metrics import recall
-from workflow_scripts.manifold.neighbours import membership, nearest_others, radii, require_spread
+from workflow_scripts.manifold.neighbours import membership, nearest_others, radii
 
 # Neighbours shown beside the filter's own k; at most this share of the real views.
 CURVE_KS = (1, 3, 5, 10, 20, 50, 100)
@@ -58,8 +59,9 @@ def filter_manifold(
     against all real ones, recall of at most RECALL_VIEWS drawn by `seed` (None where too few are kept).
     Raises `UserError` where k does not fit the real set, there is nothing to calibrate on, or a set is one view repeated.
     """
-    require_spread(real, "real views")
-    require_spread(generated, "generated views")
+    require_comparable({"real views": real, "generated views": generated})
+    if len(held_out):
+        extent(held_out, "held-out views")
     k = resolved_k(k, len(real))
     ks = sorted({k, *(other for other in CURVE_KS if other < len(real))})
     distances = nearest_others(real, max(*ks, metric_k))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from workflow_scripts.errors import UserError
+from workflow_scripts.manifold.checks import extent, require_one_width
 
 BLOCK = 1024
 # Numbers per temporary array: so many stay in a core's cache. Blocks have no fewer rows than a matrix product needs.
@@ -123,15 +124,6 @@ def membership(centres: np.ndarray, radius: np.ndarray, points: np.ndarray, bloc
     return Membership(balls, ratio)
 
 
-def require_spread(features: np.ndarray, name: str) -> None:
-    """Raise `UserError` where all views (N, D) have the same features: no radius could then be anything but 0."""
-    if len(features) > 1 and not np.ptp(features, axis=0).any():
-        raise UserError(
-            f"{name}: all {len(features)} views have the same {features.shape[1]} features (zero variance): the views are"
-            " copies of one image, or the embedding network answers alike to all; look at them and at the network"
-        )
-
-
 def inside(
     real: np.ndarray, radius: np.ndarray, points: np.ndarray, block: int = BLOCK
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -226,23 +218,8 @@ def _check_others(features: np.ndarray, count: int) -> float:
 
 def _check(first: np.ndarray, second: np.ndarray, first_name: str, second_name: str) -> float:
     """The largest absolute feature; `UserError` where the sets cannot be compared."""
-    reach = 0.0
-    for features, name in ((first, first_name), (second, second_name))[: 1 if first is second else 2]:
-        if features.ndim != 2 or not features.size:
-            raise UserError(
-                f"{name}: expected features (views, width) of at least one view, got shape {features.shape}"
-            )
-        extent = max(abs(float(features.min())), abs(float(features.max())))
-        if not math.isfinite(extent):
-            bad = ~np.isfinite(features).all(axis=1)
-            raise UserError(
-                f"{name}: {int(bad.sum())} of {len(features)} rows hold NaN or infinity, the first is row "
-                f"{int(bad.argmax())}; embed the views again"
-            )
-        reach = max(reach, extent)
-    if first.shape[1] != second.shape[1]:
-        raise UserError(
-            f"{first_name} have {first.shape[1]} features per view and {second_name} {second.shape[1]}: both must "
-            "come from the same network"
-        )
+    if first is second:
+        return extent(first, first_name)
+    reach = max(extent(first, first_name), extent(second, second_name))
+    require_one_width({first_name: first, second_name: second})
     return reach
