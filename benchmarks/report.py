@@ -32,13 +32,14 @@ TESTS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: seconds or rates as text, how many times the peer, the share of the machine's limit if measured."""
+    """One comparison: seconds or rates as text, how many times the peer, peak memory and the share of the machine's limit."""
 
     path: str
     ours: str
     peer: str
     times: float
     limit: str = ""
+    memory: str = ""
 
 
 def _by_method(record: Mapping[str, Any], **wanted: Any) -> dict[str, Mapping[str, Any]]:
@@ -103,8 +104,28 @@ def neighbours(record: Mapping[str, Any]) -> Iterator[Row]:
             seconds = rows[peer]["cpu_seconds"]
             name = f"neighbours, {points} x {ours['centres']} x {record['width']}"
             yield Row(
-                name, f"{ours['cpu_seconds']:.2f} s", f"{peer} {seconds:.2f} s", seconds / ours["cpu_seconds"], share
-            )
+                name, f"{ours['cpu_seconds']:.2f} s", f"{peer} {seconds:.2f} s", seconds / ours["cpu_seconds"], share,
+                beside(ours, rows[peer]),
+            )  # fmt: skip
+
+
+def frechet(record: Mapping[str, Any]) -> Iterator[Row]:
+    """Processor time from features to the distance."""
+    for generated, real in dict.fromkeys((row["generated"], row["real"]) for row in record["rows"]):
+        rows = _by_method(record, generated=generated, real=real)
+        ours, name = rows["ours"], f"Fréchet distance, {generated} and {real} x {record['width']}"
+        share = f"{100 * ours['share_of_product']:.0f} % of a large float64 product"
+        for peer in ("clean-fid", "torch-fidelity"):
+            other = rows[peer]
+            yield Row(
+                name, f"{ours['cpu_seconds']:.2f} s", f"{peer} {other['cpu_seconds']:.2f} s",
+                other["cpu_seconds"] / ours["cpu_seconds"], share, beside(ours, other),
+            )  # fmt: skip
+
+
+def beside(ours: Mapping[str, Any], peer: Mapping[str, Any]) -> str:
+    """Peak memory beyond the features, ours and the peer's."""
+    return f"+{ours['peak_memory_mib']:.0f} MiB (+{peer['peak_memory_mib']:.0f})"
 
 
 HOT_PATHS: tuple[tuple[str, Callable[[Mapping[str, Any]], Iterator[Row]]], ...] = (
@@ -117,6 +138,7 @@ HOT_PATHS: tuple[tuple[str, Callable[[Mapping[str, Any]], Iterator[Row]]], ...] 
     ("diffusion", rates("diffusion sampling, 64 px", "plain Diffusers", PRODUCT, task="sampling")),
     ("embedding", rates("embedding, Inception v3", "clean-fid's folder loop", CONVOLUTION)),
     ("neighbours", neighbours),
+    ("frechet", frechet),
 )
 
 
@@ -127,21 +149,26 @@ def page(results: Path) -> str:
         "# Performance", "",
         "Written by `python -m benchmarks.report` from `benchmarks/results/`; `make bench` measures anew. Ours and the peer",
         "ran in turn in the same run, on one core unless a row says otherwise; only their ratio should be carried to another",
-        "machine.", "",
-        "| hot path | ours | peer | times the peer | the machine's limit | measured |", "|---|---|---|---|---|---|",
+        "machine. Memory with a + is what a method needs beside the features.", "",
+        "| hot path | ours | peer | times the peer | peak memory (peer's) | the machine's limit | measured |",
+        "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
+    slower = []
     for name, rows in HOT_PATHS:
         record = records[name]
         for row in rows(record):
-            limit = row.limit or "–"
-            lines.append(f"| {row.path} | {row.ours} | {row.peer} | {row.times:.2f} | {limit} | {record['date']} |")
+            slower += [f"{row.path} ({row.peer})"] if row.times < 0.95 else []
+            compared = f"{row.path} | {row.ours} | {row.peer} | {row.times:.2f}"
+            lines.append(f"| {compared} | {row.memory or '–'} | {row.limit or '–'} | {record['date']} |")
     machine = sorted({f"{r['machine']['processor']}, {r['machine']['cores']} cores" for r in records.values()})
     missing = [name for name in GPU if not (results / f"{name}.json").is_file()]
     lines += ["", f"Machine: {'; '.join(machine)}."]
+    if slower:
+        lines += ["", f"Slower than a peer by more than a twentieth: {'; '.join(slower)}."]
     if missing:
         lines += ["", f"Not measured, for want of a GPU: {', '.join(missing)}."]
     lines += [
-        "Not measured yet: a fine-tuning run, the Fréchet distance, the DAG's start-up, the demo from end to end.", "",
+        "Not measured yet: a fine-tuning run, the DAG's start-up, the demo from end to end.", "",
         "## Fast paths and their plain versions", "",
         "| fast path | compared with its plain version in |", "|---|---|",
         *(f"| {path} | `tests/unit/{test}` |" for path, test in TESTS.items()),
