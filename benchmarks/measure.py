@@ -11,11 +11,13 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+Name = TypeVar("Name")
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "timm", "diffusers", "scikit-learn")
 
@@ -57,10 +59,61 @@ def paired(functions: Mapping[str, Callable[[], object]], repeats: int = 5) -> d
     }
 
 
+def paired_spent(
+    commands: Mapping[Name, Sequence[str]], folder: Path, environment: Mapping[str, str], repeats: int = 5
+) -> dict[Name, dict[str, float | int]]:
+    """What commands cost with their own children, in turn: wall and processor seconds (medians of several runs after one
+    that is not counted), peak memory of the largest process. A peak begins with this process's own, which must be small.
+    """
+    runs: dict[Name, list[dict[str, float]]] = {name: [] for name in commands}
+    for _ in range(repeats + 1):
+        for name, command in commands.items():
+            runs[name].append(spent(command, folder, environment))
+    return {name: _summary(measured[1:]) for name, measured in runs.items()}
+
+
+def _summary(runs: list[dict[str, float]]) -> dict[str, float | int]:
+    seconds, cpu = ([run[key] for run in runs] for key in ("seconds", "cpu_seconds"))
+    return {
+        "seconds_median": statistics.median(seconds), "cpu_seconds_median": statistics.median(cpu),
+        "cpu_seconds_min": min(cpu), "cpu_seconds_max": max(cpu), "repeats": len(runs),
+        "peak_memory_mib": max(run["peak_memory_mib"] for run in runs),
+    }  # fmt: skip
+
+
+def spent(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> dict[str, float]:
+    """One run of `paired_spent`'s; the command's output appears where it fails."""
+    with tempfile.TemporaryFile() as output:
+        start = time.perf_counter()
+        child = subprocess.Popen(command, cwd=folder, env=dict(environment), stdout=output, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            output.seek(0)
+            sys.stderr.buffer.write(output.read()[-4000:])
+            raise subprocess.CalledProcessError(child.returncode, command)
+    return {
+        "seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_memory_mib": _mib(usage.ru_maxrss),
+    }  # fmt: skip
+
+
+def bytecode_in(folder: Path) -> dict[str, str]:
+    """This environment for children that keep their compiled modules in `folder`, as installed ones do; one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": str(folder)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environment
+
+
 def peak_memory_mib() -> float:
     """Largest resident memory of this process and of its ended children so far, MiB."""
     own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return max(own, children) / (1 if sys.platform != "darwin" else 1024) / 1024
+    return _mib(max(own, children))
+
+
+def _mib(peak: float) -> float:
+    """MiB of what the system calls maxrss."""
+    return peak / (1 if sys.platform != "darwin" else 1024) / 1024
 
 
 def matrix_product(device: Any, name: str) -> tuple[Callable[[], None], float]:

@@ -26,7 +26,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def version() -> str:
-    for function in (module.code_version, module._tree, module._meaning):
+    for function in (module.code_version, module._read):
         function.cache_clear()
     return module.code_version("stage")
 

@@ -90,6 +90,10 @@ def test_missing_weights_stop_a_run_before_its_first_job(tmp_path: Path):
     assert not (tmp_path / "results").exists()
 
 
+# Those that import it themselves too.
+LOADS_TORCH = ("torch", "torchvision", "timm", "diffusers", "cleanfid", "pytorch_grad_cam")
+
+
 def imports_torch(rule_stage: str) -> bool:
     """Whether a stage's code, at any depth, imports torch."""
     for module in reached_modules(rule_stage):
@@ -99,7 +103,7 @@ def imports_torch(rule_stage: str) -> bool:
         for node in ast.walk(ast.parse(file.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            if any(name.split(".")[0] in ("torch", "timm", "diffusers") for name in names):
+            if any(name.split(".")[0] in LOADS_TORCH for name in names):
                 return True
     return False
 
@@ -113,7 +117,8 @@ CHEAP_STAGES = [
     "filter_manifold", "generation_metrics", "privacy", "release", "baseline", "table", "generation_table",
     "frame_figures", "filter_figure", "privacy_figure", "audit_figure", "training_figure", "sweep_votes", "score_audit",
     "review_page", "agreement", "nest_labels", "select_checkpoint", "selection_figure", "export_png",
-    "augmented_figure",
+    "augmented_figure", "aggregate", "calibration_figure", "claims", "import_released", "leak_table", "near_duplicates",
+    "show_results",
 ]  # fmt: skip
 
 

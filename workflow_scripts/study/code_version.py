@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -28,28 +30,13 @@ def code_version(stage: str) -> str:
         raise FileNotFoundError(f"no stage {PACKAGE / stage}.py")
     digest = hashlib.sha256()
     for module in modules:
-        digest.update(f"{module}\0{_meaning(module)}\0".encode())
+        digest.update(f"{module}\0{_read(module).meaning}\0".encode())
     return digest.hexdigest()[:16]
 
 
 def reached_modules(stage: str) -> set[str]:
     """Names of the package's modules that a stage imports, itself included."""
-    return set(_reach(f"{PACKAGE.name}.{stage}"))
-
-
-def _file(module: str) -> Path | None:
-    path = ROOT.joinpath(*module.split("."))
-    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-@cache
-def _tree(module: str) -> ast.Module:
-    file = _file(module)
-    assert file is not None, module
-    return ast.parse(file.read_text(encoding="utf-8"))
+    return _reach(f"{PACKAGE.name}.{stage}")
 
 
 def _reach(start: str) -> set[str]:
@@ -57,23 +44,41 @@ def _reach(start: str) -> set[str]:
     waiting = [start]
     while waiting:
         module = waiting.pop()
-        if module in found or module in NEUTRAL or _file(module) is None:
+        if module in found or module in NEUTRAL or not _read(module).exists:
             continue
         found.add(module)
-        for node in ast.walk(_tree(module)):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names if alias.name.startswith(PACKAGE.name)]
-            elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE.name):
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        waiting += _read(module).imports
     return found
 
 
+@dataclass(frozen=True)
+class _Module:
+    """What the fingerprint needs of a name that may be a module: what it imports of the package, and its meaning."""
+
+    exists: bool
+    imports: tuple[str, ...] = ()
+    meaning: str = ""
+
+
 @cache
-def _meaning(module: str) -> str:
-    file = _file(module)
-    assert file is not None, module
-    # A tree of its own, since the visitor changes it. Without positions, layout and comments leave no trace.
-    return ast.dump(_Silence().visit(ast.parse(file.read_text(encoding="utf-8"))))
+def _read(module: str) -> _Module:
+    """A file is parsed once, however many stages reach it: this is most of what starting Snakemake costs us."""
+    path = ROOT.joinpath(*module.split("."))
+    file = next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+    if file is None:
+        return _Module(exists=False)
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    imports = tuple(_imports(tree))
+    # The visitor changes the tree. Without positions, layout and comments leave no trace.
+    return _Module(exists=True, imports=imports, meaning=ast.dump(_Silence().visit(tree)))
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith(PACKAGE.name))
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE.name):
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
 class _Silence(ast.NodeTransformer):
