@@ -15,7 +15,7 @@ from benchmarks.report import HOT_PATHS
 def main() -> None:
     """Run, report; exit status 1 names what failed."""
     failed = []
-    for name in [*dict.fromkeys(name for name, _ in HOT_PATHS), "finetuning", "report"]:
+    for name in [*dict.fromkeys(name for name, _ in HOT_PATHS), "finetuning", "scaling", "report"]:
         print(f"== {name}", flush=True)
         if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode:
             failed.append(name)

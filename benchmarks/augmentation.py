@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.measure import paired, write_result
+from benchmarks.measure import memory_copy, memory_of_each, paired, write_result
 
 
 def torchvision_view(recipe: Any, side: int) -> Callable[[Any], Any]:
@@ -31,6 +31,32 @@ def torchvision_view(recipe: Any, side: int) -> Callable[[Any], Any]:
     ])  # fmt: skip
 
 
+def sides(count: int, size: int) -> dict[str, Callable[[], Any]]:
+    """The peer's and our augmentation of as many views of phantoms."""
+    import numpy as np
+    import torch
+
+    from workflow_scripts.imaging.phantom import draw_frame
+    from workflow_scripts.study.schema import recipe_defaults
+    from workflow_scripts.training.augmentation import augment, view_recipes
+
+    recipe, _ = view_recipes(recipe_defaults("pretraining_recipe")["augmentation"])
+    top, left = 150, 200
+    frames = [draw_frame(0, f"F{i}", f"P{i}", "testicle", i % 2 == 0, False) for i in range(min(8, count))]
+    views = [np.asarray(frame)[top : top + size, left : left + size] for frame in frames]
+    images = torch.from_numpy(np.stack([views[i % len(views)] for i in range(count)]))
+    indices = np.arange(count)
+    transforms = torchvision_view(recipe, size)
+
+    def one_by_one() -> torch.Tensor:
+        return torch.stack([transforms(image[None].float() / 255) for image in images])
+
+    def batched() -> torch.Tensor:
+        return augment(images, recipe, 0, "view0", 0, indices)
+
+    return {"torchvision v2, image by image": one_by_one, "tusflow, batched": batched}
+
+
 def main() -> None:
     """Measure, write benchmarks/results/augmentation.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -39,43 +65,29 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="(default: 5)")
     parser.add_argument("--threads", type=int, default=1, help="(default: 1)")
     arguments = parser.parse_args()
+    peaks = memory_of_each("benchmarks.augmentation", arguments.images, arguments.size)
 
-    import numpy as np
     import torch
 
-    from workflow_scripts.imaging.phantom import draw_frame
-    from workflow_scripts.study.schema import recipe_defaults
-    from workflow_scripts.training.augmentation import augment, view_recipes
-
     torch.set_num_threads(arguments.threads)
-    settings = recipe_defaults("pretraining_recipe")["augmentation"]
-    recipe, _ = view_recipes(settings)
-    top, left, side = 150, 200, arguments.size
-    frames = [draw_frame(0, f"F{i}", f"P{i}", "testicle", i % 2 == 0, False) for i in range(min(8, arguments.images))]
-    views = [np.asarray(frame)[top : top + side, left : left + side] for frame in frames]
-    images = torch.from_numpy(np.stack([views[i % len(views)] for i in range(arguments.images)]))
-    indices = np.arange(arguments.images)
-
-    transforms = torchvision_view(recipe, side)
-
-    def one_by_one() -> torch.Tensor:
-        return torch.stack([transforms(image[None].float() / 255) for image in images])
-
-    def batched() -> torch.Tensor:
-        return augment(images, recipe, 0, "view0", 0, indices)
-
-    times = paired({"torchvision v2, image by image": one_by_one, "tusflow, batched": batched}, arguments.repeats)
+    functions = sides(arguments.images, arguments.size)
+    copy, moved = memory_copy(torch.device("cpu"))
+    times = paired({**functions, "copy": copy}, arguments.repeats)
+    bandwidth = moved / times.pop("copy")["seconds_median"]
+    # The least that any augmentation must move: read a byte and write a float for every pixel.
+    least = 5 * arguments.size**2
     slow = times["torchvision v2, image by image"]["seconds_median"]
-    means = {"torchvision v2, image by image": one_by_one().mean().item(), "tusflow, batched": batched().mean().item()}
     rows = []
     for name, seconds in times.items():
-        speed = arguments.images / seconds["seconds_median"]
+        speed, mean = arguments.images / seconds["seconds_median"], functions[name]().mean().item()
         ratio = slow / seconds["seconds_median"]
-        rows.append(
-            {"method": name, **seconds, "views_per_second": speed, "times_torchvision": ratio, "mean": means[name]}
-        )
-        print(f"{name:34}{speed:8.0f} views/s{ratio:7.2f} x   mean {means[name]:.3f}")
-    print(write_result("augmentation", rows, images=arguments.images, size=side, threads=arguments.threads))
+        rows.append({
+            "method": name, **seconds, "views_per_second": speed, "times_torchvision": ratio, "mean": mean,
+            "share_of_bandwidth": speed * least / bandwidth, "peak_memory_mib": peaks[name],
+        })  # fmt: skip
+        print(f"{name:34}{speed:8.0f} views/s{ratio:7.2f} x   mean {mean:.3f}")
+    facts = {"images": arguments.images, "size": arguments.size, "threads": arguments.threads, "bytes_per_s": bandwidth}
+    print(write_result("augmentation", rows, **facts))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.measure import matrix_peak, paired, wait, write_result
+from benchmarks.measure import matrix_product, memory_of_each, paired, wait, write_result
+
+TASKS = ("training", "sampling")
 
 
 def operations(unet: Any, x: Any, t: Any, backward: bool) -> float:
@@ -80,38 +82,40 @@ def plain_sampling(unet: Any, settings: dict[str, Any], batch: int, steps: int, 
     return draw
 
 
-def main() -> None:
-    """Measure, print, write benchmarks/results/diffusion.json (or diffusion_gpu.json)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    parser.add_argument("--repeats", type=int, default=7, help="(default: 7)")
-    arguments = parser.parse_args()
+def sizes(gpu: bool) -> tuple[dict[str, Any], int, int]:
+    """Settings, side and sampling steps: the paper's model on a GPU, a small one elsewhere."""
+    from workflow_scripts.study.schema import recipe_defaults
 
+    small = {"base_channels": 32, "channel_multipliers": [1, 2, 4], "attention_resolutions": [16], "batch_size": 8}
+    settings = {**recipe_defaults("diffusion_recipe"), **({} if gpu else small)}
+    return settings, *((256, 10) if gpu else (64, 4))
+
+
+def sides(task: str, threads: int) -> dict[str, Callable[[], None]]:
+    """Our step of `training`, or batch of `sampling`, and the plain loop's."""
     import numpy as np
-    import torch
 
     from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas, spaced_timesteps
     from workflow_scripts.diffusion.sampler import image_noise, reverse_steps
     from workflow_scripts.diffusion.training import Trainer, unet_of
-    from workflow_scripts.study.schema import recipe_defaults
     from workflow_scripts.training.device import select_device
     from workflow_scripts.training.processes import Processes
 
-    device = select_device("auto", arguments.threads)
-    gpu = device.type == "cuda"
-    small = {"base_channels": 32, "channel_multipliers": [1, 2, 4], "attention_resolutions": [16], "batch_size": 8}
-    settings = {**recipe_defaults("diffusion_recipe"), **({} if gpu else small)}
-    side, batch, steps = (256, settings["batch_size"], 10) if gpu else (64, settings["batch_size"], 4)
+    device = select_device("auto", threads)
+    settings, side, steps = sizes(device.type == "cuda")
+    batch = settings["batch_size"]
     views = np.random.default_rng(0).integers(0, 256, (64, side, side), dtype=np.uint8)
-
     trainer = Trainer(views, np.arange(len(views)), settings, device, Processes())
-    done = 0
+    if task == "training":
+        done = 0
 
-    def our_step() -> None:
-        nonlocal done
-        trainer.step(done)
-        done += 1
-        wait(device)
+        def our_step() -> None:
+            nonlocal done
+            trainer.step(done)
+            done += 1
+            wait(device)
+
+        return {"ours": our_step, "plain Diffusers": plain_training(settings, views, device)}
 
     unet = unet_of(settings, side).to(device).eval()
     ours = unet_of(settings, side).to(device, memory_format=trainer.layout).eval()
@@ -124,25 +128,46 @@ def main() -> None:
             pass
         wait(device)
 
+    return {"ours": our_draw, "plain Diffusers": plain_sampling(unet, settings, batch, steps, device)}
+
+
+def main() -> None:
+    """Measure, print, write benchmarks/results/diffusion.json (or diffusion_gpu.json)."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--repeats", type=int, default=7, help="(default: 7)")
+    arguments = parser.parse_args()
+    memory = {task: memory_of_each("benchmarks.diffusion", task, arguments.threads) for task in TASKS}
+
+    import torch
+
+    from workflow_scripts.diffusion.training import unet_of
+    from workflow_scripts.training.device import select_device
+    from workflow_scripts.training.precision import Precision
+
+    device = select_device("auto", arguments.threads)
+    gpu = device.type == "cuda"
+    settings, side, steps = sizes(gpu)
+    batch = settings["batch_size"]
+    unet = unet_of(settings, side).to(device)
     x, t = torch.randn(batch, 1, side, side, device=device), torch.zeros(batch, dtype=torch.int64, device=device)
     counted = {
-        "training": operations(unet_of(settings, side).to(device), x, t, backward=True) / batch,
-        "sampling": steps * operations(unet, x, t, backward=False) / batch,
+        "training": operations(unet, x, t, backward=True) / batch,
+        "sampling": steps * operations(unet.eval(), x, t, backward=False) / batch,
     }
-    kinds = {"ours": trainer.precision.name, "plain Diffusers": "float32"}
-    peaks = {kind: matrix_peak(device, kind) for kind in set(kinds.values())}
-    functions = {
-        "training": {"ours": our_step, "plain Diffusers": plain_training(settings, views, device)},
-        "sampling": {"ours": our_draw, "plain Diffusers": plain_sampling(unet, settings, batch, steps, device)},
-    }
-    rows = []
-    for task, sides in functions.items():
-        for method, measured in paired(sides, arguments.repeats).items():
-            speed = batch / measured["seconds_median"]
-            share = counted[task] * speed / peaks[kinds[method]]
+    kinds = {"ours": Precision(settings["precision"], device).name, "plain Diffusers": "float32"}
+    rows, peaks = [], {}
+    for task in TASKS:
+        functions = sides(task, arguments.threads)
+        products = {kind: matrix_product(device, kind) for kind in set(kinds.values())}
+        times = paired(functions | {kind: one for kind, (one, _) in products.items()}, arguments.repeats)
+        peaks[task] = {kind: count / times[kind]["seconds_median"] for kind, (_, count) in products.items()}
+        for method in functions:
+            speed = batch / times[method]["seconds_median"]
+            share = counted[task] * speed / peaks[task][kinds[method]]
             rows.append({
                 "task": task, "method": method, "arithmetic": kinds[method], "images_per_s": speed,
-                "share_of_peak": share, **measured,
+                "share_of_peak": share, "peak_memory_mib": memory[task][method], **times[method],
             })  # fmt: skip
             print(f"{task:9} {method:16} {kinds[method]:8} {speed:8.2f} images/s {100 * share:5.1f} % of the peak")
     parameters = sum(parameter.numel() for parameter in unet.parameters())

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import large_convolution, matrix_product, paired, write_result
+from benchmarks.measure import large_convolution, matrix_product, memory_of_each, paired, write_result
 
+WEIGHTS = "inception-2015-12-05.pt"
 TRUNK = (
     "Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2",
     "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b",
@@ -40,6 +42,45 @@ def write_network(file: Path) -> float:
     return float(counter.get_total_flops())
 
 
+def prepare(folder: Path, images: int, size: int) -> float:
+    """Write the network, views and the same views as PNG files; the operations of one image."""
+    import numpy as np
+    from PIL import Image
+
+    views = np.random.default_rng(0).integers(0, 256, (images, size, size), dtype=np.uint8)
+    np.save(folder / "views.npy", views)
+    (folder / "images").mkdir()
+    for i, view in enumerate(views):
+        Image.fromarray(view).convert("RGB").save(folder / "images" / f"{i:05}.png")
+    return write_network(folder / WEIGHTS)
+
+
+def sides(folder: Path, batch_size: int, threads: int) -> dict[str, Callable[[], Any]]:
+    """Our embedding and clean-fid's of what `prepare` wrote."""
+    import numpy as np
+    from cleanfid.fid import get_folder_features
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    from workflow_scripts.manifold.features import embed, load_inception
+    from workflow_scripts.training.device import select_device
+
+    device = select_device("auto", threads)
+    views = np.load(folder / "views.npy")
+    network = load_inception(folder / WEIGHTS, device)
+    theirs = InceptionV3W(str(folder), download=False).to(device).eval()
+
+    def ours() -> np.ndarray:
+        return np.concatenate(list(embed(views, network, batch_size)))
+
+    def folder_loop() -> np.ndarray:
+        return np.asarray(get_folder_features(
+            str(folder / "images"), theirs, num_workers=0, batch_size=batch_size, device=device, mode="clean",
+            verbose=False,
+        ))  # fmt: skip
+
+    return {"ours": ours, "clean-fid's folder loop": folder_loop}
+
+
 def main() -> None:
     """Measure, compare, write benchmarks/results/embedding.json (or embedding_gpu.json)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -49,53 +90,33 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="(default: 3)")
     parser.add_argument("--threads", type=int, default=1, help="(default: 1)")
     arguments = parser.parse_args()
-
-    import numpy as np
-    from cleanfid.fid import get_folder_features
-    from cleanfid.inception_torchscript import InceptionV3W
-    from PIL import Image
-
-    from workflow_scripts.manifold.features import embed, load_inception
-    from workflow_scripts.training.device import select_device
-
-    device = select_device("auto", arguments.threads)
-    views = np.random.default_rng(0).integers(
-        0, 256, (arguments.images, arguments.size, arguments.size), dtype=np.uint8
-    )
-    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        weights = folder / "inception-2015-12-05.pt"
-        operations = write_network(weights)
-        (folder / "images").mkdir()
-        for i, view in enumerate(views):
-            Image.fromarray(view).convert("RGB").save(folder / "images" / f"{i:05}.png")
-        network = load_inception(weights, device)
-        theirs = InceptionV3W(str(folder), download=False).to(device).eval()
+        operations = prepare(folder, arguments.images, arguments.size)
+        memory = memory_of_each("benchmarks.embedding", folder, arguments.batch_size, arguments.threads)
 
-        def ours() -> None:
-            results["ours"] = np.concatenate(list(embed(views, network, arguments.batch_size)))
+        import numpy as np
 
-        def folder_loop() -> None:
-            results["clean-fid's folder loop"] = get_folder_features(
-                str(folder / "images"), theirs, num_workers=0, batch_size=arguments.batch_size, device=device,
-                mode="clean", verbose=False,
-            )  # fmt: skip
+        from workflow_scripts.training.device import select_device
 
+        device = select_device("auto", arguments.threads)
+        functions = sides(folder, arguments.batch_size, arguments.threads)
         limits = {
             "matrix product": matrix_product(device, "float32"), "convolution": large_convolution(device, "float32")
         }  # fmt: skip
-        sides = {"ours": ours, "clean-fid's folder loop": folder_loop}
-        times = paired(sides | {name: one for name, (one, _) in limits.items()}, arguments.repeats)
+        times = paired(functions | {name: one for name, (one, _) in limits.items()}, arguments.repeats)
+        features = {name: function() for name, function in functions.items()}
     peaks = {name: count / times[name]["seconds_median"] for name, (_, count) in limits.items()}
-    difference = float(
-        np.abs(results["ours"] - results["clean-fid's folder loop"]).max() / np.abs(results["ours"]).max()
-    )
+    ours, theirs = features.values()
+    difference = float(np.abs(ours - theirs).max() / np.abs(ours).max())
     rows = []
-    for method in sides:
+    for method in functions:
         speed = arguments.images / times[method]["seconds_median"]
         share = operations * speed / max(peaks.values())
-        rows.append({"method": method, "images_per_s": speed, "share_of_peak": share, **times[method]})
+        rows.append({
+            "method": method, "images_per_s": speed, "share_of_peak": share, "peak_memory_mib": memory[method],
+            **times[method],
+        })  # fmt: skip
         print(f"{method:26}{speed:8.2f} images/s {100 * share:5.1f} % of the peak")
     print(f"largest difference between features, of the largest feature: {difference:.1e}")
     facts = {"images": arguments.images, "size": arguments.size, "threads": arguments.threads}

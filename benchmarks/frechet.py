@@ -51,7 +51,7 @@ def measure(method: str, folder: Path, cores: list[int], repeats: int) -> dict[s
     import numpy as np
 
     real, generated = np.load(folder / "centres.npy"), np.load(folder / "points.npy")
-    answer = _answer(method, len(cores))
+    answer = answer_of(method, len(cores))
     answer(real[:64, :32], generated[:64, :32])  # imports, thread pools
     before, seconds, cpu, distance = peak_memory_mib(), [], [], None
     for _ in range(repeats):
@@ -70,7 +70,7 @@ def measure(method: str, folder: Path, cores: list[int], repeats: int) -> dict[s
     }  # fmt: skip
 
 
-def _answer(method: str, threads: int) -> Any:
+def answer_of(method: str, threads: int) -> Any:
     """The function (real, generated) -> distance of a method."""
     import numpy as np
 

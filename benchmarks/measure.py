@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
 import resource
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -151,12 +154,6 @@ def large_convolution(device: Any, name: str) -> tuple[Callable[[], None], float
     return convolve, 2.0 * count * 128 * 128 * 9 * 56 * 56
 
 
-def matrix_peak(device: Any, name: str) -> float:
-    """Operations per second of a large matrix product in `float32` or `bf16` on the device."""
-    multiply, operations = matrix_product(device, name)
-    return operations / float(timed(multiply)["seconds_min"])
-
-
 def wait(device: Any) -> None:
     """Let a GPU finish."""
     import torch
@@ -165,8 +162,8 @@ def wait(device: Any) -> None:
         torch.cuda.synchronize()
 
 
-def memory_bandwidth(device: Any) -> float:
-    """Bytes per second, read and written, of copying a large tensor on the device."""
+def memory_copy(device: Any) -> tuple[Callable[[], None], float]:
+    """The copy of a large tensor on the device, and the bytes that it reads and writes."""
     import torch
 
     count = 2**30 if device.type == "cuda" else 2**26
@@ -177,7 +174,39 @@ def memory_bandwidth(device: Any) -> float:
         target.copy_(source)
         wait(device)
 
-    return 2 * 4 * count / float(timed(copy)["seconds_min"])
+    return copy, 2.0 * 4 * count
+
+
+def memory_bandwidth(device: Any) -> float:
+    """Bytes per second, read and written, of copying a large tensor on the device."""
+    copy, moved = memory_copy(device)
+    return moved / float(timed(copy)["seconds_min"])
+
+
+def memory_of_each(module: str, *arguments: Any) -> dict[str, float]:
+    """MiB by which one call of each of `module.sides(*arguments)` raises a fresh process's peak memory (of the host)."""
+    with _fresh() as process:
+        names = process.submit(_names, module, arguments).result()
+    rises = {}
+    for name in names:
+        with _fresh() as process:
+            rises[name] = process.submit(_rise, module, arguments, name).result()
+    return rises
+
+
+def _fresh() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
+def _names(module: str, arguments: tuple[Any, ...]) -> list[str]:
+    return list(importlib.import_module(module).sides(*arguments))
+
+
+def _rise(module: str, arguments: tuple[Any, ...], name: str) -> float:
+    function = importlib.import_module(module).sides(*arguments)[name]
+    before = peak_memory_mib()
+    function()
+    return peak_memory_mib() - before
 
 
 def write_result(name: str, rows: Sequence[Mapping[str, Any]], **facts: Any) -> Path:

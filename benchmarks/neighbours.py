@@ -55,7 +55,7 @@ def measure(method: str, folder: Path, points: int, cores: list[int]) -> dict[st
     import numpy as np
 
     real, fake = np.load(folder / "centres.npy"), np.load(folder / "points.npy")[:points]
-    answer = _answer(method, len(cores))
+    answer = answer_of(method, len(cores))
     answer(real[:64], fake[:64], 3)  # imports, thread pools
     before, seconds, cpu = peak_memory_mib(), [], []
     while not seconds or (sum(seconds) < 10 and len(seconds) < 5):
@@ -70,7 +70,7 @@ def measure(method: str, folder: Path, points: int, cores: list[int]) -> dict[st
     }  # fmt: skip
 
 
-def _answer(method: str, threads: int) -> Any:
+def answer_of(method: str, threads: int) -> Any:
     """The function (real, fake, k) -> bool (N,) of a method."""
     import numpy as np
 

@@ -23,6 +23,7 @@ from benchmarks.measure import (
     large_convolution,
     matrix_product,
     memory_bandwidth,
+    memory_of_each,
     paired,
     peak_memory_mib,
     wait,
@@ -149,6 +150,35 @@ def moved_bytes(encoder: Any, pairs: Any, bytes_each: int) -> dict[str, float]:
     return counts
 
 
+def study(gpu: bool) -> tuple[Any, Any]:
+    """Views of two organs, and the recipe: batch 1024 at 256 pixels on a GPU, batch 32 at 96 pixels elsewhere."""
+    import numpy as np
+
+    from workflow_scripts.study.schema import recipe_defaults
+    from workflow_scripts.training.mix import ViewUnion
+    from workflow_scripts.training.pretraining import Recipe
+
+    side, batch = (256, 1024) if gpu else (96, 32)
+    recipe = Recipe.from_settings({**recipe_defaults("pretraining_recipe"), "batch_size": batch})
+    store = np.random.default_rng(0).integers(0, 256, (2 * batch, side, side), dtype=np.uint8)
+    return ViewUnion([store], [np.arange(2 * batch)], [np.arange(2 * batch) % 2]), recipe
+
+
+def sides(backbone: str, threads: int) -> dict[str, Callable[[], object]]:
+    """Our step and the peer's."""
+    from workflow_scripts.training.backbone import create_backbone
+    from workflow_scripts.training.device import select_device
+    from workflow_scripts.training.pretraining import make_encoder
+
+    device = select_device("auto", threads)
+    views, recipe = study(device.type == "cuda")
+    encoder = make_encoder(create_backbone(backbone, 0), 2, views, recipe)
+    return {
+        "ours": product_step(encoder, views, recipe, device),
+        "torchvision, lightly, SGD": peer_step(views, 2, recipe, backbone, device),
+    }
+
+
 def main() -> None:
     """Measure, print, write benchmarks/results/pretraining_step.json (or pretraining_step_gpu.json)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -156,25 +186,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--repeats", type=int, default=5, help="(default: 5)")
     arguments = parser.parse_args()
+    memory = memory_of_each("benchmarks.pretraining_step", arguments.backbone, arguments.threads)
 
-    import numpy as np
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from workflow_scripts.study.schema import recipe_defaults
     from workflow_scripts.training.backbone import create_backbone
     from workflow_scripts.training.device import autocast, select_device
-    from workflow_scripts.training.mix import ViewUnion
-    from workflow_scripts.training.pretraining import Recipe, make_encoder
+    from workflow_scripts.training.pretraining import make_encoder
 
     device = select_device("auto", arguments.threads)
     gpu = device.type == "cuda"
-    side, batch = (256, 1024) if gpu else (96, 32)
-    recipe = Recipe.from_settings({**recipe_defaults("pretraining_recipe"), "batch_size": batch})
-    store = np.random.default_rng(0).integers(0, 256, (2 * batch, side, side), dtype=np.uint8)
-    views = ViewUnion([store], [np.arange(2 * batch)], [np.arange(2 * batch) % 2])
-    encoder = make_encoder(create_backbone(arguments.backbone, 0), 2, views, recipe)
-    our_step = product_step(encoder, views, recipe, device)
+    views, recipe = study(gpu)
+    side, batch = views.stores[0].shape[1], recipe.batch_size
+    functions = sides(arguments.backbone, arguments.threads)
+    our_step = functions["ours"]
     with FlopCounterMode(display=False) as counter:
         our_step()
     with autocast(device):
@@ -185,11 +211,9 @@ def main() -> None:
         for arithmetic in {kind, "float32"}
         for name, make in (("matrix product", matrix_product), ("convolution", large_convolution))
     }
-    peer = peer_step(views, 2, recipe, arguments.backbone, device)
     rows = []
     # In turn with what measures the peak, so that a busy minute of the machine slows both.
-    sides = {"ours": our_step, "torchvision, lightly, SGD": peer} | {name: one for name, (one, _) in limits.items()}
-    times = paired(sides, arguments.repeats)
+    times = paired(functions | {name: one for name, (one, _) in limits.items()}, arguments.repeats)
     peaks = {name: operations / times[name]["seconds_median"] for name, (_, operations) in limits.items()}
     for method, arithmetic in kinds.items():
         measured = times[method]
@@ -197,9 +221,11 @@ def main() -> None:
         peak = max(value for name, value in peaks.items() if name.endswith(arithmetic))
         share = counter.get_total_flops() / measured["seconds_median"] / peak
         rows.append({
-            "method": method, "arithmetic": arithmetic, "images_per_s": speed, "share_of_peak": share, **measured,
+            "method": method, "arithmetic": arithmetic, "images_per_s": speed, "share_of_peak": share,
+            "peak_memory_mib": memory[method], **measured,
         })  # fmt: skip
         print(f"{method:28}{arithmetic:8}{speed:8.1f} images/s {100 * share:5.1f} % of the peak")
+    encoder = make_encoder(create_backbone(arguments.backbone, 0), 2, views, recipe).to(device)
     bandwidth = memory_bandwidth(device)
     pairs = torch.zeros(2, batch, 1, side, side, device=device)
     bounds = {

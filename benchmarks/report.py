@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import RESULTS
+from benchmarks.scaling import figure
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 PRODUCT, CONVOLUTION = "a large matrix product", "a large convolution"
@@ -158,6 +159,25 @@ def startup(results: Path) -> list[str]:
     return lines
 
 
+def scaling(results: Path) -> list[str]:
+    """The section on time and memory against size."""
+    record = _read(results, "scaling")
+    lines = [
+        "## Scaling", "",
+        "![Time and memory against size](images/scaling.png)", "",
+        "One core. Exponents are fitted to the upper decade of sizes. Memory of the filter and of the distance is beside the",
+        f"features, of the others the whole process ({record['date']}).", "",
+        "| path | largest N | time there | memory there | time grows as | memory grows as |", "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for fitted in record["exponents"]:
+        last = [row for row in record["rows"] if row["what"] == fitted["what"]][-1]
+        lines.append(
+            f"| {fitted['what']} | {last['size']} | {last['cpu_seconds']:.1f} s | {last['peak_memory_mib']:.0f} MiB"
+            f" | N^{fitted['time']:.2f} | N^{fitted['memory']:.2f} |"
+        )
+    return lines
+
+
 def _read(results: Path, name: str) -> dict[str, Any]:
     return dict(json.loads((results / f"{name}.json").read_text(encoding="utf-8")))
 
@@ -211,6 +231,7 @@ def page(results: Path) -> str:
     lines += [
         "Not measured yet: a fine-tuning run, the demo from end to end.", "",
         *startup(results), "",
+        *scaling(results), "",
         "## Fast paths and their plain versions", "",
         "| fast path | compared with its plain version in |", "|---|---|",
         *(f"| {path} | `tests/unit/{test}` |" for path, test in TESTS.items()),
@@ -219,9 +240,10 @@ def page(results: Path) -> str:
 
 
 def main() -> None:
-    """Write the page."""
+    """Write the page and its picture."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     PAGE.write_text(page(RESULTS), encoding="utf-8")
+    figure(_read(RESULTS, "scaling")).savefig(PAGE.parent / "images" / "scaling.png", dpi=130)
     print(PAGE)
 
 

@@ -2,7 +2,8 @@
 
 The frames are phantoms on screenshots of 1024 x 768 pixels in colour, as scanners store them; every frame gives two
 views of 256 x 256. The loop opens, converts, crops, resizes and saves, and checks nothing. Both read the same files,
-which lie in the system's cache, and must give the same pixels.
+which lie in the system's cache, and must give the same pixels. The limits are the decoder alone, one process, and the disk,
+reading files that the system no longer holds.
 
     python -m benchmarks.view_store
 """
@@ -13,7 +14,9 @@ import argparse
 import contextlib
 import io
 import multiprocessing
+import os
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -82,6 +85,29 @@ def pillow_loop(folder: Path, names: list[str]) -> Path:
     return folder / "loop.npy"
 
 
+def decoder(folder: Path, names: list[str]) -> None:
+    """The limit: Pillow's decoder and grey conversion alone, which both of them need, in one process."""
+    from PIL import Image
+
+    for name in names:
+        with Image.open(folder / name) as image:
+            image.convert("L")
+
+
+def disk_rate(folder: Path, names: list[str]) -> float:
+    """Frames per second that the disk gives, files read in turn after the system's cache has let go of them."""
+    files = [folder / name for name in dict.fromkeys(names)]
+    for file in files:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    start = time.perf_counter()
+    for file in files:
+        file.read_bytes()
+    return len(files) / (time.perf_counter() - start)
+
+
 def fresh_process() -> ProcessPoolExecutor:
     """One process that inherits nothing."""
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
@@ -111,18 +137,19 @@ def speeds(folder: Path, frames: int, repeats: int) -> list[dict[str, Any]]:
     for extension in FORMATS:
         names = file_names(frames, extension)
         # Each in a process of its own: large arrays that one has freed would spare another the system's page faults.
-        with fresh_process() as loop, fresh_process() as one, fresh_process() as two:
+        with fresh_process() as loop, fresh_process() as one, fresh_process() as two, fresh_process() as limit:
             methods: dict[str, Callable[[], object]] = {
                 "pillow loop": lambda: loop.submit(pillow_loop, folder, names).result(),  # noqa: B023
                 "view store, 1 thread": lambda: one.submit(view_store, folder, names, 1).result(),  # noqa: B023
                 "view store, 2 threads": lambda: two.submit(view_store, folder, names, 2).result(),  # noqa: B023
+                "decoder alone": lambda: limit.submit(decoder, folder, names).result(),  # noqa: B023
             }
             times = paired(methods, repeats)
-        same = same_pixels(folder, names)
+        same, disk = same_pixels(folder, names), disk_rate(folder, names)
         for method, seconds in times.items():
             ratio = times["pillow loop"]["seconds_median"] / seconds["seconds_median"]
             rows.append({
-                "format": extension, "method": method, **seconds,
+                "format": extension, "method": method, **seconds, "disk_frames_per_second": disk,
                 "frames_per_second": frames / seconds["seconds_median"], "times_the_loop": ratio,
                 "same_pixels_as_loop": same,
             })  # fmt: skip
