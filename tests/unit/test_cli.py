@@ -1,6 +1,8 @@
 """Flags from the schema: config -> flags -> settings is the identity."""
 
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -46,3 +48,30 @@ def test_settings_outside_their_range_are_refused_by_their_flags():
     cli.add_settings(parser, "pretraining_recipe")
     with pytest.raises(UserError, match=r"--steps: 0 is less than.*; --augmentation.flip: 2.0 is greater than"):
         cli.settings(parser.parse_args(["--steps", "0", "--augmentation.flip", "2"]))
+
+
+STAGE = """
+import atexit, sys, types
+from workflow_scripts import cli
+torch = sys.modules["torch"] = types.ModuleType("torch")
+torch.cuda = types.SimpleNamespace(is_available=lambda: False)
+atexit.register(print, "closed")
+class Slow:
+    def __del__(self):
+        print("taken apart")
+kept = Slow()
+def stage(arguments):
+    print("done")
+    if arguments.log is None:
+        raise cli.UserError("no log")
+cli.run(stage, cli.stage_parser("a stage"))
+"""
+
+
+def test_a_stage_with_torch_ends_at_once_and_closes_what_is_open(tmp_path):
+    command = [sys.executable, "-c", STAGE]
+    ended = subprocess.run([*command, "--log", tmp_path / "stage.log"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "done\nclosed\n")
+    assert (tmp_path / "stage.log").exists()
+    failed = subprocess.run(command, capture_output=True, text=True)
+    assert (failed.returncode, failed.stderr) == (1, "error: no log\n")
