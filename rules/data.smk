@@ -37,6 +37,8 @@ rule crop_views:
         index=result("views/{real_set}.csv"),
     log:
         log_of("crop_views/{real_set}"),
+    # Before what takes a core for hours: this takes two for minutes, and every training waits for it.
+    priority: 2
     conda:
         "../envs/data.yaml"
     threads: 2

@@ -40,6 +40,8 @@ rule train_diffusion:
         metrics=result("diffusion/{cohort}metrics.jsonl"),
     log:
         log_of("train_diffusion/{cohort}train"),
+    # The longest chain of the study begins here.
+    priority: 1
     conda:
         "../envs/diffusion.yaml"
     threads: 1
