@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.shared import SHARED, needs_golden
 from workflow_scripts.errors import UserError
-from workflow_scripts.manifold.neighbours import inside, membership, nearest, nearest_others, radii
+from workflow_scripts.manifold.neighbours import Tiling, inside, membership, nearest, nearest_others, radii
 
 
 def brute_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -26,12 +26,20 @@ def cloud(seed: int, count: int, width: int, offset: float = 0.0) -> np.ndarray:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    seed=st.integers(0, 10_000), count=st.integers(3, 40), width=st.integers(1, 20), offset=st.sampled_from([0.0,
-    30.0, 3000.0]), scale=st.sampled_from([1e-12, 1.0, 1e15]), block=st.integers(1, 50), copies=st.integers(0, 5),
-    data=st.data(),
+    seed=st.integers(0, 10_000), count=st.integers(3, 40), width=st.integers(1, 20),
+    offset=st.sampled_from([0.0, 30.0, 3000.0]), scale=st.sampled_from([1e-12, 1.0, 1e15]),
+    rows=st.integers(1, 50), columns=st.integers(1, 50), copies=st.integers(0, 5), data=st.data(),
 )  # fmt: skip
 def test_answers_are_those_of_float64_brute_force(
-    seed: int, count: int, width: int, offset: float, scale: float, block: int, copies: int, data: st.DataObject
+    seed: int,
+    count: int,
+    width: int,
+    offset: float,
+    scale: float,
+    rows: int,
+    columns: int,
+    copies: int,
+    data: st.DataObject,
 ) -> None:
     real = cloud(seed, count, width, offset) * np.float32(scale)
     real[: min(copies, count)] = real[0]
@@ -39,20 +47,20 @@ def test_answers_are_those_of_float64_brute_force(
     points = np.concatenate(
         [cloud(seed + 1, 7, width, offset) * np.float32(scale), real[:5], real[:5] * np.float32(1 + 1e-7)]
     )
-    k = data.draw(st.integers(1, count - 1))
-    radius = radii(real, k, block)
+    k, tiling = data.draw(st.integers(1, count - 1)), Tiling(rows, columns)
+    radius = radii(real, k, tiling)
     np.testing.assert_allclose(radius, brute_radii(real, k), rtol=1e-12)
     distances = brute_distances(points, real)
-    result = membership(real, radius, points, block)
+    result = membership(real, radius, points, tiling)
     np.testing.assert_array_equal(result.balls, (distances <= radius).sum(axis=1))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = distances / radius
     ratio[distances == 0] = 0
     np.testing.assert_allclose(result.ratio, ratio.min(axis=1), rtol=1e-12)
     np.testing.assert_array_equal(result.ratio <= 1, result.inside)
-    found, rows = nearest(points, real, k, block)
+    found, chosen = nearest(points, real, k, tiling)
     np.testing.assert_allclose(found, np.sort(distances, axis=1)[:, :k], rtol=1e-12)
-    np.testing.assert_array_equal(np.take_along_axis(distances, rows, axis=1), found)
+    np.testing.assert_array_equal(np.take_along_axis(distances, chosen, axis=1), found)
 
 
 def test_float32_alone_would_be_wrong() -> None:

@@ -1,9 +1,9 @@
 """Nearest-neighbour geometry of feature sets: balls around real features and who lies inside (Eq. 5 of the paper).
 
-Squared distances come as |a|² + |b|² - 2ab from blocked float32 matrix products. Their rounding error has a bound, so
-every decision that could fall either way within it (a neighbour near the k-th place, a point near the rim of a ball)
+Squared distances come as |a|² + |b|² - 2ab from float32 matrix products, tile by tile. Their rounding error has a bound,
+so every decision that could fall either way within it (a neighbour near the k-th place, a point near the rim of a ball)
 is computed again in float64 from the differences: the answers are those of brute force in float64, at the price of
-float32. Cost grows as N x M, memory with the block and one float32 copy of the M rows (benchmarks/neighbours.py).
+float32. Cost grows as N x M; memory is that of one tile, whatever the sets' sizes (benchmarks/neighbours.py).
 """
 
 from __future__ import annotations
@@ -11,21 +11,38 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from workflow_scripts.errors import UserError
 from workflow_scripts.manifold.checks import extent, require_one_width
 
-BLOCK = 1024
-# Numbers per temporary array: so many stay in a core's cache. Blocks have no fewer rows than a matrix product needs.
-BLOCK_NUMBERS, LEAST_ROWS = 1 << 18, 512
-PAIR_NUMBERS = 1 << 17
+EPSILON = float(np.finfo(np.float32).eps)
+# What follows a product is done in parts of so many numbers, which stay in a core's cache; so do pairs, and rows moved.
+PART_NUMBERS, CHUNK_NUMBERS = 1 << 17, 1 << 16
 
 
-def nearest(points: np.ndarray, reference: np.ndarray, count: int, block: int = BLOCK) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Tiling:
+    """Points (`rows`) and reference rows (`columns`) of one matrix product, and who multiplies: large enough for full
+    speed, small enough that memory does not grow with the sets. `product` takes float32 (r, D) and (c, D) and returns
+    their dot products (r, c) with a float32 sum's accuracy (no TF32, no half precision).
+    """
+
+    rows: int = 1024
+    columns: int = 2048
+    product: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda first, second: first @ second.T
+
+
+TILING = Tiling()
+
+
+def nearest(
+    points: np.ndarray, reference: np.ndarray, count: int, tiling: Tiling = TILING
+) -> tuple[np.ndarray, np.ndarray]:
     """The `count` nearest rows of `reference` (M, D) for each row of `points` (N, D), nearest first.
 
     Returns float64 distances (N, count) and their int64 row numbers; of equally distant rows the first comes first.
@@ -34,10 +51,10 @@ def nearest(points: np.ndarray, reference: np.ndarray, count: int, block: int = 
     reach = _check(points, reference, "points", "reference")
     if not 1 <= count <= len(reference):
         raise UserError(f"{count} nearest neighbours were asked for, but the reference set has {len(reference)} views")
-    return _nearest(points, reference, count, reach, block)
+    return _nearest(points, _Space(reference, reach, tiling), count)
 
 
-def nearest_others(features: np.ndarray, count: int, block: int = BLOCK) -> np.ndarray:
+def nearest_others(features: np.ndarray, count: int, tiling: Tiling = TILING) -> np.ndarray:
     """Distances (N, count), float64, from each row to its nearest *other* rows, nearest first (a duplicate is at 0)."""
     reach = _check_others(features, count)
     distances = np.zeros((len(features), count), dtype=np.float64)
@@ -45,11 +62,12 @@ def nearest_others(features: np.ndarray, count: int, block: int = BLOCK) -> np.n
     # looking for them would take quadratic time.
     spread = np.flatnonzero(_copies(features) <= count)
     if len(spread):
-        distances[spread] = _nearest(features[spread], features, count, reach, block, own=spread)[0]
+        points = features[spread] if len(spread) < len(features) else features
+        distances[spread] = _nearest(points, _Space(features, reach, tiling), count, own=spread)[0]
     return distances
 
 
-def radii(real: np.ndarray, k: int, block: int = BLOCK) -> np.ndarray:
+def radii(real: np.ndarray, k: int, tiling: Tiling = TILING) -> np.ndarray:
     """Distance (N,), float64, of each row of `real` (N, D) to its k-th nearest other row (Eq. 5)."""
     reach = _check_others(real, k)
     result = np.zeros(len(real), dtype=np.float64)
@@ -57,17 +75,15 @@ def radii(real: np.ndarray, k: int, block: int = BLOCK) -> np.ndarray:
     if not len(spread):
         return result
     points = real[spread] if len(spread) < len(real) else real
-    for start, squared, error, _ in _squared_blocks(points, real, reach, block):
-        block_rows = np.arange(len(squared))
-        squared[block_rows, spread[start : start + len(squared)]] = np.inf
-        last = np.partition(squared, k - 1, axis=1)[:, k - 1]
+    for block, found in _candidates(points, _Space(real, reach, tiling), k, own=spread):
         # Only rows that may be the k-th are measured again; so many are surely nearer.
-        nearer = (squared < (last - 2 * error)[:, None]).sum(axis=1)
-        rows, columns = np.nonzero(np.abs(squared - last[:, None]) <= 2 * error[:, None])
-        exact = _pair_distances(real, real, spread[rows + start], columns)
+        sure = found.low + block.width[found.rows] < found.last[found.rows]
+        nearer = np.bincount(found.rows[sure], minlength=len(block))
+        rows, columns = found.rows[~sure], found.columns[~sure]
+        exact = _pair_distances(points, real, rows + block.start, columns)
         order = np.lexsort((exact, rows))
-        first = np.searchsorted(rows, block_rows)
-        result[spread[start : start + len(squared)]] = exact[order[first + k - 1 - nearer]]
+        first = np.searchsorted(rows[order], np.arange(len(block)))
+        result[spread[block.start : block.start + len(block)]] = exact[order[first + k - 1 - nearer]]
     return result
 
 
@@ -88,120 +104,228 @@ class Membership:
         return self.balls > 0
 
 
-def membership(centres: np.ndarray, radius: np.ndarray, points: np.ndarray, block: int = BLOCK) -> Membership:
+def membership(centres: np.ndarray, radius: np.ndarray, points: np.ndarray, tiling: Tiling = TILING) -> Membership:
     """How `points` (N, D) lie relative to the closed balls of `radius` (M,) around `centres` (M, D)."""
     reach = _check(centres, points, "centres", "points")
     if radius.shape != (len(centres),):
         raise UserError(f"there are {len(centres)} centres but radii of shape {radius.shape}")
-    balls = np.empty(len(points), dtype=np.int64)
-    ratio = np.empty(len(points), dtype=np.float64)
-    for start, squared, error, scale in _squared_blocks(points, centres, reach, block):
-        rows = slice(start, start + len(squared))
-        limit = ((radius / scale) ** 2).astype(np.float32)
-        extent = limit > 0
-        inverse = np.divide(1, limit, out=np.zeros_like(limit), where=extent)
-        slack = 4 * np.finfo(np.float32).eps  # the radius itself was rounded, and so is its inverse
-        surely = (squared + error[:, None] <= limit * (1 - slack)) & extent
-        relative = squared * inverse
-        relative[:, ~extent] = np.inf
-        best = relative.argmin(axis=1)
-        highest = (relative[np.arange(len(squared)), best] + error * inverse[best]) * (1 + 1e-5) + 1e-30
-        squared -= error[:, None]
-        # Again in float64: pairs near a rim, and those that may hold the smallest ratio.
-        again = (squared <= limit * (1 + slack)) & ~surely
-        squared *= inverse
-        again |= (squared <= highest[:, None]) & extent
-        again_rows, again_columns = np.nonzero(again)
-        distance = _pair_distances(points, centres, again_rows + start, again_columns)
-        surely[again_rows, again_columns] = distance <= radius[again_columns]
-        balls[rows] = surely.sum(axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            pair_ratio = distance / radius[again_columns]
-        pair_ratio[distance == 0] = 0.0
-        smallest = np.full(len(squared), np.inf)
-        np.minimum.at(smallest, again_rows, pair_ratio)
-        ratio[rows] = smallest
+    balls = np.zeros(len(points), dtype=np.int64)
+    ratio = np.full(len(points), np.inf)
+    space = _Space(centres, reach, tiling)
+    limit = ((radius / space.scale) ** 2).astype(np.float32)
+    flat = limit <= 0  # balls without extent hold only their centre
+    inverse = np.divide(1, limit, out=np.zeros_like(limit), where=~flat)
+    slack = 4 * EPSILON  # the radius itself was rounded, and so is its inverse
+    for block in space.blocks(points):
+        bound = np.full(len(block), np.inf, dtype=np.float32)  # of the smallest (distance / radius)², from above
+        for part in space.parts(block):
+            within, inverses, empty = limit[part.columns], inverse[part.columns], flat[part.columns]
+            surely = part.low <= np.where(empty, -np.inf, within * (1 - slack) - part.width)
+            again = part.low <= within * (1 + slack)
+            again ^= surely
+            relative = np.multiply(part.low, inverses, out=part.low)
+            relative[:, np.flatnonzero(empty)] = np.inf
+            best = relative.argmin(axis=1)
+            smallest = relative[np.arange(len(best)), best]
+            highest = (smallest + part.width * inverses[best]) * (1 + 1e-5) + 1e-30
+            bound[part.rows] = np.minimum(bound[part.rows], highest)
+            # Again in float64: pairs near a rim, and those that may hold the smallest ratio.
+            again |= relative <= np.minimum(bound[part.rows], np.finfo(np.float32).max)[:, None]
+            rows, columns = np.divmod(np.flatnonzero(again), again.shape[1])
+            own = rows + block.start + part.rows.start
+            distance = _pair_distances(points, centres, own, columns + part.columns.start)
+            measured = radius[columns + part.columns.start]
+            surely[rows, columns] = distance <= measured
+            balls[block.start + part.rows.start : block.start + part.rows.stop] += np.add.reduce(
+                surely, axis=1, dtype=np.uint32
+            )
+            with np.errstate(divide="ignore", invalid="ignore"):
+                pair_ratio = distance / measured
+            pair_ratio[distance == 0] = 0.0
+            np.minimum.at(ratio, own, pair_ratio)
     return Membership(balls, ratio)
 
 
 def inside(
-    real: np.ndarray, radius: np.ndarray, points: np.ndarray, block: int = BLOCK
+    real: np.ndarray, radius: np.ndarray, points: np.ndarray, tiling: Tiling = TILING
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each point lies in the real manifold (bool), and its smallest distance / radius (float64)."""
-    result = membership(real, radius, points, block)
+    result = membership(real, radius, points, tiling)
     return result.inside, result.ratio
 
 
+@dataclass(frozen=True)
+class _Block:
+    """So many points from `start` on: their coordinates (r, D), and what makes `-2 ab + |b|²` a lower bound of the
+    squared distance, which is at most `width` above it; one number per point.
+    """
+
+    start: int
+    coordinates: np.ndarray
+    added: np.ndarray
+    width: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.coordinates)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Lower bounds (r, c) of squared distances from a block's rows to reference columns; all lie within `width`."""
+
+    rows: slice
+    columns: slice
+    low: np.ndarray
+    width: float
+
+
+class _Space:
+    """The reference rows in coordinates whose squares neither overflow nor vanish in float32: moved by their mean,
+    divided by `scale`, a power of two. `reach` is the largest absolute feature.
+    """
+
+    def __init__(self, reference: np.ndarray, reach: float, tiling: Tiling) -> None:
+        self.reference, self.tiling = reference, tiling
+        # In float32, so that both sets are moved by the very same vector.
+        self._centre = reference.mean(axis=0, dtype=np.float64).astype(np.float32)
+        width = reference.shape[1]
+        # A power of two divides without rounding.
+        self.scale = 2.0 ** math.ceil(math.log2(2 * reach * math.sqrt(width))) if reach > 0 else 1.0
+        # Bound of the rounding of the dot product (Higham: D u |a||b|, u = eps/2), of centring and of pairwise sums.
+        self._factor = EPSILON * (width / 4 + 32)
+        self._part_rows = max(1, PART_NUMBERS // min(tiling.columns, len(reference)))
+        self._held: tuple[int, np.ndarray] = (-1, reference[:0])
+
+    @cached_property
+    def _norms(self) -> np.ndarray:
+        tiles = range(0, len(self.reference), self.tiling.columns)
+        return np.concatenate([_squared_norms(self._tile(start)) / 4 for start in tiles])
+
+    def blocks(self, points: np.ndarray) -> Iterator[_Block]:
+        """The points, `tiling.rows` at a time."""
+        largest = float(np.sqrt(self._norms.max()))
+        for start in range(0, len(points), self.tiling.rows):
+            coordinates = self._moved(points[start : start + self.tiling.rows], 1)
+            norms = _squared_norms(coordinates)
+            # One bound for all rows of a part.
+            firsts = np.arange(0, len(norms), self._part_rows)
+            error = self._factor * (np.sqrt(np.maximum.reduceat(norms, firsts)) + largest) ** 2
+            error = np.repeat(error.astype(np.float32), np.diff([*firsts, len(norms)]))
+            yield _Block(start, coordinates, norms - error, 2 * error)
+
+    def parts(self, block: _Block) -> Iterator[_Part]:
+        """Every pair of a block's points and reference rows, once; a part's numbers may be written over."""
+        for start in range(0, len(self.reference), self.tiling.columns):
+            low = self.tiling.product(block.coordinates, self._tile(start))
+            columns = slice(start, start + low.shape[1])
+            for first in range(0, len(block), self._part_rows):
+                rows = slice(first, min(first + self._part_rows, len(block)))
+                part = low[rows]
+                part += self._norms[columns]
+                part += block.added[rows, None]
+                yield _Part(rows, columns, part, float(block.width[first]))
+
+    def _tile(self, start: int) -> np.ndarray:
+        """-2 times the coordinates of the reference rows from `start` on; the last tile is kept, often the only one."""
+        if self._held[0] != start:
+            self._held = start, self._moved(self.reference[start : start + self.tiling.columns], -2)
+        return self._held[1]
+
+    def _moved(self, features: np.ndarray, factor: float) -> np.ndarray:
+        moved = np.empty(features.shape, dtype=np.float32)
+        for part in _chunks(features):
+            np.subtract(features[part], self._centre, out=moved[part], casting="same_kind")
+            moved[part] *= np.float32(factor / self.scale)
+        return moved
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Pairs of a block's rows and reference rows that may be among the nearest, with their lower bounds (flat), and the
+    lower bound in the last place of each of the block's rows.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    low: np.ndarray
+    last: np.ndarray
+
+
+def _candidates(
+    points: np.ndarray, space: _Space, count: int, own: np.ndarray | None
+) -> Iterator[tuple[_Block, _Candidates]]:
+    """Per block, the pairs that may be among the `count` nearest; `own` gives each point's own row, which is skipped."""
+    for block in space.blocks(points):
+        lowest = np.full((len(block), count), np.inf, dtype=np.float32)
+        found = []
+        for part in space.parts(block):
+            if own is not None:
+                mine = own[block.start + part.rows.start : block.start + part.rows.stop] - part.columns.start
+                met = np.flatnonzero((mine >= 0) & (mine < part.low.shape[1]))
+                part.low[met, mine[met]] = np.inf
+            these = np.partition(part.low, count - 1, axis=1)[:, :count] if count < part.low.shape[1] else part.low
+            merged = np.concatenate([lowest[part.rows], these], axis=1)
+            lowest[part.rows] = np.partition(merged, count - 1, axis=1)[:, :count]
+            # A row that truly belongs to the nearest has its lower bound at most `width` beyond the one in the last place.
+            last = lowest[part.rows, count - 1]
+            near = part.low <= np.minimum(last + part.width, np.finfo(np.float32).max)[:, None]
+            rows, columns = np.divmod(np.flatnonzero(near), near.shape[1])
+            found.append((rows + part.rows.start, columns + part.columns.start, part.low[rows, columns]))
+        rows, columns, low = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        last = lowest[:, count - 1]
+        still = low <= (last + block.width)[rows]  # later tiles have brought nearer ones
+        yield block, _Candidates(rows[still], columns[still], low[still], last)
+
+
 def _nearest(
-    points: np.ndarray, reference: np.ndarray, count: int, reach: float, block: int, own: np.ndarray | None = None
+    points: np.ndarray, space: _Space, count: int, own: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`nearest` without checks; `own` gives each point's own row of `reference`, which is skipped."""
+    """`nearest` without checks."""
     distances = np.empty((len(points), count), dtype=np.float64)
     indices = np.empty((len(points), count), dtype=np.int64)
-    for start, squared, error, _ in _squared_blocks(points, reference, reach, block):
-        block_rows = np.arange(len(squared))
-        if own is not None:
-            squared[block_rows, own[start : start + len(squared)]] = np.inf
-        last = np.partition(squared, count - 1, axis=1)[:, count - 1]
-        # A row that truly belongs to the nearest is measured at most 2 error beyond the one measured in the last place.
-        rows, columns = np.nonzero(squared <= (last + 2 * error)[:, None])
-        exact = _pair_distances(points, reference, rows + start, columns)
-        order = np.lexsort((columns, exact, rows))
-        first = np.searchsorted(rows, block_rows)  # `rows` ascends, and sorting by it keeps each row's place
+    for block, found in _candidates(points, space, count, own):
+        exact = _pair_distances(points, space.reference, found.rows + block.start, found.columns)
+        order = np.lexsort((found.columns, exact, found.rows))
+        first = np.searchsorted(found.rows[order], np.arange(len(block)))
         chosen = order[first[:, None] + np.arange(count)]
-        distances[start : start + len(squared)] = exact[chosen]
-        indices[start : start + len(squared)] = columns[chosen]
+        distances[block.start : block.start + len(block)] = exact[chosen]
+        indices[block.start : block.start + len(block)] = found.columns[chosen]
     return distances, indices
 
 
-def _squared_blocks(
-    points: np.ndarray, reference: np.ndarray, reach: float, block: int
-) -> Iterator[tuple[int, np.ndarray, np.ndarray, float]]:
-    """Blocks of (first row, squared distances / scale² float32, bound of their error per row, scale); `reach` is the
-    largest absolute feature."""
-    # In float32, so that both sets are moved by the very same vector.
-    centre = reference.mean(axis=0, dtype=np.float64).astype(np.float32)
-    width = reference.shape[1]
-    # A power of two divides without rounding; squares can neither overflow nor vanish.
-    scale = 2.0 ** math.ceil(math.log2(2 * reach * math.sqrt(width))) if reach > 0 else 1.0
-    prepared = np.empty(reference.shape, dtype=np.float32)
-    norms = np.empty(len(reference), dtype=np.float32)
-    rows = min(block, max(LEAST_ROWS, BLOCK_NUMBERS // len(reference)))
-    for start in range(0, len(reference), rows):
-        part, norms[start : start + rows] = _prepared(reference[start : start + rows], centre, scale)
-        np.multiply(part, -2, out=prepared[start : start + rows])
-    largest = float(np.sqrt(norms.max()))
-    # Bound of the rounding of the dot product (Higham: D u |a||b|, u = eps/2), of centring and of pairwise sums.
-    factor = float(np.finfo(np.float32).eps) * (width / 4 + 32)
-    for start in range(0, len(points), rows):
-        part, own = _prepared(points[start : start + rows], centre, scale)
-        squared = part @ prepared.T
-        squared += norms
-        squared += own[:, None]
-        yield start, squared, (factor * (np.sqrt(own) + largest) ** 2).astype(np.float32), scale
-
-
-def _prepared(features: np.ndarray, centre: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, D) moved and scaled, and their squared norms (n,); float32."""
-    part = (features - centre).astype(np.float32, copy=False)
-    part *= np.float32(1 / scale)
-    return part, np.square(part).sum(axis=1)
+def _squared_norms(rows: np.ndarray) -> np.ndarray:
+    norms = np.empty(len(rows), dtype=np.float32)
+    for part in _chunks(rows):
+        np.sum(np.square(rows[part]), axis=1, out=norms[part])
+    return norms
 
 
 def _pair_distances(a: np.ndarray, b: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """float64 distances of the pairs (a[rows[i]], b[columns[i]])."""
     result = np.empty(len(rows), dtype=np.float64)
-    step = max(1, PAIR_NUMBERS // a.shape[1])
+    step = max(1, CHUNK_NUMBERS // a.shape[1])
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        difference = a[rows[part]].astype(np.float64) - b[columns[part]]
+        difference = a[rows[part]].astype(np.float64)
+        difference -= b[columns[part]]
         result[part] = np.sqrt(np.square(difference, out=difference).sum(axis=1))
     return result
 
 
+def _chunks(rows: np.ndarray) -> Iterator[slice]:
+    step = max(1, CHUNK_NUMBERS // rows.shape[1])
+    for start in range(0, len(rows), step):
+        yield slice(start, start + step)
+
+
 def _copies(features: np.ndarray) -> np.ndarray:
     """int (N,): how many rows are bit for bit equal to each row, itself included."""
-    digests = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in features]
+    beginnings = [row[:8].tobytes() for row in features]
+    alike = Counter(beginnings)
+    digests = [
+        hashlib.blake2b(row.tobytes(), digest_size=16).digest() if alike[beginning] > 1 else beginning
+        for row, beginning in zip(features, beginnings, strict=True)
+    ]
     counts = Counter(digests)
     return np.array([counts[digest] for digest in digests])
 
