@@ -98,6 +98,36 @@ rule generation_metrics:
         " --output {output.metrics:q} --threads {threads} --log {log:q}"
 
 
+rule denoising_errors:
+    input:
+        model=generator,
+        views=result("views/labelled.npy"),
+        index=result("views/labelled.csv"),
+        holdout=result("diffusion/{cohort}holdout.csv"),
+        folds=left_out_folds,
+    output:
+        errors=result("synthesis/{cohort}denoising.csv"),
+    log:
+        log_of("denoising_errors/{cohort}denoising"),
+    conda:
+        "../envs/diffusion.yaml"
+    threads: 1
+    resources:
+        runtime=0,
+        gpu=1,
+    params:
+        settings=flags({key: config["manifold"]["privacy"][key] for key in ("noises", "seed")}),
+        batch_size=config["synthesis"]["recipe"]["batch_size"],
+        left_out=left_out_flags,
+        work=result("work/denoising/{cohort}run"),
+        code=code_version("denoising_errors"),
+    shell:
+        "exec python -m workflow_scripts.denoising_errors --model {input.model:q} --views {input.views:q}"
+        " --index {input.index:q} --holdout {input.holdout:q} {params.left_out} {params.settings}"
+        " --batch-size {params.batch_size} --output {output.errors:q} --work-dir {params.work:q}"
+        " --code-version {params.code} --time-limit {resources.runtime} --threads {threads} --log {log:q}"
+
+
 rule audit_privacy:
     input:
         real=result("embedding/{cohort}labelled.npy"),
@@ -108,6 +138,7 @@ rule audit_privacy:
         copy_real=result("embedding/{cohort}copy_labelled.npy"),
         copy_synthetic=result("embedding/{cohort}copy_synthetic.npy"),
         copy_planted=result("embedding/{cohort}copy_planted.npy"),
+        denoising=result("synthesis/{cohort}denoising.csv"),
         filter=result("synthesis/{cohort}filter.csv"),
         holdout=result("diffusion/{cohort}holdout.csv"),
         folds=left_out_folds,
@@ -134,7 +165,8 @@ rule audit_privacy:
         "exec python -m workflow_scripts.privacy --real {input.real:q} --real-views {input.real_views:q}"
         " --real-index {input.real_index:q} --synthetic {input.synthetic:q}"
         " --synthetic-views {input.synthetic_views:q} --copy-real {input.copy_real:q}"
-        " --copy-synthetic {input.copy_synthetic:q} --copy-planted {input.copy_planted:q} --filter {input.filter:q}"
+        " --copy-synthetic {input.copy_synthetic:q} --copy-planted {input.copy_planted:q}"
+        " --denoising {input.denoising:q} --filter {input.filter:q}"
         " --holdout {input.holdout:q} {params.left_out} {params.origin} {params.settings}"
         " --output {output.privacy:q} --output-summary {output.summary:q}"
         " --output-html {output.page:q}"

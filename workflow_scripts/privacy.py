@@ -4,7 +4,8 @@ Writes per generated view `index, nearest_view, feature_distance, correlation, s
 training view behind the strongest evidence, the distance to the nearest one in the embedding's features, the best
 normalised cross-correlation over flips and shifts, the best cosine of the copy encoder, the score, whether it lies above
 the threshold, and authenticity. The summary (JSON, and a page) holds counts, the control on held-out patients, the
-membership AUC, the share of planted copies of each kind that are found, and in words what may and may not be claimed.
+membership AUCs from outside and from the generator's weights, the share of planted copies of each kind that are found,
+and in words what may and may not be claimed.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--copy-real", type=Path, required=True, help="copy encoder's features of the labelled views")
     parser.add_argument("--copy-synthetic", type=Path, required=True, help="those of the generated views")
     parser.add_argument("--copy-planted", type=Path, required=True, help="those of the planted copies, by kind")
+    parser.add_argument("--denoising", type=Path, required=True, help="how well the generator denoises the real views")
     parser.add_argument("--filter", type=Path, required=True, help="the manifold filter's answers")
     add_reference(parser, holdout_required=True)
     parser.add_argument("--origin", default="", help="stamp in the summary, for example PHANTOM (default: none)")
@@ -51,7 +53,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     from workflow_scripts.evaluation.privacy_table import audit_layout
     from workflow_scripts.evaluation.rendering import html_page, markdown
-    from workflow_scripts.manifold import privacy
+    from workflow_scripts.manifold import membership, privacy
     from workflow_scripts.manifold.neighbours import nearest
     from workflow_scripts.manifold.planted import planted_copies, planted_rows, power
 
@@ -115,9 +117,13 @@ def main(arguments: argparse.Namespace) -> None:
         },
         "membership_auc": {},
     }  # fmt: skip
+    summary["generator"] = membership.attack_on_weights(
+        _errors(arguments.denoising, index["view_id"].to_numpy()[training | held_out]),
+        patients[training | held_out], held_out[training | held_out], seed,
+    )  # fmt: skip
     for name, members in (("unfiltered", np.ones(len(kept), dtype=bool)), ("filtered", kept)):
         reach = nearest(np.asarray(real), synthetic[members], 1)[0][:, 0]
-        auc, low, high = privacy.membership_auc(
+        auc, low, high = membership.membership_auc(
             reach[training], patients[training], reach[held_out], patients[held_out], seed
         )
         summary["membership_auc"][name] = {"value": auc, "low": low, "high": high}
@@ -139,6 +145,17 @@ def main(arguments: argparse.Namespace) -> None:
     write_csv(table, arguments.output)
     write_json(summary, arguments.output_summary)
     write_text(html_page(page), arguments.output_html)
+
+
+def _errors(source: Path, view_ids: np.ndarray) -> np.ndarray:
+    """Denoising errors of these views (N,)."""
+    errors = read_csv(source).set_index("view_id")["error"]
+    missing = sorted(set(view_ids) - set(errors.index))
+    if missing:
+        raise UserError(
+            f"{source} lacks {len(missing)} of the labelled views, for example {missing[0]!r}; make it again"
+        )
+    return errors.loc[view_ids].to_numpy()
 
 
 def _require_patients(patients: np.ndarray, who: str) -> None:

@@ -143,15 +143,6 @@ def test_the_control_is_cross_fitted() -> None:
     assert privacy.cross_fitted_alarms(scores, patients, 0.01).tolist() == [True, True, False, False, False]
 
 
-def test_membership_auc_closed_forms() -> None:
-    patients = np.repeat(np.arange(10), 2)
-    near, far = np.arange(20.0), np.arange(100.0, 120.0)
-    assert privacy.membership_auc(near, patients, far, patients, 0) == (1, 1, 1)
-    value, low, high = privacy.membership_auc(near, patients, near, patients, 0)
-    assert value == 0.5
-    assert low < 0.5 < high
-
-
 def test_duplicates_under_another_patient_do_not_calibrate() -> None:
     unseen = privacy.really_unseen(np.array([0.1, 0.99, 0.2, 0.3]), np.array(["a", "a", "b", "c"]))
     assert unseen.tolist() == [False, False, True, True]
@@ -171,6 +162,10 @@ def write_study(folder: Path, generated: np.ndarray, unseen: np.ndarray = UNSEEN
     )
     chosen = TRAINED[planted.planted_rows(TRAINING, 0)]
     np.save(folder / "planted.npy", np.stack([features(c) for c in planted.planted_copies(chosen, 4, 0).values()]))
+    errors = np.random.default_rng(4).normal(0.1, 0.01, len(views))
+    pd.DataFrame({"view_id": views, "patient_id": patients, "held_out": 0, "error": errors})[::-1].to_csv(
+        folder / "denoising.csv", index=False
+    )
     inside = (np.arange(len(generated)) % 4 > 0).astype(int)
     pd.DataFrame({"index": range(len(generated)), "inside": inside, "distance_ratio": 0.5}).to_csv(
         folder / "filter.csv", index=False
@@ -181,7 +176,8 @@ def run_audit(folder: Path, *more: str) -> tuple[pd.DataFrame, dict]:
     stage.main(stage.parser().parse_args([
         "--real", f"{folder}/real.npy", "--real-views", f"{folder}/views.npy", "--real-index", f"{folder}/index.csv",
         "--synthetic", f"{folder}/synthetic.npy", "--synthetic-views", f"{folder}/synthetic_views.npy",
-        "--filter", f"{folder}/filter.csv", "--holdout", f"{folder}/holdout.csv", "--shift", "4",
+        "--denoising", f"{folder}/denoising.csv", "--filter", f"{folder}/filter.csv",
+        "--holdout", f"{folder}/holdout.csv", "--shift", "4",
         "--copy-real", f"{folder}/real.npy", "--copy-synthetic", f"{folder}/synthetic.npy",
         "--copy-planted", f"{folder}/planted.npy", "--output-html", f"{folder}/privacy.html",
         "--output", f"{folder}/privacy.csv", "--output-summary", f"{folder}/privacy.json", *more,
@@ -216,6 +212,9 @@ def test_stage_tells_copies_from_fresh_views(tmp_path: Path) -> None:
     assert not summary["rate_certified"]
     assert "cannot be certified" in summary["caveats"]
     assert "anonymous" in summary["may_not_say"]
+    assert summary["generator"]["auc"]["low"] < 0.5 < summary["generator"]["auc"]["high"]
+    assert "does not exclude stronger attacks on its weights" in summary["caveats"]
+    assert "a training patient is denoised better" in page
     _, looser = run_audit(tmp_path, "--false-alarms", "0.1")
     assert looser["rate_certified"]
     assert "cannot be certified" not in looser["caveats"]
@@ -227,6 +226,18 @@ def test_stage_sees_a_memoriser_by_its_membership_auc(tmp_path: Path) -> None:
     write_study(tmp_path, OTHERS)
     auc = run_audit(tmp_path)[1]["membership_auc"]["unfiltered"]
     assert 0.3 < auc["value"] < 0.7
+
+
+def test_stage_sees_what_the_weights_give_away(tmp_path: Path) -> None:
+    write_study(tmp_path, OTHERS)
+    table = pd.read_csv(tmp_path / "denoising.csv")
+    table.loc[table["patient_id"].str.startswith("t"), "error"] -= 0.03
+    table.to_csv(tmp_path / "denoising.csv", index=False)
+    summary = run_audit(tmp_path)[1]
+    assert summary["generator"]["auc"]["low"] > 0.9
+    assert summary["generator"]["caught"]["value"] > 0.8
+    assert summary["generator"]["training_patients"] == TRAINING // 2
+    assert "Share the views, not the generator" in summary["caveats"]
 
 
 def test_stage_survives_a_duplicate_among_the_held_out(tmp_path: Path) -> None:
@@ -248,6 +259,7 @@ def test_stage_survives_a_duplicate_among_the_held_out(tmp_path: Path) -> None:
         ),
         (lambda f: np.save(f / "synthetic.npy", np.zeros((3, 32), "f4")), r"synthetic.npy 3"),
         (lambda f: np.save(f / "real.npy", np.zeros((90, 7), "f4")), r"7"),
+        (lambda f: pd.read_csv(f / "denoising.csv")[:80].to_csv(f / "denoising.csv"), r"denoising.csv lacks 10 of"),
     ],
 )
 def test_stage_refuses(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:

@@ -41,6 +41,11 @@ def test_the_shipped_study_has_the_jobs_that_snakemake_plans(config: dict):
     assert works["finetune"].jobs["ud-flipped/seed0"] == pytest.approx(880 * (2 * 30 * 3 + 1) * 0.0045)
 
 
+def test_every_labelled_view_is_denoised_from_every_noise(config: dict):
+    works = {work.rule: work for work in stages(config, {"labelled": 880}, NETWORKS)}
+    assert works["denoising_errors"].jobs == {"denoising": pytest.approx(880 * 8 * 8 * 0.5)}
+
+
 def test_snapshots_are_sampled_when_a_checkpoint_is_selected(config: dict):
     works = {work.rule: work for work in stages(config, {"labelled": 880}, NETWORKS)}
     # Ten snapshots of 50 000 steps, 256 images of 50 steps from each.

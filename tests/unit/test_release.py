@@ -32,6 +32,7 @@ def study(tmp_path: Path) -> Path:
     interval = {"value": 0.52, "low": 0.45, "high": 0.6}
     summary = {
         "membership_auc": {"filtered": interval},
+        "generator": {"auc": {"value": 0.61, "low": 0.55, "high": 0.67}},
         "may_say": "May <b>say</b>",
         "may_not_say": "Not anonymous",
         "caveats": "C",

@@ -55,26 +55,40 @@ def drawn_images(
         yield to_grey(state)
 
 
-def denoising_loss(
-    unet: UNet2DModel, process: GaussianProcess, views: np.ndarray, batch_size: int, seed: int
-) -> np.ndarray:
-    """Mean squared error of the predicted noise, float64 (N,), of views uint8 (N, S, S), over LEVELS noise levels.
+def denoising_errors(
+    unet: UNet2DModel,
+    process: GaussianProcess,
+    views: np.ndarray,
+    batch_size: int,
+    seed: int,
+    noise_round: int = 0,
+    first: int = 0,
+) -> Iterator[np.ndarray]:
+    """Mean squared error of the predicted noise, float64 (batch,), of views uint8 (N, S, S) over LEVELS noise levels.
 
-    A conditional model is told no class. The noise of a view depends on the seed, its row and the level, so that
-    networks are compared on the same task. `process` has all timesteps.
+    Batch by batch from row `first` on. A conditional model is told no class. The noise of a view depends on the seed, its
+    row, the level and the round, so that networks are compared on the same task. `process` has all timesteps.
     """
     device, length = next(unet.parameters()).device, len(process)
-    losses = np.zeros(len(views))
     nothing = unet.config.num_class_embeds
-    for start in range(0, len(views), batch_size):
+    for start in range(first, len(views), batch_size):
         rows = range(start, min(start + batch_size, len(views)))
+        losses = np.zeros(len(rows))
         x0 = torch.from_numpy(views[rows.start : rows.stop].astype(np.float32) / 127.5 - 1)[:, None].to(device)
         for level in range(LEVELS):
             t = torch.full((len(rows),), (2 * level + 1) * length // (2 * LEVELS), device=device)
-            noise = torch.from_numpy(normals(seed, STREAM, level, rows, tuple(x0.shape[1:]))).to(device)
+            drawn = normals(seed, STREAM, LEVELS * noise_round + level, rows, tuple(x0.shape[1:]))
+            noise = torch.from_numpy(drawn).to(device)
             with torch.no_grad(), autocast(device):
                 labels = torch.full_like(t, nothing - 1) if nothing else None
                 predicted = unet(process.q_sample(x0, t, noise), t, class_labels=labels).sample[:, :1]
             errors = ((predicted.float() - noise) ** 2).flatten(1).mean(dim=1)
-            losses[rows.start : rows.stop] += errors.double().cpu().numpy() / LEVELS
-    return losses
+            losses += errors.double().cpu().numpy() / LEVELS
+        yield losses
+
+
+def denoising_loss(
+    unet: UNet2DModel, process: GaussianProcess, views: np.ndarray, batch_size: int, seed: int
+) -> np.ndarray:
+    """`denoising_errors` of all views, float64 (N,), with one noise per level."""
+    return np.concatenate(list(denoising_errors(unet, process, views, batch_size, seed)))

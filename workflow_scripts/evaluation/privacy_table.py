@@ -31,6 +31,7 @@ def audit_layout(summary: Mapping[str, Any]) -> Table:
             f" membership AUC {auc['value']:.2f} (95 % interval {auc['low']:.2f} to {auc['high']:.2f})."
             for name, auc in summary["membership_auc"].items()
         ),
+        weights_note(summary["generator"]),
         summary["may_not_say"],
         summary["caveats"],
     ]
@@ -43,4 +44,20 @@ def audit_layout(summary: Mapping[str, Any]) -> Table:
         notes=tuple(notes),
         rules=(),
         origin=summary["origin"],
+    )
+
+
+def weights_note(attack: Mapping[str, Any]) -> str:
+    """One sentence or two about what the generator's weights tell of its training patients."""
+    auc, caught = attack["auc"], attack["caught"]
+    found = (
+        f" At {attack['false_alarms']:.0%} false alarms {caught['value']:.0%} of them are told"
+        f" ({caught['low']:.0%} to {caught['high']:.0%}; chance is {attack['false_alarms']:.0%})."
+        if caught
+        else ""
+    )
+    return (
+        f"With the generator's weights: a training patient is denoised better than a held-out one with probability"
+        f" {auc['value']:.2f} (95 % interval {auc['low']:.2f} to {auc['high']:.2f}; 0.5 is no difference;"
+        f" {attack['training_patients']} training and {attack['held_out_patients']} held-out patients).{found}"
     )

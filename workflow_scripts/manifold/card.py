@@ -132,11 +132,16 @@ def _values(metrics: Sequence[Mapping[str, str]], set_name: str, metric: str) ->
 
 
 def _privacy(privacy: Mapping[str, Any]) -> str:
-    auc = privacy["membership_auc"]["filtered"]
+    auc, attack = privacy["membership_auc"]["filtered"], privacy["generator"]["auc"]
+    weights = (
+        f"a training patient's views are denoised better than a held-out one's with probability {attack['value']:.2f} (95 %"
+        f" interval {attack['low']:.2f} to {attack['high']:.2f})."
+    )
     return f"""{plain(privacy["may_say"])}
 
 Membership: training views lie nearer to the filtered set than held-out ones with probability {auc["value"]:.2f} (95 %
-interval {auc["low"]:.2f} to {auc["high"]:.2f}; 0.5 is no difference).
+interval {auc["low"]:.2f} to {auc["high"]:.2f}; 0.5 is no difference). Whoever has the generator's weights, which are not
+part of this set, could try this: {plain(weights)}
 
 **What this does not show.** {plain(privacy["may_not_say"])}
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from workflow_scripts.cli import progress
 from workflow_scripts.errors import UserError
+from workflow_scripts.manifold.membership import DRAWS, patient_weights
 from workflow_scripts.manifold.neighbours import nearest, nearest_others
 
 # Pixels are compared at this side at most: a copy is recognised there, and time grows with its square.
@@ -27,7 +28,6 @@ SIDE = 64
 # Nearest training views that "relative" relates to.
 NEIGHBOURS = 50
 BLOCK = 1024
-DRAWS = 2000
 # A held-out view that correlates like this with a training view is the same picture: its patient is not unseen. On
 # public thyroid images other patients reach 0.41; two duplicates under other patient ids, at 1.00, would hide all.
 SAME_PICTURE = 0.95
@@ -217,35 +217,11 @@ def cross_fitted_alarms(scores: np.ndarray, patients: np.ndarray, false_alarms: 
     return flagged
 
 
-def patient_weights(patients: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
-    """int (draws, N): how often each view is in a bootstrap sample of patients."""
-    _, member = np.unique(patients, return_inverse=True)
-    count = int(member.max()) + 1
-    return generator.multinomial(count, np.full(count, 1 / count), size=draws)[:, member]
-
-
 def share_interval(flags: np.ndarray, patients: np.ndarray, seed: int) -> tuple[float, float]:
     """95 % interval of the share of flagged views, bootstrapped over patients."""
     weights = patient_weights(patients, DRAWS, np.random.default_rng(seed))
     low, high = np.quantile((weights @ flags) / weights.sum(axis=1), [0.025, 0.975])
     return float(low), float(high)
-
-
-def membership_auc(
-    training: np.ndarray, training_patients: np.ndarray, held_out: np.ndarray, held_out_patients: np.ndarray, seed: int
-) -> tuple[float, float, float]:
-    """P(a training view lies nearer to the synthetic set than a held-out one), ties half, and its 95 % interval.
-
-    `training` (N,) and `held_out` (H,) are distances to the nearest generated view; patients are bootstrapped on both
-    sides. 0.5: no difference; 1: every training view is nearer.
-    """
-    nearer = (training[:, None] < held_out) + 0.5 * (training[:, None] == held_out)
-    generator = np.random.default_rng(seed)
-    first = patient_weights(training_patients, DRAWS, generator)
-    second = patient_weights(held_out_patients, DRAWS, generator)
-    draws = ((first @ nearer) * second).sum(axis=1) / (first.sum(axis=1) * second.sum(axis=1))
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(nearer.mean()), float(low), float(high)
 
 
 def authentic(features: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -308,8 +284,8 @@ def statements(summary: Mapping[str, Any]) -> dict[str, str]:
     )
     may_not = (
         "Not: that the set is anonymous, differentially private or safe under any law; that no patient can be"
-        " identified; that copies of other kinds are absent; anything about the networks' weights, whose own memory"
-        " this audit does not see."
+        " identified; that copies of other kinds are absent; anything about the weights of other networks than the"
+        " generator, whose own memory this audit does not see."
     )
     caveats = [
         (
@@ -331,6 +307,17 @@ def statements(summary: Mapping[str, Any]) -> dict[str, str]:
             " exclude stronger attacks."
         ),
     ]
+    weights = summary["generator"]
+    if weights["auc"]["low"] > 0.5:
+        caveats.append(
+            f"The generator's weights know their training patients (AUC {weights['auc']['value']:.2f}): whoever has the"
+            " weights can tell them from others. Share the views, not the generator."
+        )
+    else:
+        caveats.append(
+            "That the generator denoises training patients' views no better than others', as far as"
+            f" {weights['held_out_patients']} held-out patients can tell, does not exclude stronger attacks on its weights."
+        )
     if not summary["rate_certified"]:
         caveats.insert(
             1,

@@ -22,6 +22,7 @@ THROUGHPUT = {"l40s": 65.0, "rtx2080ti": 6.0}
 GUESS = 3.0
 # A measured stage can still meet a busier node or disk.
 MEASURED = 1.25
+NOISE_LEVELS = 8  # at which the privacy audit denoises (diffusion.snapshots.LEVELS, which needs torch)
 TRAINING_PASSES = 3  # forward, and twice that backward
 SECONDS_PER_START = 30.0  # Snakemake, Python and torch, on a network file system
 
@@ -109,6 +110,8 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
     # Shards, the joined set and what the filter keeps of it.
     works.append(Work("sample_shard", shards, 3 * len(everywhere) * synthesis["images"] * size**2 / 1e9))
     embedded = (labelled + synthesis["images"]) * networks.embedding
+    denoised = labelled * NOISE_LEVELS * config["manifold"]["privacy"]["noises"] * networks.unet
+    works.append(Work("denoising_errors", {f"{cohort}denoising": denoised for cohort in everywhere}, 0.0))
     works.append(Work("embed", {f"{cohort}embed": embedded for cohort in everywhere}, 0.0))
 
     tuned = [name for name, experiment in experiments(config).items() if not experiment.is_baseline]

@@ -1,0 +1,79 @@
+"""Was a patient among those that the generator learnt from? Two attacks, and how well they do.
+
+From the outside: training views may lie nearer to the generated views than unseen patients' views do. From the inside,
+with the weights: the generator may denoise views that it was trained on better than others (Matsumoto et al. 2023). Both
+tell members by a number that is smaller for them; an area under the curve of 0.5 means that it tells nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+DRAWS = 2000
+# Share of unseen patients whom the attack may take for members, and how many of them make one of it.
+FALSE_ALARMS, LEAST_PATIENTS = 0.1, 10
+
+
+def patient_weights(patients: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
+    """int (draws, N): how often each view is in a bootstrap sample of patients."""
+    _, member = np.unique(patients, return_inverse=True)
+    count = int(member.max()) + 1
+    return generator.multinomial(count, np.full(count, 1 / count), size=draws)[:, member]
+
+
+def membership_auc(
+    training: np.ndarray, training_patients: np.ndarray, held_out: np.ndarray, held_out_patients: np.ndarray, seed: int
+) -> tuple[float, float, float]:
+    """P(a training view lies nearer to the synthetic set than a held-out one), ties half, and its 95 % interval.
+
+    `training` (N,) and `held_out` (H,) are distances to the nearest generated view; patients are bootstrapped on both
+    sides. 0.5: no difference; 1: every training view is nearer.
+    """
+    nearer = (training[:, None] < held_out) + 0.5 * (training[:, None] == held_out)
+    generator = np.random.default_rng(seed)
+    first = patient_weights(training_patients, DRAWS, generator)
+    second = patient_weights(held_out_patients, DRAWS, generator)
+    draws = ((first @ nearer) * second).sum(axis=1) / (first.sum(axis=1) * second.sum(axis=1))
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(nearer.mean()), float(low), float(high)
+
+
+def attack_on_weights(errors: np.ndarray, patients: np.ndarray, held_out: np.ndarray, seed: int) -> dict[str, Any]:
+    """What the denoising errors (N,) of training and `held_out` (bool (N,)) views tell about who was trained on.
+
+    A patient's number is the mean over the views. `auc`: P(a training patient's error is smaller), as in
+    `membership_auc`. `caught`: the share of training patients below an error that at most FALSE_ALARMS of the held-out
+    patients undercut, with its 95 % interval, patients bootstrapped on both sides; None for fewer than LEAST_PATIENTS
+    held-out patients, of whom no tenth can be taken.
+    """
+    names = np.array([str(name) for name in patients])
+    training, unseen = (_means(errors[members], names[members]) for members in (~held_out, held_out))
+    auc, low, high = membership_auc(training, np.arange(len(training)), unseen, np.arange(len(unseen)), seed)
+    caught = None
+    if len(unseen) >= LEAST_PATIENTS:
+        generator = np.random.default_rng(seed)
+        drawn = (generator.choice(values, (DRAWS, len(values))) for values in (training, unseen))
+        shares = _caught(*drawn)
+        caught = {
+            "value": float(_caught(training[None], unseen[None])[0]),
+            "low": float(np.quantile(shares, 0.025)), "high": float(np.quantile(shares, 0.975)),
+        }  # fmt: skip
+    return {
+        "training_patients": len(training), "held_out_patients": len(unseen),
+        "auc": {"value": auc, "low": low, "high": high}, "caught": caught, "false_alarms": FALSE_ALARMS,
+    }  # fmt: skip
+
+
+def _means(values: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    _, member, counts = np.unique(patients, return_inverse=True, return_counts=True)
+    return np.bincount(member, weights=values) / counts
+
+
+def _caught(training: np.ndarray, unseen: np.ndarray) -> np.ndarray:
+    """Share (draws,) of training patients' errors (draws, P) below one that at most FALSE_ALARMS of the unseen patients'
+    (draws, H) undercut."""
+    allowed = math.floor(FALSE_ALARMS * unseen.shape[1] + 1e-9)
+    return (training < np.sort(unseen, axis=1)[:, allowed, None]).mean(axis=1)
