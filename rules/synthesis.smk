@@ -23,6 +23,7 @@ rule embed:
         "../envs/diffusion.yaml"
     threads: 1
     resources:
+        runtime=0,
         gpu=1,
     params:
         network=EMBEDDING_KIND,
@@ -30,6 +31,7 @@ rule embed:
         batch_size=config["embedding"]["batch_size"],
         copies=flags({key: config["manifold"]["privacy"][key] for key in ("encoder_steps", "shift", "seed")}),
         left_out=left_out_flags,
+        work=result("work/embedding/{cohort}run"),
         code=code_version("embed"),
     shell:
         "exec python -m workflow_scripts.embed --network {params.network} --weights {input.weights:q}"
@@ -37,6 +39,7 @@ rule embed:
         " --output {output.real:q} {output.synthetic:q} --batch-size {params.batch_size}"
         " --real-index {input.real_index:q} --holdout {input.holdout:q} {params.left_out} {params.copies}"
         " --output-copies {output.copy_real:q} {output.copy_synthetic:q} {output.copy_planted:q}"
+        " --work-dir {params.work:q} --code-version {params.code} --time-limit {resources.runtime}"
         " --threads {threads} --log {log:q}"
 
 

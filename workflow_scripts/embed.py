@@ -2,11 +2,12 @@
 
 One process embeds several stores with one network, because starting torch costs more than embedding a small set. With
 --output-copies it also trains the copy encoder on the first store, real views that the generator saw and held-out ones
-alike, and embeds the first store, the second and planted copies of the views that the generator saw.
+alike, and embeds the first store, the second and planted copies of the views that the generator saw. Finished blocks of
+views survive an interruption.
 
     python -m workflow_scripts.embed --network inception --weights weights/inception-2015-12-05.pt \\
         --views results/views/labelled.npy results/views/synthetic.npy \\
-        --output results/embedding/labelled.npy results/embedding/synthetic.npy
+        --output results/embedding/labelled.npy results/embedding/synthetic.npy --work-dir work/embedding
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflow_scripts.cli import add_settings, progress, run, settings, stage_parser
+from workflow_scripts.cli import add_settings, add_training, progress, run, settings, stage_parser
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import read_csv, read_npy, write_npy, write_npy_blocks
 from workflow_scripts.study.patients import add_reference, check_rows, real_masks
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+
+BATCHES = 16  # of a block, what is saved at a time
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,10 +53,7 @@ def parser() -> argparse.ArgumentParser:
     add_reference(parser)
     add_settings(parser, "privacy_recipe")
     parser.add_argument("--batch-size", type=int, default=64, help="views per forward pass (default: 64)")
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto, a GPU if there is one)"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    add_training(parser)
     return parser
 
 
@@ -60,31 +61,70 @@ def main(arguments: argparse.Namespace) -> None:
     """Embed each store."""
     if len(arguments.views) != len(arguments.output):
         raise UserError(f"{len(arguments.views)} stores (--views) but {len(arguments.output)} outputs (--output)")
+    if len(set(arguments.views)) < len(arguments.views):
+        raise UserError("a store is named twice (--views)")
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size {arguments.batch_size} must be at least 1")
     import numpy as np
     import torch
 
+    from workflow_scripts.files import sha256
     from workflow_scripts.manifold.features import embed, load_network
     from workflow_scripts.training.device import select_device
+    from workflow_scripts.training.work import Clock, Interrupted, WorkDir
 
+    clock = Clock(arguments.time_limit)
     device = select_device(arguments.device, arguments.threads)
     # Neighbours are compared at their rims: full float32 and one algorithm, whatever trainings may use.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     network = load_network(arguments.network, arguments.backbone, arguments.weights, device)
-    for source, output in zip(arguments.views, arguments.output, strict=True):
-        views = read_npy(source)
-        if views.dtype != np.uint8 or views.ndim != 3 or not len(views):
-            raise UserError(
-                f"{source} is no view store: expected uint8 (N, side, side), got {views.dtype} {views.shape}"
-            )
-        batches = embed(views, network, arguments.batch_size)
+    stores = {source: view_store(source) for source in arguments.views}
+    work = WorkDir(
+        arguments.work_dir,
+        {
+            "network": [arguments.network, arguments.backbone, sha256(arguments.weights)],
+            "views": [sha256(source) for source in arguments.views],
+            "batch_size": arguments.batch_size,
+            "device": device.type,
+            "code_version": arguments.code_version,
+        },
+    )
+    size = BATCHES * arguments.batch_size
+    files = {
+        source: [work.path / f"{number}_{block}.npy" for block in range(-(-len(views) // size))]
+        for number, (source, views) in enumerate(stores.items())
+    }
+    before, blocks = 0, sum(map(len, files.values()))
+    for source, views in stores.items():
+        done = min(max(work.state["progress"] - before, 0), len(files[source]))
         total = -(-len(views) // arguments.batch_size)
-        write_npy_blocks(progress(batches, f"embed {source.stem}", "batch", total), len(views), output)
+        batches = embed(views, network, arguments.batch_size, done * size)
+        block: list[np.ndarray] = []
+        for features in progress(batches, f"embed {source.stem}", "batch", total, done * BATCHES):
+            block.append(features)
+            if len(block) < BATCHES and done * BATCHES + len(block) < total:
+                continue
+            write_npy(np.concatenate(block), files[source][done])
+            block, done = [], done + 1
+            work.advance(before + done)
+            if clock.is_over() and (before + done < blocks or arguments.output_copies):
+                raise Interrupted(f"time is over after {before + done} of {blocks} blocks of views; try again to go on")
+        before += len(files[source])
+    for (source, views), output in zip(stores.items(), arguments.output, strict=True):
+        write_npy_blocks((read_npy(file) for file in files[source]), len(views), output)
     if arguments.output_copies:
         embed_copies(arguments, device)
+    work.close()
+
+
+def view_store(source: Path) -> np.ndarray:
+    """The store, read as it is needed; `UserError` if it is none."""
+    views = read_npy(source)
+    if views.dtype != "uint8" or views.ndim != 3 or not len(views):
+        raise UserError(f"{source} is no view store: expected uint8 (N, side, side), got {views.dtype} {views.shape}")
+    return views
 
 
 def embed_copies(arguments: argparse.Namespace, device: torch.device) -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from workflow_scripts import embed
 from workflow_scripts.errors import UserError
 from workflow_scripts.manifold.features import load_encoder, load_inception
+from workflow_scripts.training import work as work_module
 
 CPU = torch.device("cpu")
 
@@ -68,7 +69,7 @@ def run_embed(network: str, weights: Path, views: list[Path], *more: str) -> lis
     outputs = [file.with_name(f"{file.stem}_{network}.npy") for file in views]
     embed.main(embed.parser().parse_args([
         "--network", network, "--weights", str(weights), "--views", *map(str, views), "--output", *map(str, outputs),
-        "--device", "cpu", *more,
+        "--device", "cpu", "--work-dir", str(views[0].with_name("work")), *more,
     ]))  # fmt: skip
     return [np.load(file) for file in outputs]
 
@@ -134,6 +135,39 @@ def test_wrong_weights_are_refused(inception: Path, encoder: Path, tmp_path: Pat
         load_encoder("resnet1818", encoder, CPU)
 
 
+def test_an_interrupted_embedding_goes_on(
+    encoder: Path,
+    views: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(embed, "BATCHES", 2)
+    more = ("--batch-size", "1")  # three blocks of the first store, two of the second
+    whole = run_embed("encoder", encoder, views, *more)
+    outputs = [file.with_name(f"{file.stem}_encoder.npy") for file in views]
+    for file in outputs:
+        file.unlink()
+
+    class OverSoon(work_module.Clock):
+        asked = 0
+
+        def is_over(self) -> bool:
+            self.asked += 1
+            return self.asked == 2
+
+    for blocks in (2, 4):
+        with monkeypatch.context() as patch:
+            patch.setattr(work_module, "Clock", OverSoon)
+            with pytest.raises(work_module.Interrupted, match=f"after {blocks} of 5 blocks"):
+                run_embed("encoder", encoder, views, *more)
+        assert not any(file.exists() for file in outputs)
+    for again, features in zip(run_embed("encoder", encoder, views, *more), whole, strict=True):
+        np.testing.assert_array_equal(again, features)
+    assert "continuing" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
 def test_stage_refuses_what_is_no_store(encoder: Path, views: list[Path]) -> None:
     np.save(views[1], np.zeros((3, 40, 40), np.float32))
     with pytest.raises(UserError, match="no view store"):
@@ -141,6 +175,7 @@ def test_stage_refuses_what_is_no_store(encoder: Path, views: list[Path]) -> Non
     with pytest.raises(UserError, match="2 stores"):
         embed.main(embed.parser().parse_args([
             "--network", "encoder", "--weights", str(encoder), "--views", *map(str, views), "--output", "one.npy",
+            "--work-dir", "work",
         ]))  # fmt: skip
 
 

@@ -118,9 +118,9 @@ def load_inception(weights: Path, device: torch.device) -> Network:
     return network
 
 
-def embed(views: np.ndarray, network: Network, batch_size: int) -> Iterator[np.ndarray]:
-    """Features of uint8 views (N, side, side), batch by batch."""
-    for start in range(0, len(views), batch_size):
+def embed(views: np.ndarray, network: Network, batch_size: int, first: int = 0) -> Iterator[np.ndarray]:
+    """Features of uint8 views (N, side, side), batch by batch, from view `first` on."""
+    for start in range(first, len(views), batch_size):
         features = network(np.array(views[start : start + batch_size]))
         bad = ~np.isfinite(features).all(axis=1)
         if bad.any():
