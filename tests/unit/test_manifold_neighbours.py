@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.shared import SHARED, needs_golden
 from workflow_scripts.errors import UserError
 from workflow_scripts.manifold.neighbours import Tiling, inside, membership, nearest, nearest_others, radii
+from workflow_scripts.manifold.products import tiling_on
 
 
 def brute_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -71,6 +73,21 @@ def test_float32_alone_would_be_wrong() -> None:
     radius = np.sort(distances, axis=0)[20]  # each ball's rim runs exactly through a point
     result = membership(real, radius, points)
     np.testing.assert_array_equal(result.balls, (distances <= radius).sum(axis=1))
+
+
+def test_products_of_a_torch_device_give_the_same_answers() -> None:
+    real, points, torch_products = (
+        cloud(0, 300, 64, offset=100),
+        cloud(1, 500, 64, offset=100),
+        tiling_on(torch.device("cpu")),
+    )
+    radius = radii(real, 5)
+    np.testing.assert_array_equal(radii(real, 5, torch_products), radius)
+    plain, other = membership(real, radius, points), membership(real, radius, points, torch_products)
+    np.testing.assert_array_equal(other.balls, plain.balls)
+    np.testing.assert_array_equal(other.ratio, plain.ratio)
+    for one, another in zip(nearest(points, real, 3), nearest(points, real, 3, torch_products), strict=True):
+        np.testing.assert_array_equal(another, one)
 
 
 def test_duplicates_have_radius_zero_and_hold_their_own_kind() -> None:
