@@ -14,7 +14,9 @@ def extent(features: np.ndarray, name: str) -> float:
     """The largest absolute feature of a set (N, D); `UserError` where the set is empty or holds NaN or infinity."""
     if features.ndim != 2 or not features.size:
         raise UserError(f"{name}: expected features (views, width) of at least one view, got shape {features.shape}")
-    largest = max(abs(float(features.min())), abs(float(features.max())))
+    # Block by block: a set may be a memory map, and its largest comes from the cache once its smallest is read.
+    blocks = [features[start : start + 64] for start in range(0, len(features), 64)]
+    largest = float(np.max([(abs(block.min()), abs(block.max())) for block in blocks]))
     if not math.isfinite(largest):
         bad = ~np.isfinite(features).all(axis=1)
         raise UserError(

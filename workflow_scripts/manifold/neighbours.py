@@ -198,15 +198,19 @@ class _Space:
 
     @cached_property
     def _norms(self) -> np.ndarray:
-        tiles = range(0, len(self.reference), self.tiling.columns)
-        return np.concatenate([_squared_norms(self._tile(start)) / 4 for start in tiles])
+        norms = np.empty(len(self.reference), dtype=np.float32)
+        for start in range(0, len(norms), self.tiling.columns):
+            tile = slice(start, start + self.tiling.columns)
+            self._moved(self.reference[tile], 1, norms[tile])
+        return norms
 
     def blocks(self, points: np.ndarray) -> Iterator[_Block]:
         """The points, `tiling.rows` at a time."""
         largest = float(np.sqrt(self._norms.max()))
         for start in range(0, len(points), self.tiling.rows):
-            coordinates = self._moved(points[start : start + self.tiling.rows], 1)
-            norms = _squared_norms(coordinates)
+            part = points[start : start + self.tiling.rows]
+            norms = np.empty(len(part), dtype=np.float32)
+            coordinates = self._moved(part, 1, norms)
             # One bound for all rows of a part.
             firsts = np.arange(0, len(norms), self._part_rows)
             error = self._factor * (np.sqrt(np.maximum.reduceat(norms, firsts)) + largest) ** 2
@@ -231,11 +235,14 @@ class _Space:
             self._held = start, self._moved(self.reference[start : start + self.tiling.columns], -2)
         return self._held[1]
 
-    def _moved(self, features: np.ndarray, factor: float) -> np.ndarray:
+    def _moved(self, features: np.ndarray, factor: float, norms: np.ndarray | None = None) -> np.ndarray:
+        """Their coordinates times a factor; `norms`, if given, takes the squared norms."""
         moved = np.empty(features.shape, dtype=np.float32)
         for part in _chunks(features):
             np.subtract(features[part], self._centre, out=moved[part], casting="same_kind")
             moved[part] *= np.float32(factor / self.scale)
+            if norms is not None:
+                np.sum(np.square(moved[part]), axis=1, out=norms[part])
         return moved
 
 
@@ -291,13 +298,6 @@ def _nearest(
         distances[block.start : block.start + len(block)] = exact[chosen]
         indices[block.start : block.start + len(block)] = found.columns[chosen]
     return distances, indices
-
-
-def _squared_norms(rows: np.ndarray) -> np.ndarray:
-    norms = np.empty(len(rows), dtype=np.float32)
-    for part in _chunks(rows):
-        np.sum(np.square(rows[part]), axis=1, out=norms[part])
-    return norms
 
 
 def _pair_distances(a: np.ndarray, b: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
