@@ -5,8 +5,8 @@ the generator learnt from, each against the whole generated set. An empty batch 
 set. Sets: `unfiltered`, `filtered`; `real`, views of held-out patients, which is what perfect samples would score (it
 is there when these patients have more views than the metrics' k); `unfiltered_equal`, `filtered_equal`, random
 subsamples as large as the smallest of the sets, since every one of these metrics depends on the size. `fid_infinity`
-extrapolates FID to infinitely many generated views; `kid_low` and `kid_high` bound KID by a bootstrap over patients;
-`size` is the set's size.
+extrapolates FID to infinitely many generated views; `kid` and `mmd` are squared MMDs with a cubic and with a Gaussian
+kernel, `_low` and `_high` bound them by a bootstrap over patients; `size` is the set's size.
 """
 
 from __future__ import annotations
@@ -40,13 +40,8 @@ def main(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
     from workflow_scripts.manifold.checks import require_comparable
-    from workflow_scripts.manifold.metrics import (
-        Generated,
-        extrapolated_frechet,
-        kernel_distance,
-        moments,
-        reference_batches,
-    )
+    from workflow_scripts.manifold.kernel_distances import kernel_distances
+    from workflow_scripts.manifold.metrics import Generated, extrapolated_frechet, moments, reference_batches
 
     recipe = settings(arguments)
     k = recipe["metric_k"]
@@ -85,8 +80,8 @@ def main(arguments: argparse.Namespace) -> None:
         values = generated.against(reference) | {"size": len(features)}
         if name in ("unfiltered", "filtered"):
             values["fid_infinity"] = extrapolated_frechet(moments(reference), features, recipe["seed"])
-        kid = kernel_distance(reference, features, patients, recipe["seed"])
-        values |= {"kid": kid.value, "kid_low": kid.low, "kid_high": kid.high}
+        for metric, found in kernel_distances(reference, features, patients, recipe["seed"]).items():
+            values |= {metric: found.value, f"{metric}_low": found.low, f"{metric}_high": found.high}
         rows += [(name, metric, None, value) for metric, value in values.items()]
     table = pd.DataFrame(rows, columns=["set", "metric", "batch", "value"]).astype({"batch": "Int64"})
     write_csv(table, arguments.output)

@@ -419,7 +419,7 @@ def test_generation_table(tmp_path, generators: int) -> None:
                     (name, "fid", batch, 100.0 + batch + g),
                 ]
             rows += [(name, "precision", None, base), (name, "kid", None, 0.01), (name, "size", None, size)]
-            rows += [(name, "kid_low", None, 0.005), (name, "kid_high", None, 0.02)]
+            rows += [(name, "kid_low", None, 0.005), (name, "kid_high", None, 0.02), (name, "mmd", None, 0.3)]
             rows += [(name, "fid_infinity", None, 98.765)] if name != "real" else []
         metrics.append(tmp_path / f"metrics{g}.csv")
         filters.append(tmp_path / f"filter{g}.csv")
@@ -461,6 +461,7 @@ def test_generation_table(tmp_path, generators: int) -> None:
     assert (
         f"KID against all real views: unfiltered 0.01{interval}, filtered 0.01{interval}, real 0.01{interval}" in notes
     )
+    assert "MMD with a Gaussian kernel against all real views: unfiltered 0.3, filtered 0.3, real 0.3." in notes
     assert "extrapolated, against all real views: unfiltered 98.77, filtered 98.77." in notes
     assert f"kept {40 * generators} of {100 * generators} generated views (40.0%)" in outputs["md"].read_text(
         encoding="utf-8"

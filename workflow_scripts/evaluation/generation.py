@@ -23,6 +23,7 @@ SETS = {
 }
 # Shares, printed in percent; everything else keeps its unit.
 SHARES = ("precision", "recall", "density", "coverage")
+KERNEL_DISTANCES = {"kid": "KID", "mmd": "Squared MMD with a Gaussian kernel"}
 SHOWN = {"precision": "precision", "recall": "recall", "fid": "FID"}
 
 
@@ -99,7 +100,7 @@ def _critical_sentence(values: pd.DataFrame, generators: int) -> str:
 
 
 def _whole_set_notes(values: pd.DataFrame, generators: int) -> list[str]:
-    """FID extrapolated, and KID with its interval, of the sets that have them."""
+    """FID extrapolated, and the kernel distances with their intervals, of the sets that have them."""
     notes = []
     if "fid_infinity_all" in values:
         parts = [
@@ -108,16 +109,18 @@ def _whole_set_notes(values: pd.DataFrame, generators: int) -> list[str]:
         notes.append(
             f"FID of infinitely many generated views, extrapolated, against all real views: {', '.join(parts)}."
         )
-    if "kid_all" in values:
+    for metric, title in KERNEL_DISTANCES.items():
+        if f"{metric}_all" not in values:
+            continue
         parts = []
         for _, row in values.iterrows():
-            if _has(row, "kid") and not row["name"].endswith("_equal"):
+            if _has(row, metric) and not row["name"].endswith("_equal"):
                 # The mean of several generators' limits is no interval.
-                known = generators == 1 and "kid_low_all" in row and _has(row, "kid_low")
-                interval = f" ({row['kid_low_all']:.3g} to {row['kid_high_all']:.3g})" if known else ""
-                parts.append(f"{row['name']} {row['kid_all']:.3g}{interval}")
+                known = generators == 1 and f"{metric}_low_all" in row and _has(row, f"{metric}_low")
+                interval = f" ({row[f'{metric}_low_all']:.3g} to {row[f'{metric}_high_all']:.3g})" if known else ""
+                parts.append(f"{row['name']} {row[f'{metric}_all']:.3g}{interval}")
         bounds = "; 95 % intervals over patients in brackets" if any("(" in part for part in parts) else ""
-        notes.append(f"KID against all real views: {', '.join(parts)}{bounds}.")
+        notes.append(f"{title} against all real views: {', '.join(parts)}{bounds}.")
     return notes
 
 

@@ -17,6 +17,7 @@ METRICS = {
     "fid": "Fréchet distance",
     "fid_infinity": "Fréchet distance, extrapolated to infinitely many views",
     "kid": "KID",
+    "mmd": "squared MMD, Gaussian kernel",
 }
 SETS = {
     "filtered": "released set, before copies were taken out",
@@ -88,8 +89,8 @@ the generator never saw come.
 {_metric_table(metrics)}
 
 Precision and recall with nearest-neighbour balls around disjoint reference batches of real views (mean ± standard
-deviation over the batches), and around all training views; in brackets a 95 % interval over patients. All but KID and
-what is extrapolated depend on the number of views, so compare sets of one size only.
+deviation over the batches), and around all training views; in brackets a 95 % interval over patients. All but KID,
+MMD and what is extrapolated depend on the number of views, so compare sets of one size only.
 
 ## Privacy
 {_privacy(privacy)}
