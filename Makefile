@@ -9,7 +9,7 @@ READY := .venv/ready
 # One thread per job: the demo's trainings are small, so several at once beat one that is split.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fast test-cluster bench lint format lock figures clean help
+.PHONY: demo test test-fast test-cluster bench bench-check lint format lock figures clean help
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -45,6 +45,10 @@ test-cluster: $(READY)
 # Speed beside peers, in docs/performance.md; leave the machine alone meanwhile.
 bench: $(READY)
 	@$(BIN)/python -m benchmarks
+
+# Has a hot path become slower beside its peer? About five minutes; see docs/performance.md.
+bench-check: $(READY)
+	@$(BIN)/python -m benchmarks.check
 
 lint: $(READY)
 	@$(BIN)/ruff check .

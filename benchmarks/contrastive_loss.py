@@ -26,17 +26,6 @@ def sides(images: int, dimensions: int) -> dict[str, Callable[[], Any]]:
 
     from workflow_scripts.training.contrastive import nt_xent
 
-    def loop(first: Tensor, second: Tensor) -> Tensor:
-        views = F.normalize(torch.cat([first, second]), dim=1)
-        rows, count = views.unbind(), len(views)
-        itself = torch.eye(count, dtype=torch.bool).unbind()
-        total = torch.zeros(())
-        for anchor, row in enumerate(rows):
-            similarities = views @ row / TEMPERATURE
-            denominator = torch.logsumexp(similarities.masked_fill(itself[anchor], -torch.inf), 0)
-            total = total + denominator - similarities[(anchor + count // 2) % count]
-        return total / count
-
     pair = torch.randn(2, images, dimensions, generator=torch.Generator().manual_seed(0))
 
     def step(loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, Tensor]:
@@ -46,9 +35,25 @@ def sides(images: int, dimensions: int) -> dict[str, Callable[[], Any]]:
         assert leaf.grad is not None
         return value.item(), leaf.grad
 
+    def loop() -> tuple[float, Tensor]:
+        """One anchor's gradient at a time: kept for all anchors, the graph does not fit into 24 GiB."""
+        leaf = pair.clone().requires_grad_()
+        views = F.normalize(leaf.flatten(0, 1), dim=1)
+        anchors = views.detach().requires_grad_()
+        value, count = 0.0, len(views)
+        for anchor in range(count):
+            similarities = anchors @ anchors[anchor] / TEMPERATURE
+            others = similarities.masked_fill(torch.arange(count) == anchor, -torch.inf)
+            loss = (torch.logsumexp(others, 0) - similarities[(anchor + images) % count]) / count
+            loss.backward()
+            value += loss.item()
+        views.backward(anchors.grad)
+        assert leaf.grad is not None
+        return value, leaf.grad
+
     lightly = NTXentLoss(temperature=TEMPERATURE)
     return {
-        "loop over anchors": lambda: step(loop),
+        "loop over anchors": loop,
         "lightly": lambda: step(lightly),
         "tusflow": lambda: step(lambda first, second: nt_xent(first, second, TEMPERATURE)),
     }

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from benchmarks.scaling import figure
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 PRODUCT, CONVOLUTION = "a large matrix product", "a large convolution"
 GPU = ("diffusion_gpu", "embedding_gpu", "pretraining_step_gpu")
+STAGES = 12  # of the demo that have a line of their own
 # Each fast path has a plain version that a test compares it with.
 TESTS = {
     "view store on threads, frame by frame": "test_imaging_store.py",
@@ -52,33 +55,52 @@ def view_store(record: Mapping[str, Any]) -> Iterator[Row]:
     """Frames per second of each format."""
     for kind in sorted({row["format"] for row in record["rows"]}):
         rows = _by_method(record, format=kind)
-        ours, peer = rows["view store, 2 threads"]["frames_per_second"], rows["pillow loop"]["frames_per_second"]
-        yield Row(f"view store, {kind}, 2 threads", f"{ours:.0f} frames/s", f"Pillow loop {peer:.0f}", ours / peer)
+        ours, peer, alone = (
+            rows[name]["frames_per_second"] for name in ("view store, 2 threads", "pillow loop", "decoder alone")
+        )
+        disk = rows["decoder alone"]["disk_frames_per_second"]
+        memory = {
+            row["method"]: row["peak_memory_mib"] for row in record["memory"] if row["frames"] == record["frames"]
+        }
+        yield Row(
+            f"view store, {kind}, 2 threads", f"{ours:.0f} frames/s", f"Pillow loop {peer:.0f}", ours / peer,
+            f"{100 * ours / (2 * alone):.0f} % of two decoders alone, {100 * ours / disk:.0f} % of the disk",
+            f"{memory['view store, 2 threads']:.0f} MiB ({memory['pillow loop']:.0f})" if kind == "bmp" else "",
+        )  # fmt: skip
 
 
 def near_duplicates(record: Mapping[str, Any]) -> Iterator[Row]:
     """Seconds for all pairs; the peer's are projected from fewer views."""
     ours, peer = record["rows"][0], record["rows"][-1]
     text = f"imagehash, loop over pairs {peer['seconds']:.0f} s (projected)"
-    yield Row(f"near-duplicates, {ours['views']} views", f"{ours['seconds']:.1f} s", text, record["times_faster"])
+    memory = f"{ours['peak_memory_mib']:.0f} MiB"
+    name = f"near-duplicates, {ours['views']} views"
+    yield Row(name, f"{ours['seconds']:.1f} s", text, record["times_faster"], memory=memory)
 
 
 def augmentation(record: Mapping[str, Any]) -> Iterator[Row]:
     """Views per second."""
     rows = _by_method(record)
-    ours, peer = (rows[name]["views_per_second"] for name in ("tusflow, batched", "torchvision v2, image by image"))
-    yield Row(f"augmentation, {record['size']} px", f"{ours:.0f} views/s", f"torchvision v2 {peer:.0f}", ours / peer)
+    ours, peer = rows["tusflow, batched"], rows["torchvision v2, image by image"]
+    speeds = ours["views_per_second"], peer["views_per_second"]
+    yield Row(
+        f"augmentation, {record['size']} px", f"{speeds[0]:.0f} views/s", f"torchvision v2 {speeds[1]:.0f}",
+        speeds[0] / speeds[1], f"{100 * ours['share_of_bandwidth']:.0f} % of the memory's bandwidth", beside(ours, peer),
+    )  # fmt: skip
 
 
 def contrastive_loss(record: Mapping[str, Any]) -> Iterator[Row]:
     """Seconds forward and backward."""
     for width in sorted({row["dimensions"] for row in record["rows"]}):
         rows = _by_method(record, dimensions=width)
-        ours = rows["tusflow"]["seconds_median"]
+        ours = rows["tusflow"]
         for peer in ("lightly", "loop over anchors"):
             seconds = rows[peer]["seconds_median"]
-            name = f"contrastive loss, {record['images']} x {width}"
-            yield Row(name, f"{ours:.3f} s", f"{peer} {seconds:.3f} s", seconds / ours)
+            yield Row(
+                f"contrastive loss, {record['images']} x {width}", f"{ours['seconds_median']:.3f} s",
+                f"{peer} {seconds:.3f} s", seconds / ours["seconds_median"],
+                f"{100 * ours['share_of_peak']:.0f} % of {PRODUCT}", beside(ours, rows[peer]),
+            )  # fmt: skip
 
 
 def rates(title: str, peer: str, limit: str, **wanted: Any) -> Callable[[Mapping[str, Any]], Iterator[Row]]:
@@ -90,23 +112,39 @@ def rates(title: str, peer: str, limit: str, **wanted: Any) -> Callable[[Mapping
         yield Row(
             title, f"{ours['images_per_s']:.1f} images/s", f"{peer} {other['images_per_s']:.1f}",
             ours["images_per_s"] / other["images_per_s"], f"{100 * ours['share_of_peak']:.0f} % of {limit}",
+            beside(ours, other),
         )  # fmt: skip
 
     return rows_of
 
 
+def finetuning(record: Mapping[str, Any]) -> Iterator[Row]:
+    """Images per second of the input path; a run's seconds have no peer."""
+    rows = _by_method(record)
+    ours, peer = rows["store in memory, batched"], rows["Pillow and torchvision, loop"]
+    speeds = ours["images_per_second"], peer["images_per_second"]
+    run = next(row["seconds"] for row in record["training"] if row["what"].startswith("a run"))
+    yield Row(
+        f"fine-tuning, input path, {record['view_size']} px, {record['threads']} threads", f"{speeds[0]:.0f} images/s",
+        f"Pillow and torchvision, loop {speeds[1]:.0f}", speeds[0] / speeds[1],
+        f"the network takes the rest: a run at {record['training_size']} px {run:.0f} s (projected)",
+        f"{record['peak_memory_mib']:.0f} MiB",
+    )  # fmt: skip
+
+
 def neighbours(record: Mapping[str, Any]) -> Iterator[Row]:
-    """Processor time of the filter's question."""
-    for points in sorted({row["points"] for row in record["rows"]}):
-        rows = _by_method(record, points=points)
+    """Processor time of the filter's question; a peer that cannot hold the size is compared by its speed at a smaller one."""
+    for centres in sorted({row["centres"] for row in record["rows"]}):
+        rows = _by_method(record, centres=centres)
         ours, product = rows["ours"], rows["product"]
         share = f"{100 * ours['gflop_per_second'] / product['gflop_per_second']:.0f} % of the product's speed"
-        for peer in ("scikit-learn", "prdc", "torch-fidelity"):
-            seconds = rows[peer]["cpu_seconds"]
-            name = f"neighbours, {points} x {ours['centres']} x {record['width']}"
+        for peer in ("scikit-learn", "scikit-learn chunked", "prdc", "torch-fidelity"):
+            other = rows[peer]
+            fits = "" if other["points"] == ours["points"] else f" for {other['points']}"
             yield Row(
-                name, f"{ours['cpu_seconds']:.2f} s", f"{peer} {seconds:.2f} s", seconds / ours["cpu_seconds"], share,
-                beside(ours, rows[peer]),
+                f"neighbours, {ours['points']} x {centres} x {record['width']}", f"{ours['cpu_seconds']:.2f} s",
+                f"{peer} {other['cpu_seconds']:.2f} s{fits}", ours["gflop_per_second"] / other["gflop_per_second"], share,
+                beside(ours, other),
             )  # fmt: skip
 
 
@@ -178,12 +216,79 @@ def scaling(results: Path) -> list[str]:
     return lines
 
 
+def demo(results: Path) -> list[str]:
+    """The section on where the demo's time goes, before and after what reduced it."""
+    record, before = _read(results, "demo"), _read(results, "demo_before")
+    old = {row["stage"]: row["seconds"] for row in before["rows"]}
+    added = [row["stage"] for row in record["rows"] if row["stage"] not in old]
+    changed = [name for name, digest in record["tables"].items() if before["tables"].get(name) != digest]
+    lines = [
+        "## The demo", "",
+        f"{record['jobs']} jobs on {record['cores_used']} cores take {record['seconds']:.0f} s ({record['date']}); the cores"
+        f" were busy {100 * record['busy_share']:.0f} % of the",
+        f"time. A job costs {record['seconds_per_job_outside']:.1f} s of a core outside its stage: Snakemake, process start,"
+        " process end, waiting for inputs.",
+        f"Before, it took {before['seconds']:.0f} s. Since then {before['before']}.",
+        *([f"Added since: {', '.join(added)}."] if added else []),
+        f"The tables are the same, digit by digit{', but for ' + ', '.join(changed) if changed else ''}.", "",
+        "| stage | jobs | seconds | share | before | longest job | peak memory |", "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in record["rows"][:STAGES]:
+        lines.append(
+            f"| {row['stage']} | {row['jobs']} | {row['seconds']:.1f} | {100 * row['share']:.0f} %"
+            f" | {old.get(row['stage'], 0.0):.1f} | {row['longest']:.1f} s | {row['peak_memory_mib']:.0f} MiB |"
+        )
+    rest = record["rows"][STAGES:]
+    jobs, seconds, share = (sum(row[key] for row in rest) for key in ("jobs", "seconds", "share"))
+    earlier = sum(old.get(row["stage"], 0.0) for row in rest)
+    lines.append(f"| {len(rest)} further stages | {jobs} | {seconds:.1f} | {100 * share:.0f} % | {earlier:.1f} | | |")
+    return lines
+
+
+def guard(results: Path) -> list[str]:
+    """The section on make bench-check and its baseline."""
+    record = _read(results, "check")
+    lines = [
+        "## Regression guard", "",
+        "`make bench-check` runs short versions of the hot paths and ends with status 1 where one has become slower, and",
+        "names it. It is no part of `make test`: it needs a machine that does little else. Ours and the peer run in turn in one",
+        "process on one core, processor time counts, and only their ratio is compared. A round is the median of",
+        f"{record['turns']} turns in a process of its own. A row fails when its ratio lies below the committed rounds' median",
+        f"by more than {record['deviations']:.0f} of their standard deviations and by more than {100 * record['least']:.0f} %"
+        " (of logarithms), and again when measured anew.",
+        "Ratios depend on the processor: elsewhere write a baseline first (`python -m benchmarks.check --write`).", "",
+        "| row | times the peer | rounds from … to | allowed from |", "|---|---|---|---|",
+    ]  # fmt: skip
+    for row in record["rows"]:
+        median = statistics.median(row["ratios"])
+        lines.append(
+            f"| {row['row']} | {median:.2f} | {min(row['ratios']):.2f} … {max(row['ratios']):.2f}"
+            f" | {median * math.exp(-row['tolerance']):.2f} |"
+        )
+    return lines
+
+
+def limits(results: Path) -> str:
+    """What the machine itself reaches, in the runs that the shares come from."""
+    step, frames = _read(results, "pretraining_step"), _read(results, "view_store")
+    product = next(row for row in _read(results, "frechet")["rows"] if row["method"] == "product")
+    peaks = {name.partition(",")[0]: value / 1e9 for name, value in step["peak_operations_per_s"].items()}
+    disk = next(row for row in frames["rows"] if row["format"] == "bmp")["disk_frames_per_second"]
+    height, width = frames["screen"]
+    return (
+        f"One core reaches {peaks['matrix product']:.0f} GFLOP/s in a large matrix product, {peaks['convolution']:.0f} in a"
+        f" large convolution (float32),\n{product['gflop_per_second']:.0f} in a float64 product,"
+        f" {_read(results, 'augmentation')['bytes_per_s'] / 1e9:.0f} GB/s in copying memory; the disk gives"
+        f" {disk * 3 * height * width / 1e9:.1f} GB/s."
+    )
+
+
 def _read(results: Path, name: str) -> dict[str, Any]:
     return dict(json.loads((results / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def beside(ours: Mapping[str, Any], peer: Mapping[str, Any]) -> str:
-    """Peak memory beyond the features, ours and the peer's."""
+    """Peak memory beyond the inputs, ours and the peer's."""
     return f"+{ours['peak_memory_mib']:.0f} MiB (+{peer['peak_memory_mib']:.0f})"
 
 
@@ -193,9 +298,10 @@ HOT_PATHS: tuple[tuple[str, Callable[[Mapping[str, Any]], Iterator[Row]]], ...] 
     ("augmentation", augmentation),
     ("contrastive_loss", contrastive_loss),
     ("pretraining_step", rates("pretraining step, ResNet-18, 96 px", "torchvision, lightly, SGD", CONVOLUTION)),
-    ("diffusion", rates("diffusion training step, 64 px", "plain Diffusers", PRODUCT, task="training")),
-    ("diffusion", rates("diffusion sampling, 64 px", "plain Diffusers", PRODUCT, task="sampling")),
+    ("diffusion", rates("diffusion training step, 64 px", "plain Diffusers", CONVOLUTION, task="training")),
+    ("diffusion", rates("diffusion sampling, 64 px", "plain Diffusers", CONVOLUTION, task="sampling")),
     ("embedding", rates("embedding, Inception v3", "clean-fid's folder loop", CONVOLUTION)),
+    ("finetuning", finetuning),
     ("neighbours", neighbours),
     ("frechet", frechet),
     ("dag", dag),
@@ -209,7 +315,7 @@ def page(results: Path) -> str:
         "# Performance", "",
         "Written by `python -m benchmarks.report` from `benchmarks/results/`; `make bench` measures anew. Ours and the peer",
         "ran in turn in the same run, on one core unless a row says otherwise; only their ratio should be carried to another",
-        "machine. Memory with a + is what a method needs beside the features. A plain Snakefile has",
+        "machine. Memory with a + is what a method needs beside its inputs. A plain Snakefile has",
         "as many rules and jobs and knows no config, manifest or code: it does less.", "",
         "| hot path | ours | peer | times the peer | peak memory (peer's) | the machine's limit | measured |",
         "|---|---|---|---|---|---|---|",
@@ -223,15 +329,17 @@ def page(results: Path) -> str:
             lines.append(f"| {compared} | {row.memory or '–'} | {row.limit or '–'} | {record['date']} |")
     machine = sorted({f"{r['machine']['processor']}, {r['machine']['cores']} cores" for r in records.values()})
     missing = [name for name in GPU if not (results / f"{name}.json").is_file()]
-    lines += ["", f"Machine: {'; '.join(machine)}."]
+    lines += ["", f"Machine: {'; '.join(machine)}. {limits(results)}"]
     if slower:
         lines += ["", f"Slower than a peer by more than a twentieth: {'; '.join(slower)}."]
     if missing:
         lines += ["", f"Not measured, for want of a GPU: {', '.join(missing)}."]
     lines += [
-        "Not measured yet: a fine-tuning run, the demo from end to end.", "",
+        "",
         *startup(results), "",
         *scaling(results), "",
+        *demo(results), "",
+        *guard(results), "",
         "## Fast paths and their plain versions", "",
         "| fast path | compared with its plain version in |", "|---|---|",
         *(f"| {path} | `tests/unit/{test}` |" for path, test in TESTS.items()),
