@@ -93,7 +93,8 @@ def run_stage(study: Path) -> None:
         "--network", "encoder", "--backbone", "test_resnet", "--weights", f"{study}/network.safetensors", "--views",
         f"{study}/real.npy", f"{study}/synthetic.npy", "--output", f"{study}/d.npy", f"{study}/e.npy", "--real-index",
         f"{study}/real.csv", "--holdout", f"{study}/holdout.csv", "--output-copies", f"{study}/a.npy",
-        f"{study}/b.npy", f"{study}/c.npy", "--device", "cpu", "--encoder-steps", "2", "--shift", "2", "--work-dir", f"{study}/work",
+        f"{study}/b.npy", f"{study}/c.npy", "--device", "cpu", "--encoder-steps", "2", "--shift", "2",
+        "--work-dir", f"{study}/work",
     ]))  # fmt: skip
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.imaging.pixels import LARGEST_PIXELS, Frame, check_size, chosen, to_8_bits
+from workflow_scripts.imaging import pixels
+from workflow_scripts.imaging.pixels import Frame, check_size, chosen, to_8_bits
 
 FORMATS = ("PNG", "BMP", "JPEG", "TIFF")
 TIFF_BITS_PER_SAMPLE, TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 258, 262, 0
@@ -23,7 +24,7 @@ def picture_frames(stream: BinaryIO, image_id: str, choice: str) -> Iterator[Fra
         known = ", ".join(FORMATS)
         raise UserError(f"{image_id}: the content is no {known} or DICOM, or its header is damaged") from None
     except Image.DecompressionBombError:  # Pillow's own limit, which is larger
-        raise UserError(f"{image_id}: more than the {LARGEST_PIXELS:,} pixels a frame may have") from None
+        raise UserError(f"{image_id}: more than the {pixels.LARGEST_PIXELS:,} pixels a frame may have") from None
     check_size(image_id, image.height, image.width)
     count = getattr(image, "n_frames", 1)
     for position in chosen(count, choice):
