@@ -46,7 +46,7 @@ test-cluster: $(READY)
 bench: $(READY)
 	@$(BIN)/python -m benchmarks
 
-# Has a hot path become slower beside its peer? About five minutes; see docs/performance.md.
+# Has a hot path become slower beside its peer? About three minutes on two cores; see docs/performance.md.
 bench-check: $(READY)
 	@$(BIN)/python -m benchmarks.check
 

@@ -15,6 +15,7 @@ Ratios depend on the processor too: elsewhere, write a baseline of your own befo
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import multiprocessing
@@ -26,24 +27,22 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measure import RESULTS, bytecode_in, spent, write_result
 
 LEAST, DEVIATIONS = 0.1, 3.0  # of the logarithm of a ratio
 TURNS, ROUNDS, LEAST_SECONDS = 3, 5, 0.5
 Sides = tuple[Callable[[], object], Callable[[], object]]
+Row = Callable[[], AbstractContextManager[Sides]]
 
 
-def tolerance(committed: Sequence[float]) -> float:
-    """How far below its committed median a ratio may lie, as a difference of logarithms."""
-    return max(LEAST, DEVIATIONS * statistics.stdev(map(math.log, committed)))
-
-
-def slower(committed: Sequence[float], now: float) -> bool:
-    """Whether a ratio (peer's time / ours) lies below the committed rounds by more than they scatter."""
-    return math.log(statistics.median(committed)) - math.log(now) > tolerance(committed)
+def lowest_allowed(committed: Sequence[float]) -> float:
+    """The ratio (peer's time / ours) below which a row counts as slower than the committed rounds."""
+    tolerance = max(LEAST, DEVIATIONS * statistics.stdev(map(math.log, committed)))
+    return statistics.median(committed) * math.exp(-tolerance)
 
 
 @contextmanager
@@ -57,49 +56,15 @@ def view_store() -> Iterator[Sides]:
         yield lambda: view_store(folder, names, 1), lambda: pillow_loop(folder, names)
 
 
-@contextmanager
-def augmentation() -> Iterator[Sides]:
-    """32 views of 256 pixels; torchvision v2 image by image."""
-    from benchmarks.augmentation import sides
+def sides_of(benchmark: str, arguments: tuple[Any, ...], ours: str, peer: str) -> Row:
+    """Two of the methods that a benchmark's own `sides(*arguments)` names."""
 
-    both = sides(32, 256)
-    yield both["tusflow, batched"], both["torchvision v2, image by image"]
+    @contextmanager
+    def row() -> Iterator[Sides]:
+        both = importlib.import_module(f"benchmarks.{benchmark}").sides(*arguments)
+        yield both[ours], both[peer]
 
-
-@contextmanager
-def contrastive_loss() -> Iterator[Sides]:
-    """The paper's batch in 128 dimensions; lightly."""
-    from benchmarks.contrastive_loss import sides
-
-    both = sides(1024, 128)
-    yield both["tusflow"], both["lightly"]
-
-
-@contextmanager
-def pretraining_step() -> Iterator[Sides]:
-    """One step of ResNet-18; torchvision, lightly and SGD."""
-    from benchmarks.pretraining_step import sides
-
-    both = sides("resnet18", 1)
-    yield both["ours"], both["torchvision, lightly, SGD"]
-
-
-@contextmanager
-def diffusion_training() -> Iterator[Sides]:
-    """One step; plain Diffusers."""
-    from benchmarks.diffusion import sides
-
-    both = sides("training", 1)
-    yield both["ours"], both["plain Diffusers"]
-
-
-@contextmanager
-def diffusion_sampling() -> Iterator[Sides]:
-    """One batch; plain Diffusers."""
-    from benchmarks.diffusion import sides
-
-    both = sides("sampling", 1)
-    yield both["ours"], both["plain Diffusers"]
+    return row
 
 
 @contextmanager
@@ -113,26 +78,19 @@ def embedding() -> Iterator[Sides]:
         yield both["ours"], both["clean-fid's folder loop"]
 
 
-@contextmanager
-def neighbours() -> Iterator[Sides]:
-    """4000 generated views and 880 real ones; scikit-learn."""
-    from benchmarks.neighbours import K, answer_of
-    from benchmarks.scaling import features
+def answers_of(benchmark: str, peer: str, *arguments: int) -> Row:
+    """Ours and a peer of those that a benchmark's `answer_of` names, on 4000 generated views and 880 real ones."""
 
-    real, generated = features(880, 0), features(4000, 1)
-    ours, peer = answer_of("ours", 1), answer_of("scikit-learn", 1)
-    yield lambda: ours(real, generated, K), lambda: peer(real, generated, K)
+    @contextmanager
+    def row() -> Iterator[Sides]:
+        from benchmarks.scaling import features
 
+        answer_of = importlib.import_module(f"benchmarks.{benchmark}").answer_of
+        real, generated = features(880, 0), features(4000, 1)
+        both = answer_of("ours", 1), answer_of(peer, 1)
+        yield lambda: both[0](real, generated, *arguments), lambda: both[1](real, generated, *arguments)
 
-@contextmanager
-def frechet() -> Iterator[Sides]:
-    """4000 generated views and 880 real ones; torch-fidelity."""
-    from benchmarks.frechet import answer_of
-    from benchmarks.scaling import features
-
-    real, generated = features(880, 0), features(4000, 1)
-    ours, peer = answer_of("ours", 1), answer_of("torch-fidelity", 1)
-    yield lambda: ours(real, generated), lambda: peer(real, generated)
+    return row
 
 
 @contextmanager
@@ -150,13 +108,18 @@ def planning() -> Iterator[Sides]:
         yield lambda: spent(command, folder, environment), lambda: spent(plain, folder, environment)
 
 
-ROWS = {
-    function.__name__: function
-    for function in (
-        view_store, augmentation, contrastive_loss, pretraining_step, diffusion_training, diffusion_sampling, embedding,
-        neighbours, frechet, planning,
-    )
-}  # fmt: skip
+ROWS: dict[str, Row] = {
+    "view_store": view_store,
+    "augmentation": sides_of("augmentation", (32, 256), "tusflow, batched", "torchvision v2, image by image"),
+    "contrastive_loss": sides_of("contrastive_loss", (1024, 128), "tusflow", "lightly"),
+    "pretraining_step": sides_of("pretraining_step", ("resnet18", 1), "ours", "torchvision, lightly, SGD"),
+    "diffusion_training": sides_of("diffusion", ("training", 1), "ours", "plain Diffusers"),
+    "diffusion_sampling": sides_of("diffusion", ("sampling", 1), "ours", "plain Diffusers"),
+    "embedding": embedding,
+    "neighbours": answers_of("neighbours", "scikit-learn", 50),
+    "frechet": answers_of("frechet", "torch-fidelity"),
+    "planning": planning,
+}
 
 
 def processor_seconds() -> float:
@@ -205,7 +168,7 @@ def write() -> None:
         for row, rounds in ratios.items():
             rounds.append(measured(row))
             print(f"{row:20}{rounds[-1]:7.2f}", flush=True)
-    rows = [{"row": row, "ratios": rounds, "tolerance": tolerance(rounds)} for row, rounds in ratios.items()]
+    rows = [{"row": row, "ratios": rounds} for row, rounds in ratios.items()]
     print(write_result("check", rows, turns=TURNS, least=LEAST, deviations=DEVIATIONS))
 
 
@@ -220,14 +183,14 @@ def main() -> None:
     failed = []
     for row in json.loads((RESULTS / "check.json").read_text(encoding="utf-8"))["rows"]:
         name, committed = row["row"], row["ratios"]
-        now = measured(name)
-        bad = slower(committed, now) and slower(committed, now := measured(name))
+        lowest, now = lowest_allowed(committed), measured(name)
+        if bad := now < lowest:
+            now = measured(name)
+            bad = now < lowest
         failed += [name] if bad else []
-        lowest = statistics.median(committed) * math.exp(-tolerance(committed))
-        verdict = "slower" if bad else "as before or faster"
-        median = statistics.median(committed)
         print(
-            f"{name:20}{now:7.2f} times the peer, {median:.2f} committed, allowed from {lowest:.2f}: {verdict}",
+            f"{name:20}{now:7.2f} times the peer, {statistics.median(committed):.2f} committed, allowed from {lowest:.2f}:"
+            f" {'slower' if bad else 'as before or faster'}",
             flush=True,
         )
     if failed:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.check import lowest_allowed
 from benchmarks.measure import RESULTS
 from benchmarks.scaling import figure
 
@@ -234,14 +234,17 @@ def demo(results: Path) -> list[str]:
         "| stage | jobs | seconds | share | before | longest job | peak memory |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in record["rows"][:STAGES]:
+        earlier = f"{old[row['stage']]:.1f}" if row["stage"] in old else "–"
         lines.append(
             f"| {row['stage']} | {row['jobs']} | {row['seconds']:.1f} | {100 * row['share']:.0f} %"
-            f" | {old.get(row['stage'], 0.0):.1f} | {row['longest']:.1f} s | {row['peak_memory_mib']:.0f} MiB |"
+            f" | {earlier} | {row['longest']:.1f} s | {row['peak_memory_mib']:.0f} MiB |"
         )
     rest = record["rows"][STAGES:]
     jobs, seconds, share = (sum(row[key] for row in rest) for key in ("jobs", "seconds", "share"))
-    earlier = sum(old.get(row["stage"], 0.0) for row in rest)
-    lines.append(f"| {len(rest)} further stages | {jobs} | {seconds:.1f} | {100 * share:.0f} % | {earlier:.1f} | | |")
+    before_rest = sum(old.get(row["stage"], 0.0) for row in rest)
+    lines.append(
+        f"| {len(rest)} further stages | {jobs} | {seconds:.1f} | {100 * share:.0f} % | {before_rest:.1f} | | |"
+    )
     return lines
 
 
@@ -263,7 +266,7 @@ def guard(results: Path) -> list[str]:
         median = statistics.median(row["ratios"])
         lines.append(
             f"| {row['row']} | {median:.2f} | {min(row['ratios']):.2f} … {max(row['ratios']):.2f}"
-            f" | {median * math.exp(-row['tolerance']):.2f} |"
+            f" | {lowest_allowed(row['ratios']):.2f} |"
         )
     return lines
 
