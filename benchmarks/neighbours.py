@@ -4,11 +4,10 @@ The question is the filter's: radii of M real views to their k-th other view, th
 ball. `ours` also gives each view's smallest distance / radius, and its answers are those of float64. The peers answer
 it with their own functions: scikit-learn's `pairwise_distances` (in whole and, beyond the memory, `_chunked`), prdc's
 pairwise and nearest-neighbour distances, torch-fidelity's `calc_cdist_part`. `product` is the bare matrix product
-of the two sets. Every method runs in a process of its own,
-all of them bound to the same cores, in turn. On a machine that others use too
-the processor time is what compares; `gflop_per_second` divides by it. Peak memory is what a
-method needs beside the features. A peer whose matrix exceeds --memory-gib runs at the largest N that fits; the memory
-that the paper-sized set would take follows from its largest matrix, N x M in float32.
+of the two sets. Every method runs in a process of its own, all of them bound to the same cores, in turn. On a machine
+that others use too the processor time is what compares; `gflop_per_second` divides by it. Peak memory is what a method
+needs beside the features. A peer whose matrix exceeds --memory-gib runs at the largest N that fits; the memory that the
+paper-sized set would take follows from its largest matrix, N x M in float32.
 
     python -m benchmarks.neighbours
 """
@@ -16,7 +15,6 @@ that the paper-sized set would take follows from its largest matrix, N x M in fl
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import tempfile
@@ -25,7 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import RESULTS, peak_memory_mib, write_result
+from benchmarks.measure import peak_memory_mib, write_result
 
 WIDTH, K = 2048, 50
 SMALL, FULL = (20_000, 880), (200_000, 25_000)
@@ -120,17 +118,13 @@ def main() -> None:
     """Measure both sizes, print, write benchmarks/results/neighbours.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", type=int, nargs=2, default=FULL, help="generated and real views (default: paper's)")
-    parser.add_argument("--skip-large", action="store_true", help="keep the committed rows of the large size")
     parser.add_argument("--memory-gib", type=float, default=8.0, help="largest matrix of a peer (default: 8)")
     parser.add_argument("--cores", type=int, default=1, help="cores that every method is bound to (default: 1)")
     arguments = parser.parse_args()
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     cores = list(usable)[-arguments.cores :]
-    rows, kept, sizes = [], [], [SMALL, tuple(arguments.large)]
-    if arguments.skip_large:
-        kept = json.loads((RESULTS / "neighbours.json").read_text(encoding="utf-8"))["rows"][len(METHODS) :]
-        sizes = [SMALL]
-    for points, centres in sizes:
+    rows = []
+    for points, centres in (SMALL, tuple(arguments.large)):
         with tempfile.TemporaryDirectory() as name:
             draw(Path(name), points, centres)
             for method in METHODS:
@@ -146,9 +140,7 @@ def main() -> None:
                 rows.append(row)
                 print({key: round(value, 1) if isinstance(value, float) else value for key, value in row.items()})
     of_peak = rows[1]["gflop_per_second"] / rows[0]["gflop_per_second"]
-    print(
-        write_result("neighbours", rows + kept, width=WIDTH, k=K, cores_used=len(cores), ours_share_of_product=of_peak)
-    )
+    print(write_result("neighbours", rows, width=WIDTH, k=K, cores_used=len(cores), ours_share_of_product=of_peak))
 
 
 if __name__ == "__main__":
