@@ -108,6 +108,15 @@ def test_a_gaussian_kernel_sees_what_three_moments_do_not() -> None:
     assert found["mmd"].low > 0
 
 
+def test_a_wide_enough_sample_sets_the_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more real views than the width is taken from; one patient has nearly all of them."""
+    real, fake = cloud(0, 200), cloud(1, 50)
+    patients = np.array([0] * 199 + [1])
+    every = kernel_distances(real, fake, patients, 0)["mmd"].value
+    monkeypatch.setattr(f"{MODULE}.WIDTH_VIEWS", 40)
+    assert kernel_distances(real, fake, patients, 0)["mmd"].value == pytest.approx(every, rel=0.5)
+
+
 def test_what_cannot_be_compared_is_refused_with_the_numbers() -> None:
     bad = cloud(0, 20)
     bad[4, 2] = np.nan

@@ -42,6 +42,9 @@ def kernel_distances(
     one view per `patients` (N,) KID is as published). Unbiased, so they may be slightly negative where the distributions
     agree. The intervals are a bootstrap of patients and of generated views, these in random blocks of which likewise
     only pairs of different ones count.
+
+    `real` (N, D), `generated` (M, D). Raises `UserError` where the sets cannot be compared, have fewer than two patients
+    or generated views, or where more than half of the real views look alike.
     """
     require_one_width({"real views": real, "generated views": generated})
     extent(real, "real views")
@@ -79,7 +82,7 @@ class _Grouped:
         self.order = np.argsort(groups, kind="stable")
         self.features, self.groups, self.sizes = features, groups[self.order], sizes.astype(np.float64)
 
-    def rows(self, rows: slice) -> np.ndarray:
+    def rows(self, rows: slice | np.ndarray) -> np.ndarray:
         """Features of some of the sorted rows, float64, over sqrt(D)."""
         part = self.features[self.order[rows]].astype(np.float64)
         return part / np.sqrt(part.shape[1])
@@ -94,8 +97,10 @@ class _Grouped:
 
 def _median_square(side: _Grouped) -> float:
     """Median squared distance over D between views of different groups; of evenly spaced views where there are many."""
-    every = slice(None, None, -(-len(side.order) // WIDTH_VIEWS))
-    part, groups = side.rows(every), side.groups[every]
+    count = min(len(side.order), WIDTH_VIEWS)
+    # The first and the last row are among them, and so at least two groups.
+    chosen = np.arange(count) * (len(side.order) - 1) // (count - 1)
+    part, groups = side.rows(chosen), side.groups[chosen]
     products = part @ part.T
     median = float(np.median(_squares(part, part, products)[groups[:, None] < groups]))
     if median <= 1e-12 * products.max():  # what rounding leaves of 0
@@ -109,7 +114,7 @@ def _squares(a: np.ndarray, b: np.ndarray, products: np.ndarray) -> np.ndarray:
 
 
 def _kernel_sums(a: _Grouped, b: _Grouped, variance: float) -> np.ndarray:
-    """float64 (2, groups, groups): sums of either kernel over all pairs of views of two groups."""
+    """float64 (2, groups, groups): sums of KID's kernel and of the Gaussian one over all pairs of views of two groups."""
     total = np.zeros((2, len(a.sizes), len(b.sizes)))
     for number, (left, rows, row_begins) in enumerate(a.blocks()):
         for other, (right, columns, column_begins) in enumerate(b.blocks()):
