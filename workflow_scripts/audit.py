@@ -17,6 +17,7 @@ import argparse
 from pathlib import Path
 
 from workflow_scripts.cli import add_settings, add_training, run, say, settings, stage_parser
+from workflow_scripts.study.config.audit import AuditRecipe
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         "--record", choices=["training", "evaluation"], default="training",
         help="losses of the training batches, or of a pass over the clean views after each epoch (default: training)",
     )  # fmt: skip
-    add_settings(parser, "audit_recipe")
+    add_settings(parser, AuditRecipe)
     add_training(parser)
     return parser
 
@@ -55,7 +56,6 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.training.device import select_device
     from workflow_scripts.training.finetuning import (
         Fold,
-        Recipe,
         cross_validate,
         initial_classifier,
     )
@@ -64,7 +64,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     clock = Clock(arguments.time_limit)
     device = select_device(arguments.device, arguments.threads)
-    recipe = Recipe.from_settings(settings(arguments))
+    recipe: AuditRecipe = settings(arguments)
 
     index, folds = read_csv(arguments.index), read_csv(arguments.folds)
     sources = (str(arguments.index), str(arguments.folds), str(arguments.index))
@@ -79,7 +79,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     fingerprint = {
         "stage": "audit",
-        "settings": settings(arguments),
+        "settings": recipe.model_dump(),
         "record": arguments.record,
         "seed": arguments.seed,
         "classes": arguments.classes,

@@ -11,7 +11,7 @@ from pathlib import Path
 from workflow_scripts.cli import run, stage_parser
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.table_rows import add_predictions, add_protocol, read_predictions
-from workflow_scripts.study.config import TABLES
+from workflow_scripts.study.config.names import TABLES
 
 # Sentences in the cells wrap, unlike numbers.
 WRAPPED = (

@@ -1,7 +1,7 @@
 """Command lines of the stages.
 
-A stage's numeric settings are described once, in schemas/config.schema.yaml; `add_settings` turns such a description
-into flags (nested keys become dotted: `--augmentation.flip 0.5`) and `flags` turns a config section into the same
+A stage's numeric settings are described once, by a model in workflow_scripts/study/config; `add_settings` turns such a
+model into flags (nested keys become dotted: `--augmentation.flip 0.5`) and `flags` turns a config section into the same
 flags, so that config, command line and `--help` cannot drift apart.
 """
 
@@ -16,16 +16,17 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar, get_args, get_origin
 
 from workflow_scripts.errors import UserError
 from workflow_scripts.study.costs import recorded_cost
 from workflow_scripts.study.gpus import claim_gpus
-from workflow_scripts.study.schema import recipe_schema
+
+if TYPE_CHECKING:
+    from workflow_scripts.study.config.base import Settings
 
 T = TypeVar("T")
 FEWER_COLLECTIONS = 20_000  # objects made between two; Python's own is 700
-TYPES: dict[str, Callable[[str], Any]] = {"integer": int, "number": float, "string": str}
 
 
 def stage_parser(description: str | None) -> argparse.ArgumentParser:
@@ -37,26 +38,29 @@ def stage_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def add_settings(parser: argparse.ArgumentParser, recipe: str) -> None:
-    """Add one flag per key of the schema's definition `recipe` (for example `finetuning_recipe`)."""
+def add_settings(parser: argparse.ArgumentParser, model: type[Settings]) -> None:
+    """Add one flag per key of a model whose keys all have defaults, for example `FinetuningRecipe`."""
     group = parser.add_argument_group("settings")
-    parser.set_defaults(settings_recipe=recipe)
-    for key, schema in _leaves(recipe_schema(recipe)):
-        text = f"{schema.get('description', '')} (default: {schema['default']})".replace("%", "%%")
-        common: dict[str, Any] = {"default": schema["default"], "help": text, "dest": f"settings.{key}"}
+    parser.set_defaults(settings_model=model)
+    for key, kind, default, description in _leaves(model()):
+        text = f"{description} (default: {default})".replace("%", "%%")
+        common: dict[str, Any] = {"default": default, "help": text, "dest": f"settings.{key}"}
         flag = "--" + key.replace("_", "-")
-        if schema.get("type") == "boolean":
+        if kind is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
-        elif schema.get("type") == "array":
-            group.add_argument(flag, nargs="*", type=TYPES[schema["items"]["type"]], **common)
+        elif get_origin(kind) is list:
+            group.add_argument(flag, nargs="*", type=int, **common)
+        elif get_origin(kind) is Literal:
+            group.add_argument(flag, choices=get_args(kind), **common)
         else:
-            kind = _number_or_word if isinstance(schema.get("type"), list) else TYPES[schema.get("type", "string")]
-            group.add_argument(flag, type=kind, choices=schema.get("enum"), **common)
+            group.add_argument(flag, type=kind if kind in (int, float, str) else _number_or_word, **common)
 
 
-def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The nested settings that `add_settings` parsed; `UserError` names every one outside its range."""
-    from jsonschema import Draft202012Validator
+def settings(arguments: argparse.Namespace) -> Any:
+    """The settings that `add_settings` parsed, as an instance of its model; `UserError` names every one that is wrong."""
+    from pydantic import ValidationError
+
+    from workflow_scripts.study.config.errors import problems_of
 
     nested: dict[str, Any] = {}
     for name, value in vars(arguments).items():
@@ -66,12 +70,14 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
             for parent in parents:
                 level = level.setdefault(parent, {})
             level[key] = value
-    errors = list(Draft202012Validator(recipe_schema(arguments.settings_recipe)).iter_errors(nested))
-    if errors:
+    model = arguments.settings_model
+    try:
+        return model.model_validate(nested)
+    except ValidationError as error:
+        wrong = problems_of(error, model)
         raise UserError(
-            "; ".join(f"--{'.'.join(map(str, e.absolute_path)).replace('_', '-')}: {e.message}" for e in errors)
-        )
-    return nested
+            "; ".join(f"--{'.'.join(map(str, path)).replace('_', '-')}: {text}" for path, text in wrong)
+        ) from None
 
 
 def flags(values: Mapping[str, Any], prefix: str = "") -> str:
@@ -91,7 +97,7 @@ def flags(values: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def _number_or_word(text: str) -> int | str:
-    """An integer, or a word such as `auto` that the schema allows beside it."""
+    """An integer, or a word such as `auto` that the model allows beside it."""
     return int(text) if text.lstrip("-").isdigit() else text
 
 
@@ -99,12 +105,16 @@ def _negated(name: str) -> str:
     return f"no-{name}"
 
 
-def _leaves(schema: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for key, value in schema["properties"].items():
-        if "properties" in value:
-            yield from _leaves(value, f"{prefix}{key}.")
+def _leaves(section: Settings, prefix: str = "") -> Iterator[tuple[str, Any, Any, str]]:
+    """Dotted key, type, default and description of every setting of a section that holds the defaults."""
+    from workflow_scripts.study.config.errors import bare, is_settings
+
+    for key, field in type(section).model_fields.items():
+        default, kind = getattr(section, key), bare(field.annotation)
+        if is_settings(kind):
+            yield from _leaves(default, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield prefix + key, kind, default, field.description or ""
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from workflow_scripts.cli import run, say, stage_parser
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import read_rows
-from workflow_scripts.study.config import LABELLED_SET
+from workflow_scripts.study.config.names import LABELLED_SET
 from workflow_scripts.study.pseudonyms import pseudonym, read_key
 
 NEEDED = ("image_id", "path", "patient_id", "organ", "label", "device", "side")

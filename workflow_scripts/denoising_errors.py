@@ -17,6 +17,7 @@ from pathlib import Path
 
 from workflow_scripts.cli import add_settings, add_training, progress, run, say, settings, stage_parser
 from workflow_scripts.errors import UserError
+from workflow_scripts.study.config.manifold import PrivacyRecipe
 from workflow_scripts.study.patients import add_reference
 
 SAVE_SECONDS = 300
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     add_reference(parser, holdout_required=True)
     parser.add_argument("--batch-size", type=int, default=64, help="views per forward pass (default: 64)")
     parser.add_argument("--output", type=Path, required=True, help="CSV, a row per view")
-    add_settings(parser, "privacy_recipe")
+    add_settings(parser, PrivacyRecipe)
     add_training(parser)
     return parser
 
@@ -52,8 +53,8 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.training.work import Clock, Interrupted, WorkDir
 
     clock = Clock(arguments.time_limit)
-    recipe = settings(arguments)
-    noises, seed, batch_size = recipe["noises"], recipe["seed"], arguments.batch_size
+    recipe: PrivacyRecipe = settings(arguments)
+    noises, seed, batch_size = recipe.noises, recipe.seed, arguments.batch_size
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size} must be at least 1")
     views, index = read_npy(arguments.views), read_csv(arguments.index)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from workflow_scripts.cli import add_settings, add_training, progress, run, settings, stage_parser
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import read_csv, read_npy, write_npy, write_npy_blocks
+from workflow_scripts.study.config.manifold import PrivacyRecipe
 from workflow_scripts.study.patients import add_reference, check_rows, real_masks
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         help="the copy encoder's features of the first store, the second, and planted copies (kinds, copies, D)",
     )
     add_reference(parser)
-    add_settings(parser, "privacy_recipe")
+    add_settings(parser, PrivacyRecipe)
     parser.add_argument("--batch-size", type=int, default=64, help="views per forward pass (default: 64)")
     add_training(parser)
     return parser
@@ -136,8 +137,8 @@ def embed_copies(arguments: argparse.Namespace, device: torch.device) -> None:
 
     if arguments.real_index is None or len(arguments.views) != 2:
         raise UserError("--output-copies needs two stores (--views), of real and of generated views, and --real-index")
-    recipe = settings(arguments)
-    steps, seed = recipe["encoder_steps"], recipe["seed"]
+    recipe: PrivacyRecipe = settings(arguments)
+    steps, seed = recipe.encoder_steps, recipe.seed
     views, synthetic = (read_npy(path) for path in arguments.views)
     index = read_csv(arguments.real_index)
     check_rows({str(arguments.views[0]): len(views), str(arguments.real_index): len(index)})
@@ -148,7 +149,7 @@ def embed_copies(arguments: argparse.Namespace, device: torch.device) -> None:
     for encoder in progress(learning, "copy encoder", "step", steps):
         network = encoder
     known = views[training]
-    copies = planted_copies(known[planted_rows(len(known), seed)], recipe["shift"], seed)
+    copies = planted_copies(known[planted_rows(len(known), seed)], recipe.shift, seed)
     planted = np.stack([copy_features(network, copy, device) for copy in copies.values()])
     for features, output in zip(
         (copy_features(network, views, device), copy_features(network, synthetic, device), planted),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from workflow_scripts.cli import add_settings, run, say, settings, stage_parser
 from workflow_scripts.files import atomic_path, read_csv, read_npy, write_csv
+from workflow_scripts.study.config.manifold import ManifoldRecipe
 from workflow_scripts.study.patients import add_reference, check_rows, real_masks
 
 
@@ -30,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--output-views", type=Path, required=True, help="store of the kept views")
     parser.add_argument("--output-index", type=Path, required=True, help="index of the kept views")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    add_settings(parser, "manifold_recipe")
+    add_settings(parser, ManifoldRecipe)
     return parser
 
 
@@ -41,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     from workflow_scripts.manifold.filter import filter_manifold, require_kept
 
-    recipe = settings(arguments)
+    recipe: ManifoldRecipe = settings(arguments)
     real, synthetic, views = read_npy(arguments.real), read_npy(arguments.synthetic), read_npy(arguments.views)
     real_index, index = read_csv(arguments.real_index), read_csv(arguments.index)
     check_rows({str(arguments.real): len(real), str(arguments.real_index): len(real_index)})
@@ -53,16 +54,16 @@ def main(arguments: argparse.Namespace) -> None:
         real[training],
         np.asarray(synthetic),
         real[held_out],
-        recipe["filter_k"],
-        recipe["filter_rule"],
-        recipe["metric_k"],
-        recipe["seed"],
+        recipe.filter_k,
+        recipe.filter_rule,
+        recipe.metric_k,
+        recipe.seed,
     )
     require_kept(result.inside, result.ratio, result.k, int(training.sum()))
     kept = np.flatnonzero(result.inside)
     say(
         f"kept {len(kept)} of {len(views)} generated views at k = {result.k} of {training.sum()} real views"
-        f" (rule: {recipe['filter_rule']})"
+        f" (rule: {recipe.filter_rule})"
     )
 
     with atomic_path(arguments.output_views) as temporary:

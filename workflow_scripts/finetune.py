@@ -16,6 +16,7 @@ from pathlib import Path
 
 from workflow_scripts.cli import add_settings, add_training, run, say, settings, stage_parser
 from workflow_scripts.errors import UserError
+from workflow_scripts.study.config.finetuning import FinetuningRecipe
 
 COLUMNS = [
     "view_id", "patient_id", "fold", "seed", "label_original", "label_policy", "kept", "probability", "prediction",
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, required=True, help="CSV of predictions, one row per view")
     parser.add_argument("--output-weights", type=Path, nargs="+", required=True, help="one .safetensors per fold")
-    add_settings(parser, "finetuning_recipe")
+    add_settings(parser, FinetuningRecipe)
     add_training(parser)
     return parser
 
@@ -54,7 +55,6 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.training.backbone import library_versions, save_weights
     from workflow_scripts.training.device import select_device
     from workflow_scripts.training.finetuning import (
-        Recipe,
         cross_validate,
         initial_classifier,
     )
@@ -63,7 +63,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     clock = Clock(arguments.time_limit)
     device = select_device(arguments.device, arguments.threads)
-    recipe = Recipe.from_settings(settings(arguments))
+    recipe: FinetuningRecipe = settings(arguments)
     negative, positive = arguments.classes
 
     index, folds, labels = (read_csv(path) for path in (arguments.index, arguments.folds, arguments.labels))
@@ -84,7 +84,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     parameters = {
         "stage": "finetune",
-        "settings": settings(arguments),
+        "settings": recipe.model_dump(),
         "seed": arguments.seed,
         "classes": arguments.classes,
         "backbone": arguments.backbone,

@@ -17,6 +17,7 @@ from pathlib import Path
 from workflow_scripts.cli import add_settings, progress, run, say, settings, stage_parser
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import read_csv, read_npy, write_csv
+from workflow_scripts.study.config.manifold import ManifoldRecipe
 from workflow_scripts.study.patients import add_reference, check_rows, real_masks
 
 
@@ -30,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     add_reference(parser)
     parser.add_argument("--output", type=Path, required=True, help="CSV of the metrics")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    add_settings(parser, "manifold_recipe")
+    add_settings(parser, ManifoldRecipe)
     return parser
 
 
@@ -43,15 +44,15 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.manifold.kernel_distances import kernel_distances
     from workflow_scripts.manifold.metrics import Generated, extrapolated_frechet, moments, reference_batches
 
-    recipe = settings(arguments)
-    k = recipe["metric_k"]
+    recipe: ManifoldRecipe = settings(arguments)
+    k = recipe.metric_k
     real, synthetic = read_npy(arguments.real), read_npy(arguments.synthetic)
     index, decisions = read_csv(arguments.real_index), read_csv(arguments.filter)
     check_rows({str(arguments.real): len(real), str(arguments.real_index): len(index)})
     check_rows({str(arguments.synthetic): len(synthetic), str(arguments.filter): len(decisions)})
     training, held_out = real_masks(index, arguments.holdout, arguments.folds, arguments.exclude_fold)
     reference, patients = real[training], index["patient_id"].to_numpy()[training]
-    batches = reference_batches(len(reference), recipe["metric_batches"], recipe["metric_batch_size"], recipe["seed"])
+    batches = reference_batches(len(reference), recipe.metric_batches, recipe.metric_batch_size, recipe.seed)
 
     sets = {"unfiltered": np.asarray(synthetic), "filtered": synthetic[decisions["inside"].to_numpy() == 1]}
     for name, features in sets.items():
@@ -66,7 +67,7 @@ def main(arguments: argparse.Namespace) -> None:
     else:
         say(f"no `real` row: held-out patients have {held_out.sum()} views, it needs more than metric_k = {k}")
     size = min(len(features) for features in sets.values())
-    generator = np.random.default_rng(recipe["seed"])
+    generator = np.random.default_rng(recipe.seed)
     for name in ("unfiltered", "filtered"):
         chosen = np.sort(generator.permutation(len(sets[name]))[:size])
         sets[f"{name}_equal"] = sets[name][chosen]
@@ -79,8 +80,8 @@ def main(arguments: argparse.Namespace) -> None:
             rows += [(name, metric, batch, value) for metric, value in values.items()]
         values = generated.against(reference) | {"size": len(features)}
         if name in ("unfiltered", "filtered"):
-            values["fid_infinity"] = extrapolated_frechet(moments(reference), features, recipe["seed"])
-        for metric, found in kernel_distances(reference, features, patients, recipe["seed"]).items():
+            values["fid_infinity"] = extrapolated_frechet(moments(reference), features, recipe.seed)
+        for metric, found in kernel_distances(reference, features, patients, recipe.seed).items():
             values |= {metric: found.value, f"{metric}_low": found.low, f"{metric}_high": found.high}
         rows += [(name, metric, None, value) for metric, value in values.items()]
     table = pd.DataFrame(rows, columns=["set", "metric", "batch", "value"]).astype({"batch": "Int64"})

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from workflow_scripts.cli import add_settings, add_training, progress, run, say, settings, stage_parser
 from workflow_scripts.errors import UserError
+from workflow_scripts.study.config.diffusion import MonitorRecipe
 from workflow_scripts.study.patients import add_reference
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         "--false-alarms", type=float, default=0.01, help="share of held-out views that it may flag (default: 0.01)"
     )
     parser.add_argument("--output", type=Path, required=True, help="CSV, a row per snapshot")
-    add_settings(parser, "monitor_recipe")
+    add_settings(parser, MonitorRecipe)
     add_training(parser)
     return parser
 
@@ -65,7 +66,7 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.training.work import Clock, Interrupted, WorkDir, append_metrics
 
     clock = Clock(arguments.time_limit)
-    recipe = settings(arguments)
+    recipe: MonitorRecipe = settings(arguments)
     views, index = read_npy(arguments.views), read_csv(arguments.index)
     check_rows({str(arguments.views): len(views), str(arguments.index): len(index)})
     training, held_out = real_masks(index, arguments.holdout, arguments.folds, arguments.exclude_fold)
@@ -79,21 +80,21 @@ def main(arguments: argparse.Namespace) -> None:
     network = load_network(arguments.network, arguments.backbone, arguments.weights, device)
 
     def features_of(images: np.ndarray) -> np.ndarray:
-        return np.concatenate(list(embed(images, network, recipe["batch_size"])))
+        return np.concatenate(list(embed(images, network, recipe.batch_size)))
 
     unet, betas = load_pipeline(arguments.model)
     unet = unet.to(device)
     condition = Condition(len(classes)) if (classes := class_names(arguments.model)) else None
     whole = GaussianProcess(betas, device=device)
-    short = GaussianProcess(betas, spaced_timesteps(len(betas), recipe["steps"]), device)
+    short = GaussianProcess(betas, spaced_timesteps(len(betas), recipe.steps), device)
     last = read_json(arguments.model / "parameters.json")["settings"]["steps"]
     final = {name: value.clone() for name, value in unet.state_dict().items()}
     snapshots: dict[int, Path | None] = {**snapshot_files(arguments.model), last: None}
-    say(f"{len(snapshots)} snapshots, {recipe['images']} images each, {recipe['steps']} steps on {device}")
+    say(f"{len(snapshots)} snapshots, {recipe.images} images each, {recipe.steps} steps on {device}")
     work = WorkDir(
         arguments.work_dir,
         {
-            "settings": recipe,
+            "settings": recipe.model_dump(),
             "model": sha256(arguments.model),
             "views": sha256(arguments.views),
             "reference": np.stack([training, held_out]).astype(int).tolist(),
@@ -107,12 +108,12 @@ def main(arguments: argparse.Namespace) -> None:
     finished = work.state["progress"]
     rows = [json.loads(line) for line in rows_file.read_text().splitlines()[:finished]] if finished else []
     rows_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    equal = np.sort(np.random.default_rng(recipe["seed"]).permutation(training.sum())[: held_out.sum()])
+    equal = np.sort(np.random.default_rng(recipe.seed).permutation(training.sum())[: held_out.sum()])
     known = views[np.flatnonzero(training)[equal]]
 
     def images_of_a_snapshot() -> np.ndarray:
         images = []
-        for batch in drawn_images(unet, short, recipe["images"], recipe["batch_size"], recipe["seed"], condition):
+        for batch in drawn_images(unet, short, recipe.images, recipe.batch_size, recipe.seed, condition):
             if clock.is_over():
                 raise Interrupted(f"time is over after {len(rows)} of {len(snapshots)} snapshots; try again to go on")
             images.append(batch)
@@ -126,7 +127,7 @@ def main(arguments: argparse.Namespace) -> None:
             load_weights(unet, file)
         images = images_of_a_snapshot()
         losses = {
-            name: float(denoising_loss(unet, whole, real, recipe["batch_size"], recipe["seed"]).mean())
+            name: float(denoising_loss(unet, whole, real, recipe.batch_size, recipe.seed).mean())
             for name, real in (("held_out_loss", views[held_out]), ("training_loss", known))
         }
         row = {"step": step, **judge.measure(images, features_of(images)), **losses}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from workflow_scripts.cli import progress, run, say, stage_parser
 from workflow_scripts.errors import UserError
-from workflow_scripts.study.config import LABELLED_SET
+from workflow_scripts.study.config.names import LABELLED_SET
 
 if TYPE_CHECKING:
     import numpy as np

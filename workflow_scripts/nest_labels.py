@@ -14,6 +14,7 @@ from workflow_scripts.cli import add_settings, run, say, settings, stage_parser
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.labels import LABEL_COLUMNS, apply_decisions, decisions_of_votes
 from workflow_scripts.files import read_rows, write_rows
+from workflow_scripts.study.config.audit import VoteRule
 from workflow_scripts.study.label_sets import OUT_OF_FOLD
 
 
@@ -29,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="the two label names"
     )
-    add_settings(parser, "vote_rule")
+    add_settings(parser, VoteRule)
     parser.add_argument(
         "--output", type=Path, required=True, help="CSV view_id,fold,label,keep: a row per view and fold"
     )
@@ -38,10 +39,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Judge and clean fold by fold."""
-    from workflow_scripts.evaluation.suspicion import Rule, judge
+    from workflow_scripts.evaluation.suspicion import judge
     from workflow_scripts.files import read_csv
 
-    rule = Rule(**settings(arguments))
+    rule = settings(arguments)
     if rule.method in OUT_OF_FOLD:
         raise UserError(
             f"--method {rule.method} judges a view by models that trained on the other folds, the test fold among them; "

@@ -117,7 +117,7 @@ def spent(costs: Sequence[Cost]) -> list[dict[str, Any]]:
 
 def spent_by_table(costs: Sequence[Cost], config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the rows of each table have taken: their fine-tunings, and the pretraining that they start from."""
-    from workflow_scripts.study.config import TABLES
+    from workflow_scripts.study.config.names import TABLES
     from workflow_scripts.study.experiments import experiment_of
 
     rows = []
@@ -133,7 +133,7 @@ def spent_by_table(costs: Sequence[Cost], config: Mapping[str, Any]) -> list[dic
 
 def count_views(config: Mapping[str, Any]) -> dict[str, int]:
     """Views of each real set, from the manifest and the crop profiles; clips and found boxes may give more."""
-    from workflow_scripts.study.config import LABELLED_SET
+    from workflow_scripts.study.config.names import LABELLED_SET
     from workflow_scripts.study.manifest import load_manifest
 
     counts: dict[str, int] = defaultdict(int)

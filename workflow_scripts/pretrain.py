@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from workflow_scripts.cli import add_settings, add_training, run, say, settings, stage_parser
 from workflow_scripts.errors import UserError
+from workflow_scripts.study.config.pretraining import PretrainingRecipe
 
 if TYPE_CHECKING:
     from workflow_scripts.training.mix import ViewUnion
@@ -30,6 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     relaunch(arguments.processes)
     from workflow_scripts.files import sha256, write_json, write_npy, write_text
+    from workflow_scripts.training.augmentation import view_recipes
     from workflow_scripts.training.backbone import (
         create_backbone,
         library_versions,
@@ -38,19 +40,19 @@ def main(arguments: argparse.Namespace) -> None:
     )
     from workflow_scripts.training.device import select_device
     from workflow_scripts.training.monitor import sheet
-    from workflow_scripts.training.pretraining import Recipe, make_encoder, pretrain
+    from workflow_scripts.training.pretraining import make_encoder, pretrain
     from workflow_scripts.training.work import Clock, WorkDir
 
     clock = Clock(arguments.time_limit)
     processes = Processes()
     device = select_device(processes.device_name(arguments.device), arguments.threads)
     processes.join(device)
-    recipe = Recipe.from_settings(settings(arguments))
+    recipe: PretrainingRecipe = settings(arguments)
 
     left_out = left_out_patients(arguments.folds, arguments.exclude_fold)
     views, sets = load_mix(arguments.views, arguments.index, arguments.organs, left_out, arguments.shares)
     identity = {
-        "settings": settings(arguments),
+        "settings": recipe.model_dump(),
         "backbone": arguments.backbone,
         "layout": arguments.layout,
         "weights": sha256(arguments.weights) if arguments.weights else None,
@@ -81,7 +83,7 @@ def main(arguments: argparse.Namespace) -> None:
     save_weights({n.removeprefix("backbone."): state[n] for n in backbone_part}, parameters, arguments.output)
     save_weights({n: state[n] for n in state if n not in backbone_part}, parameters, arguments.output_heads)
     write_text(work.metrics_file().read_text(encoding="utf-8"), arguments.output_metrics)
-    write_npy(sheet(views, recipe.views, recipe.seed), arguments.output_sheet)
+    write_npy(sheet(views, view_recipes(recipe.augmentation), recipe.seed), arguments.output_sheet)
     write_json(parameters, arguments.output_parameters)
     work.close()
 
@@ -166,7 +168,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--output-metrics", type=Path, required=True, help="losses and diagnostics, JSON lines")
     parser.add_argument("--output-sheet", type=Path, required=True, help="images and views drawn of them, .npy")
     parser.add_argument("--output-parameters", type=Path, required=True, help="every parameter of the run, JSON")
-    add_settings(parser, "pretraining_recipe")
+    add_settings(parser, PretrainingRecipe)
     add_training(parser)
     parser.add_argument("--tensorboard", type=Path, help="folder of TensorBoard's files (default: none)")
     parser.add_argument(

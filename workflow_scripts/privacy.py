@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from workflow_scripts.cli import add_settings, run, say, settings, stage_parser
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import read_csv, read_npy, write_csv, write_json, write_text
+from workflow_scripts.study.config.manifold import PrivacyRecipe
 from workflow_scripts.study.patients import add_reference, check_rows, real_masks
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--output-summary", type=Path, required=True, help="JSON")
     parser.add_argument("--output-html", type=Path, required=True, help="page with the table of planted copies")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    add_settings(parser, "privacy_recipe")
+    add_settings(parser, PrivacyRecipe)
     return parser
 
 
@@ -57,8 +58,8 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.manifold.neighbours import nearest
     from workflow_scripts.manifold.planted import planted_copies, planted_rows, power
 
-    recipe = settings(arguments)
-    shift, seed = recipe["shift"], recipe["seed"]
+    recipe: PrivacyRecipe = settings(arguments)
+    shift, seed = recipe.shift, recipe.seed
     real, real_views, index = read_npy(arguments.real), read_npy(arguments.real_views), read_csv(arguments.real_index)
     synthetic, views = read_npy(arguments.synthetic), read_npy(arguments.synthetic_views)
     copy_real, copy_synthetic = read_npy(arguments.copy_real), read_npy(arguments.copy_synthetic)
@@ -91,7 +92,7 @@ def main(arguments: argparse.Namespace) -> None:
     _require_patients(patients[held_out], "held-out pictures that are also training views leave")
     scale = privacy.scale_of(privacy.closeness_within(*known, patients[training], shift).evidence())
     held_scores = scale.score(unseen.evidence()[usable])[0]
-    threshold = privacy.threshold_of(held_scores, recipe["false_alarms"])
+    threshold = privacy.threshold_of(held_scores, recipe.false_alarms)
     found = privacy.closeness(views, np.asarray(copy_synthetic), *known, shift)
     score, strongest = scale.score(found.evidence())
     copies = score > threshold
@@ -99,7 +100,7 @@ def main(arguments: argparse.Namespace) -> None:
     authentic, distance = privacy.authentic(np.asarray(synthetic), real[training])
 
     kept = answers["inside"].to_numpy() == 1
-    summary = privacy.summarise(copies, kept, held_scores, patients[held_out], recipe["false_alarms"], seed)
+    summary = privacy.summarise(copies, kept, held_scores, patients[held_out], recipe.false_alarms, seed)
     summary |= {
         "origin": arguments.origin,
         "training_views": int(training.sum()),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from workflow_scripts.cli import add_settings, add_training, progress, run, say, settings, stage_parser
 from workflow_scripts.errors import UserError
+from workflow_scripts.study.config.synthesis import SynthesisRecipe
 
 # A batch at work is saved about this often; on a CPU it can take hours.
 SAVE_SECONDS = 300
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--shards", type=int, default=1, help="number of shards (default: 1)")
     parser.add_argument("--shard", type=int, default=0, help="which of them to draw, from 0 (default: 0)")
     parser.add_argument("--output", type=Path, required=True, help=".npy, uint8 (n, size, size)")
-    add_settings(parser, "synthesis_recipe")
+    add_settings(parser, SynthesisRecipe)
     add_training(parser)
     return parser
 
@@ -63,8 +64,8 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.training.work import Clock, Interrupted, WorkDir
 
     clock = Clock(arguments.time_limit)
-    recipe = settings(arguments)
-    seed, sampler, length, batch_size = (recipe[key] for key in ("seed", "sampler", "steps", "batch_size"))
+    recipe: SynthesisRecipe = settings(arguments)
+    seed, sampler, length, batch_size = recipe.seed, recipe.sampler, recipe.steps, recipe.batch_size
     images = shard_range(arguments.images, arguments.shards, arguments.shard)
     device = select_device(arguments.device, arguments.threads)
     unet, betas = load_pipeline(arguments.model)
@@ -81,9 +82,9 @@ def main(arguments: argparse.Namespace) -> None:
             f"{arguments.model} was told the classes {classes or 'none'}, the study asks for "
             f"{arguments.classes or 'none'} (diffusion.class_conditional, data.classes)"
         )
-    if recipe["guidance"] != 1 and not classes:
-        raise UserError(f"guidance {recipe['guidance']}: {arguments.model} is unconditional, there is nothing to guide")
-    condition = Condition(len(classes), recipe["guidance"]) if classes else None
+    if recipe.guidance != 1 and not classes:
+        raise UserError(f"guidance {recipe.guidance}: {arguments.model} is unconditional, there is nothing to guide")
+    condition = Condition(len(classes), recipe.guidance) if classes else None
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     unet = unet.to(device, memory_format=layout)
     process = GaussianProcess(betas, kept, device)
@@ -92,7 +93,7 @@ def main(arguments: argparse.Namespace) -> None:
     work = WorkDir(
         arguments.work_dir,
         {
-            "settings": recipe,
+            "settings": recipe.model_dump(),
             "images": [images.start, images.stop],
             "unet": sha256(arguments.model / "unet"),
             "betas": betas.tolist(),

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from workflow_scripts.cli import add_settings, run, say, settings, stage_parser
+from workflow_scripts.study.config.audit import VoteRule
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--index", type=Path, required=True, help="index of the labelled views")
     parser.add_argument("--manifest", type=Path, required=True, help="manifest with the column truth")
     parser.add_argument("--positive", required=True, help="name of the positive class")
-    add_settings(parser, "vote_rule")
+    add_settings(parser, VoteRule)
     parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
     parser.add_argument("--output", type=Path, required=True, help="CSV, one row per method")
     parser.add_argument("--output-figure", type=Path, required=True, help="PNG")
@@ -34,7 +35,6 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.evaluation.audit_figures import METHOD_TITLES, scores_figure
     from workflow_scripts.evaluation.audit_scores import score_methods
     from workflow_scripts.evaluation.figures import save
-    from workflow_scripts.evaluation.suspicion import Rule
     from workflow_scripts.files import read_csv, write_csv
     from workflow_scripts.study.manifest import true_classes
 
@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
     index = read_csv(arguments.index)
     truth = index["image_id"].map(true_classes(arguments.manifest, index["image_id"]))
     wrong = (truth != index["label"]).to_numpy()
-    scores = score_methods(losses, oof, index, wrong, Rule(**settings(arguments)), arguments.positive)
+    scores = score_methods(losses, oof, index, wrong, settings(arguments), arguments.positive)
     for row in scores.itertuples():
         say(f"{METHOD_TITLES[str(row.method)]}: average precision {row.average_precision:.2f}, AUROC {row.auroc:.2f}")
     save(scores_figure(scores, int(wrong.sum()), len(wrong), arguments.origin), arguments.output_figure)

@@ -14,7 +14,7 @@ from workflow_scripts.evaluation.table_rows import (
     read_predictions,
     read_table_rows,
 )
-from workflow_scripts.study.config import TABLES
+from workflow_scripts.study.config.names import TABLES
 
 
 def parser() -> argparse.ArgumentParser:

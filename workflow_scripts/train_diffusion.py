@@ -20,6 +20,7 @@ from pathlib import Path
 
 from workflow_scripts.cli import add_settings, add_training, run, say, settings, stage_parser
 from workflow_scripts.errors import UserError
+from workflow_scripts.study.config.diffusion import DiffusionRecipe
 from workflow_scripts.study.patients import add_reference
 
 
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--processes", type=int, default=1, help="processes to share each batch, one per GPU (default: 1)"
     )
-    add_settings(parser, "diffusion_recipe")
+    add_settings(parser, DiffusionRecipe)
     add_training(parser)
     return parser
 
@@ -85,14 +86,14 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.training.work import Clock, WorkDir
 
     clock = Clock(arguments.time_limit)
-    recipe = settings(arguments)
+    recipe: DiffusionRecipe = settings(arguments)
     refuse_foreign_folder(arguments.output)
     views, index = read_npy(arguments.views), read_csv(arguments.index)
     if views.dtype != np.uint8 or views.ndim != 3 or views.shape[1] != views.shape[2]:
         raise UserError(f"{arguments.views} is no store of square uint8 views: {views.dtype} {views.shape}")
     check_rows({str(arguments.views): len(views), str(arguments.index): len(index)})
-    schedule_betas(recipe["schedule"], recipe["timesteps"])
-    architecture(views.shape[1], **{key: recipe[key] for key in NETWORK_KEYS})
+    schedule_betas(recipe.schedule, recipe.timesteps)
+    architecture(views.shape[1], **recipe.model_dump(include=NETWORK_KEYS))
     seen, _ = real_masks(index, arguments.holdout, arguments.folds, arguments.exclude_fold)
     rows = np.flatnonzero(seen)
     processes = Processes()
@@ -110,7 +111,7 @@ def main(arguments: argparse.Namespace) -> None:
         "views left out": len(index) - len(rows),
         "view size": views.shape[1],
     }
-    passes = recipe["steps"] * recipe["batch_size"] / len(rows)
+    passes = recipe.steps * recipe.batch_size / len(rows)
     say(", ".join(f"{name} {value}" for name, value in {**facts, "passes over them": f"{passes:.0f}"}.items()))
 
     device = select_device(processes.device_name(arguments.device), arguments.threads)
@@ -118,7 +119,7 @@ def main(arguments: argparse.Namespace) -> None:
     trainer = Trainer(views, rows, recipe, device, processes, labels)
     say(f"{processes.count} x {device.type}, {trainer.precision.name}")
     fingerprint = {
-        "settings": recipe,
+        "settings": recipe.model_dump(),
         "views": sha256(arguments.views),
         "learned_rows": rows.tolist(),
         "snapshot_every": arguments.snapshot_every,
@@ -135,7 +136,7 @@ def main(arguments: argparse.Namespace) -> None:
         "origin": arguments.origin,
         "classes": arguments.classes,
         **facts,
-        "settings": recipe,
+        "settings": recipe.model_dump(),
         "views_sha256": fingerprint["views"],
         "exclude_fold": arguments.exclude_fold,
         "code_version": arguments.code_version,
@@ -146,9 +147,9 @@ def main(arguments: argparse.Namespace) -> None:
         },
     }
     with atomic_directory(arguments.output) as folder:
-        save_pipeline(unet, recipe["timesteps"], recipe["schedule"], folder)
+        save_pipeline(unet, recipe.timesteps, recipe.schedule, folder)
         write_json(parameters, folder / "parameters.json")
-        write_text(model_card(arguments.origin, facts, recipe, arguments.classes), folder / "README.md")
+        write_text(model_card(arguments.origin, facts, recipe.model_dump(), arguments.classes), folder / "README.md")
         for kept in (GRIDS, SNAPSHOTS):
             if (work.path / kept).is_dir():
                 shutil.copytree(work.path / kept, folder / kept)

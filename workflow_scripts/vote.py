@@ -14,6 +14,7 @@ from pathlib import Path
 
 from workflow_scripts.cli import add_settings, run, say, settings, stage_parser
 from workflow_scripts.errors import UserError
+from workflow_scripts.study.config.audit import VoteRule
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         "--index", type=Path, required=True, help="index of the labelled views, with the original labels"
     )
     parser.add_argument("--positive", required=True, help="name of the positive class")
-    add_settings(parser, "vote_rule")
+    add_settings(parser, VoteRule)
     parser.add_argument(
         "--output", type=Path, required=True, help="CSV view_id,label,votes,evaluations,score,suspicious"
     )
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Read the tables, judge, write."""
-    from workflow_scripts.evaluation.suspicion import Rule, judge
+    from workflow_scripts.evaluation.suspicion import judge
     from workflow_scripts.evaluation.testicles import numbered_testicles
     from workflow_scripts.evaluation.votes import class_bias, discordant_testicles
     from workflow_scripts.files import read_csv, write_csv
@@ -46,7 +47,7 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError("--losses names a file twice; its runs would vote twice")
     losses, oof = ({str(path): read_csv(path) for path in paths} for paths in (arguments.losses, arguments.oof))
     index = read_csv(arguments.index)
-    votes = judge(losses, oof, index, Rule(**settings(arguments)), arguments.positive)
+    votes = judge(losses, oof, index, settings(arguments), arguments.positive)
     bias = class_bias(losses, votes)
     for row in bias.itertuples():
         say(

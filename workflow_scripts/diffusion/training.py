@@ -31,6 +31,7 @@ from workflow_scripts.diffusion.tally import Tally
 from workflow_scripts.diffusion.unet import build_unet
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import atomic_path
+from workflow_scripts.study.config.diffusion import DiffusionRecipe
 from workflow_scripts.training.board import Board
 from workflow_scripts.training.precision import Precision
 from workflow_scripts.training.processes import Processes
@@ -44,19 +45,19 @@ METRICS_EVERY = 50
 GRID_IMAGES, GRID_STEPS = 16, 25
 # Predicting no noise at all has a mean squared error of 1; a network this much worse is not coming back.
 DIVERGED_MSE = 2.0
-NETWORK_KEYS = (
+NETWORK_KEYS = {
     "base_channels",
     "channel_multipliers",
     "residual_blocks",
     "attention_resolutions",
     "heads",
     "dropout",
-)
+}
 
 
-def check_division(settings: Mapping[str, Any], views: int, processes: int) -> None:
+def check_division(recipe: DiffusionRecipe, views: int, processes: int) -> None:
     """Raise UserError unless a batch divides into processes and parts, and the views suffice for one."""
-    batch, parts = settings["batch_size"], settings["accumulate"]
+    batch, parts = recipe.batch_size, recipe.accumulate
     if batch % (processes * parts):
         raise UserError(
             f"a batch of {batch} does not divide into {processes} processes of {parts} parts each (batch_size, GPUs, "
@@ -75,17 +76,17 @@ class Labels:
     values: np.ndarray
     classes: int
 
-    def draw(self, settings: Mapping[str, Any], rows: np.ndarray, step: int, places: range) -> torch.Tensor:
+    def draw(self, recipe: DiffusionRecipe, rows: np.ndarray, step: int, places: range) -> torch.Tensor:
         """Labels (B,) of some places of a step's batch `rows`; at random some say `classes`, which means none."""
-        draws = uniforms(settings["seed"], "label dropout", step, places, 1)[:, 0]
+        draws = uniforms(recipe.seed, "label dropout", step, places, 1)[:, 0]
         labels = self.values[rows[places.start : places.stop]]
-        return torch.from_numpy(np.where(draws < settings["label_dropout"], self.classes, labels).astype(np.int64))
+        return torch.from_numpy(np.where(draws < recipe.label_dropout, self.classes, labels).astype(np.int64))
 
 
-def unet_of(settings: Mapping[str, Any], size: int, classes: int | None = None) -> UNet2DModel:
+def unet_of(recipe: DiffusionRecipe, size: int, classes: int | None = None) -> UNet2DModel:
     """The freshly initialised network of `diffusion.recipe`, a function of its seed."""
-    torch.manual_seed(_torch_seed(settings["seed"], "initial weights", 0))
-    return build_unet(size, **{key: settings[key] for key in NETWORK_KEYS}, classes=classes)
+    torch.manual_seed(_torch_seed(recipe.seed, "initial weights", 0))
+    return build_unet(size, **recipe.model_dump(include=NETWORK_KEYS), classes=classes)
 
 
 def batch_rows(rows: np.ndarray, seed: int, step: int, batch_size: int) -> np.ndarray:
@@ -98,19 +99,19 @@ def batch_rows(rows: np.ndarray, seed: int, step: int, batch_size: int) -> np.nd
 
 
 def draw_batch(
-    views: np.ndarray, rows: np.ndarray, settings: Mapping[str, Any], step: int, places: range | None = None
+    views: np.ndarray, rows: np.ndarray, recipe: DiffusionRecipe, step: int, places: range | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Images (B, 1, S, S) in [-1, 1], timesteps (B,) and noise (B, 1, S, S) of one step, on CPU.
 
     views: uint8 (N, S, S); rows: those to learn from; `places`: the part of the batch to draw, all of it unless given.
     Nothing depends on the steps or places before.
     """
-    seed, size = settings["seed"], settings["batch_size"]
+    seed, size = recipe.seed, recipe.batch_size
     places = range(size) if places is None else places
     images = views[batch_rows(rows, seed, step, size)[places.start : places.stop]].astype(np.float32) / 127.5 - 1
     draws = uniforms(seed, "timestep and flip", step, places, 2).astype(np.float64)
-    timesteps = (draws[:, 0] * settings["timesteps"]).astype(np.int64)
-    flipped = draws[:, 1] < settings["flip"]
+    timesteps = (draws[:, 0] * recipe.timesteps).astype(np.int64)
+    flipped = draws[:, 1] < recipe.flip
     images[flipped] = images[flipped, :, ::-1]
     noise = normals(seed, "noise", step, places, (1, *views.shape[1:]))
     return torch.from_numpy(images[:, None]), torch.from_numpy(timesteps), torch.from_numpy(noise)
@@ -121,9 +122,9 @@ def ema_decay(largest: float, updates: int) -> float:
     return min(largest, 1 - (1 + updates) ** -0.75)
 
 
-def learning_rate(settings: Mapping[str, Any], step: int) -> float:
+def learning_rate(recipe: DiffusionRecipe, step: int) -> float:
     """Linear warm-up, then constant."""
-    return settings["lr"] * min(1.0, (step + 1) / max(1, settings["warmup_steps"]))
+    return recipe.lr * min(1.0, (step + 1) / max(1, recipe.warmup_steps))
 
 
 class Trainer:
@@ -133,38 +134,36 @@ class Trainer:
         self,
         views: np.ndarray,
         rows: np.ndarray,
-        settings: Mapping[str, Any],
+        recipe: DiffusionRecipe,
         device: torch.device,
         processes: Processes,
         labels: Labels | None = None,
     ) -> None:
         self.labels = labels
         self.condition = Condition(labels.classes) if labels else None
-        self.views, self.rows, self.settings = views, rows, settings
+        self.views, self.rows, self.recipe = views, rows, recipe
         self.device, self.processes = device, processes
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.unet = (
-            unet_of(settings, views.shape[1], labels.classes + 1 if labels else None)
+            unet_of(recipe, views.shape[1], labels.classes + 1 if labels else None)
             .to(device, memory_format=self.layout)
             .train()
         )
         self.average = copy.deepcopy(self.unet).requires_grad_(False).eval()
         self.network: torch.nn.Module = self.unet
         self.kept = ["unet", "average", "optimiser"]
-        if settings["augment"] != "none":
+        if recipe.augment != "none":
             self.network = told = ToldUNet(self.unet).to(device)
             self.tell = told.tell
             self.kept.append("tell")
         self.parameters, self.averaged = list(self.network.parameters()), list(self.average.parameters())
-        self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=settings["lr"], weight_decay=0.0, fused=device.type == "cuda"
-        )
-        self.precision = Precision(settings["precision"], device)
-        betas = schedule_betas(settings["schedule"], settings["timesteps"])
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=recipe.lr, weight_decay=0.0, fused=device.type == "cuda")
+        self.precision = Precision(recipe.precision, device)
+        betas = schedule_betas(recipe.schedule, recipe.timesteps)
         self.process = GaussianProcess(betas, device=device)
         kept = spaced_timesteps(len(betas), min(GRID_STEPS, len(betas)))
         self.short_process = GaussianProcess(betas, kept, device)
-        self.tally = Tally(settings["timesteps"], device)
+        self.tally = Tally(recipe.timesteps, device)
         if processes.count > 1:
             self.network = DistributedDataParallel(self.network)
 
@@ -184,8 +183,8 @@ class Trainer:
 
     def step(self, number: int) -> None:
         """One optimisation step."""
-        settings, count = self.settings, self.settings["accumulate"]
-        size = settings["batch_size"] // (self.processes.count * count)
+        recipe, count = self.recipe, self.recipe.accumulate
+        size = recipe.batch_size // (self.processes.count * count)
         self.optimiser.zero_grad(set_to_none=True)
         for part in range(count):
             start = (self.processes.rank * count + part) * size
@@ -199,23 +198,23 @@ class Trainer:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(settings, number)
+            group["lr"] = learning_rate(recipe, number)
         scaler.step(self.optimiser)
         scaler.update()
         with torch.no_grad():
-            torch._foreach_lerp_(self.averaged, list(self.unet.parameters()), 1 - ema_decay(settings["ema"], number))
+            torch._foreach_lerp_(self.averaged, list(self.unet.parameters()), 1 - ema_decay(recipe.ema, number))
             self.tally.add_step(norm.detach(), may_skip=scaler.is_enabled())
 
     def _part(self, number: int, places: range, share: float) -> None:
         """Add the gradient of some places of a step's batch."""
-        drawn = draw_batch(self.views, self.rows, self.settings, number, places)
+        drawn = draw_batch(self.views, self.rows, self.recipe, number, places)
         x0, t, noise = (tensor.to(self.device, non_blocking=True) for tensor in drawn)
         told: tuple[torch.Tensor, ...] = ()
-        if self.settings["augment"] != "none":
-            told = (draw_labels(self.settings["seed"], number, places).to(self.device),)
+        if self.recipe.augment != "none":
+            told = (draw_labels(self.recipe.seed, number, places).to(self.device),)
             x0 = transform(x0, *told)
         # Dropout draws from torch's own generator, which is therefore set anew for every part of a step.
-        torch.manual_seed(_torch_seed(self.settings["seed"], "dropout", number, places.start))
+        torch.manual_seed(_torch_seed(self.recipe.seed, "dropout", number, places.start))
         xt = self.process.q_sample(x0, t, noise).contiguous(memory_format=self.layout)
         with self.precision.cast():
             output = self.network(xt, t, self._labels(number, places), *told).sample
@@ -226,15 +225,14 @@ class Trainer:
     def _labels(self, number: int, places: range) -> torch.Tensor | None:
         if self.labels is None:
             return None
-        rows = batch_rows(self.rows, self.settings["seed"], number, self.settings["batch_size"])
-        return self.labels.draw(self.settings, rows, number, places).to(self.device)
+        rows = batch_rows(self.rows, self.recipe.seed, number, self.recipe.batch_size)
+        return self.labels.draw(self.recipe, rows, number, places).to(self.device)
 
     def means(self, done: int, whole_report: bool) -> dict[str, float | None]:
         """The tally's means; UserError where they say that the training has failed."""
         values = self.tally.means(self.processes)
         advice = (
-            f"lower the learning rate (now {self.settings['lr']}) or raise warmup_steps "
-            f"(now {self.settings['warmup_steps']})"
+            f"lower the learning rate (now {self.recipe.lr}) or raise warmup_steps (now {self.recipe.warmup_steps})"
         )
         if not all(math.isfinite(value) for value in values.values() if value is not None):
             raise UserError(
@@ -254,7 +252,7 @@ class Trainer:
 
     def grid(self) -> np.ndarray:
         """uint8 (GRID_IMAGES, S, S): samples of the averaged weights, from the same noise whenever it is called."""
-        images, seed, side = range(GRID_IMAGES), self.settings["seed"], self.views.shape[1]
+        images, seed, side = range(GRID_IMAGES), self.recipe.seed, self.views.shape[1]
         x = image_noise(seed, 0, images, side, self.device)
         for _, state in reverse_steps(
             self.average, self.short_process, x, 0, images, seed, "ancestral", self.condition
@@ -278,8 +276,8 @@ def train(
     (0: never) the averaged weights are kept in the work directory. Raises `Interrupted` when the clock is over (after a
     checkpoint) and UserError when the training fails.
     """
-    settings, processes = trainer.settings, trainer.processes
-    steps, done = settings["steps"], 0
+    recipe, processes = trainer.recipe, trainer.processes
+    steps, done = recipe.steps, 0
     checkpoint = work.load(CHECKPOINT)
     if checkpoint is not None:
         done = checkpoint["step"]
@@ -299,26 +297,26 @@ def train(
             trainer.step(step)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the GPU has too little memory for {settings['batch_size'] // processes.count} views per step in "
-                f"{settings['accumulate']} parts; raise diffusion.recipe.accumulate to a larger divisor"
+                f"the GPU has too little memory for {recipe.batch_size // processes.count} views per step in "
+                f"{recipe.accumulate} parts; raise diffusion.recipe.accumulate to a larger divisor"
             ) from error
         done, timed = step + 1, timed + 1
         if done % METRICS_EVERY == 0 or done == steps:
             values = trainer.means(done, done % METRICS_EVERY == 0)
-            speed = timed * settings["batch_size"] / (time.monotonic() - started)
-            row = {"step": done, **values, "lr": learning_rate(settings, step), "images_per_s": round(speed, 2)}
+            speed = timed * recipe.batch_size / (time.monotonic() - started)
+            row = {"step": done, **values, "lr": learning_rate(recipe, step), "images_per_s": round(speed, 2)}
             if board is not None:
                 board.report(row)
             trainer.tally.sums.zero_()
             started, timed = time.monotonic(), 0
-        if board is not None and settings["grid_every"] and (done % settings["grid_every"] == 0 or done == steps):
+        if board is not None and recipe.grid_every and (done % recipe.grid_every == 0 or done == steps):
             sheet = contact_sheet(trainer.grid(), origin)
             save_picture(sheet, work.path / GRIDS / f"step_{done:07d}.png")
             board.picture("samples", done, sheet)
         if snapshot_every and done % snapshot_every == 0 and done < steps and processes.is_first:
             with atomic_path(work.path / SNAPSHOTS / f"step_{done:07d}.safetensors") as temporary:
                 save_file(trainer.average.state_dict(), temporary, metadata={"format": "pt"})
-        if done % settings["checkpoint_every"] == 0 or done == steps:
+        if done % recipe.checkpoint_every == 0 or done == steps:
             save()
     if board is not None:
         board.close()

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.evaluation.suspicion import METHODS, Rule, judge, label_scores, score_of
+from workflow_scripts.evaluation.suspicion import METHODS, judge, label_scores, score_of
+from workflow_scripts.study.config.audit import VoteRule
 
 DRAWS = 500
 
 
 def score_methods(
     losses: Mapping[str, pd.DataFrame], oof: Mapping[str, pd.DataFrame], index: pd.DataFrame, wrong: np.ndarray,
-    rule: Rule, positive: str, draws: int = DRAWS,
+    rule: VoteRule, positive: str, draws: int = DRAWS,
 ) -> pd.DataFrame:  # fmt: skip
     """One row per method of `METHODS`: how its score ranks wrong labels, and what its own cut finds.
 
@@ -43,7 +43,10 @@ def score_methods(
             resampled = [metric(wrong, rank, sample_weight=weight) for weight in weights if _mixed(wrong, weight)]
             low, high = np.percentile(resampled, [2.5, 97.5])
             row |= {name: metric(wrong, rank), f"{name}_low": low, f"{name}_high": high}
-        suspicious = judge(losses, oof, index, replace(rule, method=method), positive)["suspicious"].to_numpy() == 1
+        suspicious = (
+            judge(losses, oof, index, rule.model_copy(update={"method": method}), positive)["suspicious"].to_numpy()
+            == 1
+        )
         hits, flagged = int((suspicious & wrong).sum()), int(suspicious.sum())
         row |= {"flagged": flagged, "precision": hits / flagged if flagged else np.nan, "recall": hits / wrong.sum()}
         rows.append(row)

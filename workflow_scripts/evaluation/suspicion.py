@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ import pandas as pd
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.testicles import numbered_testicles
 from workflow_scripts.evaluation.votes import count_votes
+from workflow_scripts.study.config.audit import VoteRule
 
 VOTE_COLUMNS = ["view_id", "label", "votes", "evaluations", "score", "suspicious"]
 # The last two judge a view by models that never saw its patient; the others by models that trained on it.
@@ -19,29 +19,22 @@ METHODS = ("votes", "mean_loss", "aum", "oof_loss", "confident_learning")
 SMALLEST = 1e-12
 
 
-@dataclass(frozen=True)
-class Rule:
-    """The definition vote_rule of the config schema."""
+def bar(rule: VoteRule) -> float:
+    """The score above which a label is suspicious.
 
-    method: str
-    threshold: float
-    exceedances: int
-    share: float
-    unit: str
-
-    @property
-    def bar(self) -> float:
-        """The score above which a label is suspicious.
-
-        `threshold` is a loss in nats: the label's probability is below exp(-threshold). The other scores of a label are
-        monotone in its loss, so one threshold serves them all.
-        """
-        bars = {"aum": np.log(np.expm1(self.threshold)), "confident_learning": -np.expm1(-self.threshold)}
-        return float(bars.get(self.method, self.threshold))
+    `threshold` is a loss in nats: the label's probability is below exp(-threshold). The other scores of a label are
+    monotone in its loss, so one threshold serves them all.
+    """
+    bars = {"aum": np.log(np.expm1(rule.threshold)), "confident_learning": -np.expm1(-rule.threshold)}
+    return float(bars.get(rule.method, rule.threshold))
 
 
 def label_scores(
-    losses: Mapping[str, pd.DataFrame], oof: Mapping[str, pd.DataFrame], index: pd.DataFrame, rule: Rule, positive: str
+    losses: Mapping[str, pd.DataFrame],
+    oof: Mapping[str, pd.DataFrame],
+    index: pd.DataFrame,
+    rule: VoteRule,
+    positive: str,
 ) -> pd.DataFrame:
     """One row per view in the order of `index`: votes, evaluations, and the score of each of `METHODS`, higher is worse.
 
@@ -75,12 +68,16 @@ def score_of(scores: pd.DataFrame, method: str) -> np.ndarray:
 
 
 def judge(
-    losses: Mapping[str, pd.DataFrame], oof: Mapping[str, pd.DataFrame], index: pd.DataFrame, rule: Rule, positive: str
+    losses: Mapping[str, pd.DataFrame],
+    oof: Mapping[str, pd.DataFrame],
+    index: pd.DataFrame,
+    rule: VoteRule,
+    positive: str,
 ) -> pd.DataFrame:
     """Which labels are suspicious: the columns of `VOTE_COLUMNS`, one row per view in the order of `index`.
 
     With the method `votes` a label is suspicious when at least `rule.share` of the runs that trained on its view flag it
-    (the paper's 16 of 16); with the others when its score exceeds `rule.bar`. With `rule.unit` "testicle" the views of a
+    (the paper's 16 of 16); with the others when its score exceeds `bar(rule)`. With `rule.unit` "testicle" the views of a
     testicle are judged together, by their pooled flags or their mean score, since they inherited one label. Views that
     were never evaluated are not suspicious. Arguments as for `label_scores`; `index` is that of the view store.
     """
@@ -93,7 +90,7 @@ def judge(
         mean = pd.Series(score).groupby(testicle).transform("mean").to_numpy()
         score = pooled if rule.method == "votes" else mean
     # Shares up to rounding: 0.7 of 10 evaluations is 7, not 7.000000000000001.
-    suspicious = score >= rule.share - 1e-9 if rule.method == "votes" else score > rule.bar
+    suspicious = score >= rule.share - 1e-9 if rule.method == "votes" else score > bar(rule)
     return scores.assign(score=score, suspicious=suspicious.astype(np.int64))[VOTE_COLUMNS]
 
 

@@ -18,8 +18,10 @@ PACKAGE = Path(__file__).parents[1]
 ROOT = PACKAGE.parent
 # Calls whose value is thrown away and that only talk: `say(...)`, `print(...)`.
 TALK = {"say", "print"}
-# Modules that bring settings in and messages out; the settings themselves are parameters of the rules.
-NEUTRAL = {"workflow_scripts.cli", "workflow_scripts.errors"}
+# Modules that bring settings in and messages out; the settings themselves are parameters of the rules. What lies below
+# them is neutral too, but for the names of sets and tables, which stages compute with.
+NEUTRAL = ("workflow_scripts.cli", "workflow_scripts.errors", "workflow_scripts.study.config")
+NOT_NEUTRAL = {"workflow_scripts.study.config.names"}
 
 
 @cache
@@ -44,11 +46,16 @@ def _reach(start: str) -> set[str]:
     waiting = [start]
     while waiting:
         module = waiting.pop()
-        if module in found or module in NEUTRAL or not _read(module).exists:
+        if module in found or _is_neutral(module) or not _read(module).exists:
             continue
         found.add(module)
         waiting += _read(module).imports
     return found
+
+
+def _is_neutral(module: str) -> bool:
+    below = any(module == name or module.startswith(f"{name}.") for name in NEUTRAL)
+    return below and module not in NOT_NEUTRAL
 
 
 @dataclass(frozen=True)

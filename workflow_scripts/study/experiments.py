@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from workflow_scripts.study.config import BASELINES, LABELLED_SET, SYNTHETIC_SETS, TABLES
+from workflow_scripts.study.config.names import BASELINES, LABELLED_SET, SYNTHETIC_SETS, TABLES
 from workflow_scripts.study.label_sets import LabelSet, label_set
 
 # The variant whose folds deal views instead of patients.

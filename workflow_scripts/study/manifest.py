@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.study.config import LABELLED_SET
+from workflow_scripts.study.config.names import LABELLED_SET
 
 SCHEMA_PATH = Path(__file__).parents[2] / "schemas" / "manifest.schema.yaml"
 # Beyond this many problems a list helps nobody.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.study.config import BASELINES, TABLES
+from workflow_scripts.study.config.names import BASELINES, TABLES
 
 # Downloads are made by a rule only into this folder; a file elsewhere is brought by hand.
 FOLDER = "weights/"

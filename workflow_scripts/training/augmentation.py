@@ -8,9 +8,6 @@ global index) alone, with either recipe.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workflow_scripts.imaging.marker_masks import mask_markers
+from workflow_scripts.study.config.pretraining import PretrainingAugmentation
 from workflow_scripts.training.backbone import to_unit
 from workflow_scripts.training.device import to_device
 from workflow_scripts.training.geometry import affine_matrices, warp
@@ -35,53 +33,38 @@ BLUR_RADIUS = 3
 CPU_BLOCK = 8
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Magnitudes; meaning and defaults: `pretraining_recipe.augmentation` in schemas/config.schema.yaml."""
-
-    crop_scale: float
-    crop_ratio: float
-    flip: float
-    flip_vertical: float
-    rotation: float
-    jitter: float
-    brightness: float
-    contrast: float
-    blur: float
-    sharpness: float
-    black_square: float
-    black_square_smallest: float
-    mask_markers: float
-
-
-NOTHING = Augmentation(
-    crop_scale=1, crop_ratio=1, flip=0, flip_vertical=0, rotation=0, jitter=0, brightness=0, contrast=0, blur=0,
-    sharpness=0, black_square=0, black_square_smallest=0, mask_markers=0,
+NOTHING = PretrainingAugmentation(
+    views="symmetric", crop_scale=1, crop_ratio=1, flip=0, flip_vertical=0, rotation=0, jitter=0, brightness=0, contrast=0,
+    blur=0, sharpness=0, black_square=0, black_square_smallest=0, mask_markers=0,
 )  # fmt: skip
+
+
+def _only(**magnitudes: float) -> PretrainingAugmentation:
+    return NOTHING.model_copy(update=magnitudes)
+
+
 # The released code's two pipelines: crops and flips, against masked markers, a square of 96 of 256 pixels on every view,
 # any rotation to 90 degrees, colour jitter (of grey views: brightness and contrast) and sharpening.
 RELEASED = (
-    replace(NOTHING, crop_scale=0.8, crop_ratio=1.25, flip=0.5, flip_vertical=0.5),
-    replace(
-        NOTHING, flip=0.5, rotation=90, jitter=0.8, brightness=0.8, contrast=0.8, sharpness=0.3, black_square=96 / 256,
+    _only(crop_scale=0.8, crop_ratio=1.25, flip=0.5, flip_vertical=0.5),
+    _only(
+        flip=0.5, rotation=90, jitter=0.8, brightness=0.8, contrast=0.8, sharpness=0.3, black_square=96 / 256,
         black_square_smallest=96 / 256, mask_markers=1,
     ),
 )  # fmt: skip
 
 
-def view_recipes(settings: Mapping[str, Any]) -> tuple[Augmentation, Augmentation]:
+def view_recipes(settings: PretrainingAugmentation) -> tuple[PretrainingAugmentation, PretrainingAugmentation]:
     """The recipes of the first and of the second view, from the config's `augmentation`.
 
     `views: symmetric` draws both by the magnitudes; `released` has two recipes of its own and none of the magnitudes.
     """
-    magnitudes = dict(settings)
-    if magnitudes.pop("views") == "released":
-        return RELEASED
-    both = Augmentation(**magnitudes)
-    return both, both
+    return RELEASED if settings.views == "released" else (settings, settings)
 
 
-def augment(images: Tensor, settings: Augmentation, seed: int, stream: str, step: int, indices: np.ndarray) -> Tensor:
+def augment(
+    images: Tensor, settings: PretrainingAugmentation, seed: int, stream: str, step: int, indices: np.ndarray
+) -> Tensor:
     """One random view of each image: uint8 (N, H, W) with H = W -> float32 (N, 1, H, W) in [0, 1], on the same device.
 
     `stream` names the view (`view0`, `view1`), `indices` (N,) are the images' global indices. An image's view depends
@@ -115,14 +98,18 @@ def augment(images: Tensor, settings: Augmentation, seed: int, stream: str, step
 
 
 def augment_pairs(
-    images: Tensor, recipes: tuple[Augmentation, Augmentation], seed: int, step: int, indices: np.ndarray
+    images: Tensor,
+    recipes: tuple[PretrainingAugmentation, PretrainingAugmentation],
+    seed: int,
+    step: int,
+    indices: np.ndarray,
 ) -> Tensor:
     """Both views of each image: uint8 (N, H, W) -> float32 (2, N, 1, H, W) in [0, 1]."""
     views = [augment(images, recipe, seed, f"view{i}", step, indices) for i, recipe in enumerate(recipes)]
     return torch.stack(views)
 
 
-def crop_matrices(draw: dict[str, Tensor], settings: Augmentation) -> Tensor:
+def crop_matrices(draw: dict[str, Tensor], settings: PretrainingAugmentation) -> Tensor:
     """Random resized crop, rotation about the crop's centre and flips as one map (N, 2, 3) for `warp`.
 
     `draw` holds uniforms (N,) in [0, 1): the crop's share of the area is uniform in [crop_scale, 1], its aspect ratio

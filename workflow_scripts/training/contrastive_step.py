@@ -14,31 +14,16 @@ images, and caching is exact for it. Without `chunk` the whole batch is normalis
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from workflow_scripts.errors import UserError
+from workflow_scripts.study.config.pretraining import PretrainingRecipe
 from workflow_scripts.training.backbone import standardise
 from workflow_scripts.training.contrastive import Encoder, nt_xent, organ_loss
 from workflow_scripts.training.device import autocast
 from workflow_scripts.training.processes import Processes
-
-
-class StepSettings(Protocol):
-    """What a step reads of a recipe; meaning and defaults: `pretraining_recipe` in schemas/config.schema.yaml."""
-
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def chunk(self) -> int: ...
-    @property
-    def loss_con(self) -> bool: ...
-    @property
-    def organ_weight(self) -> float: ...
-    @property
-    def temperature(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -64,14 +49,14 @@ def check_batch(batch_size: int, chunk: int, processes: int) -> None:
 
 
 def compute_gradients(
-    encoder: Encoder, pairs: Tensor, organs: Tensor, settings: StepSettings, processes: Processes
+    encoder: Encoder, pairs: Tensor, organs: Tensor, recipe: PretrainingRecipe, processes: Processes
 ) -> Losses:
     """Add the gradient of L = L_con + lambda L_sup (Eq. 4) over the global batch to the encoder's parameters.
 
     `pairs` (2, n, 1, H, W) in [0, 1] are the two views of this process's images, `organs` (N,) the labels of the whole
     batch. Running statistics of batch norms are updated once, by the mean over the chunks of all processes.
     """
-    chunks = pairs.split(settings.chunk or pairs.shape[1], dim=1)
+    chunks = pairs.split(recipe.chunk or pairs.shape[1], dim=1)
     cached = len(chunks) > 1
     statistics = _Statistics(encoder)
     parts = []
@@ -80,14 +65,14 @@ def compute_gradients(
         with torch.set_grad_enabled(not cached):
             parts.append(_encode(encoder, chunk))
         statistics.note()
-    if settings.chunk:
+    if recipe.chunk:
         statistics.average(processes)
 
     embeddings = _leaf([part[0] for part in parts], processes)
     logits = None if encoder.organ is None else _leaf([part[1] for part in parts if part[1] is not None], processes)
-    con = nt_xent(embeddings[0], embeddings[1], settings.temperature) if settings.loss_con else None
+    con = nt_xent(embeddings[0], embeddings[1], recipe.temperature) if recipe.loss_con else None
     sup = None if logits is None else organ_loss(logits.flatten(0, 1), organs.repeat(2))
-    loss = total_loss(con, sup, settings.organ_weight)
+    loss = total_loss(con, sup, recipe.organ_weight)
     loss.backward()
 
     # Encoding once more, for caching here or for checkpointing within backward, must not count twice.

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 
 from workflow_scripts.cli import progress, say
 from workflow_scripts.errors import UserError
+from workflow_scripts.study.config.finetuning import FinetuningAugmentation, FinetuningRecipe
 from workflow_scripts.training.backbone import (
     Classifier,
     create_backbone,
@@ -36,34 +36,6 @@ GEOMETRY_UNIFORMS = 4
 # A checkpoint costs up to a second for ResNet-18, as much as an epoch on a GPU: save by time, not by epochs.
 CHECKPOINT_SECONDS = 60.0
 PREDICTION_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """The definition finetuning_augmentation of the config schema."""
-
-    markers: float
-    rotation: float
-    flip: float
-    shift: float
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The definitions finetuning_recipe and audit_recipe of the config schema, which have the same keys."""
-
-    epochs: int
-    batch_size: int
-    backbone_lr: float
-    head_lr: float
-    weight_decay: float
-    sampler: str
-    augmentation: Augmentation
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Recipe:
-        """From the nested settings of the config or the command line; every key must be there."""
-        return cls(**{**settings, "augmentation": Augmentation(**settings["augmentation"])})
 
 
 @dataclass(frozen=True)
@@ -137,7 +109,7 @@ def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], count], strict=True))
 
 
-def augmentation_draws(settings: Augmentation) -> int:
+def augmentation_draws(settings: FinetuningAugmentation) -> int:
     """Number of uniform draws per view that `augment` takes."""
     if not settings.markers:
         return GEOMETRY_UNIFORMS
@@ -146,7 +118,7 @@ def augmentation_draws(settings: Augmentation) -> int:
     return GEOMETRY_UNIFORMS + MARKER_UNIFORMS
 
 
-def augment(images: Tensor, draws: np.ndarray, settings: Augmentation) -> Tensor:
+def augment(images: Tensor, draws: np.ndarray, settings: FinetuningAugmentation) -> Tensor:
     """Markers, then rotation, flip and shift in one resampling (paper, Sec. 4.3); what is moved in from outside is black.
 
     `images` float (N, 1, H, W) in [0, 1], `draws` float32 (N, augmentation_draws) in [0, 1). Image i depends on
@@ -172,13 +144,13 @@ def augment(images: Tensor, draws: np.ndarray, settings: Augmentation) -> Tensor
     return warp(images, theta)
 
 
-def count_steps(views: int, recipe: Recipe) -> int:
+def count_steps(views: int, recipe: FinetuningRecipe) -> int:
     """Optimisation steps of a fold that trains on `views` views."""
     return recipe.epochs * len(batch_bounds(views, recipe.batch_size))
 
 
 def train_fold(
-    model: Classifier, views: Tensor, labels: np.ndarray, training: np.ndarray, recipe: Recipe, seed: int, fold: int,
+    model: Classifier, views: Tensor, labels: np.ndarray, training: np.ndarray, recipe: FinetuningRecipe, seed: int, fold: int,
     work: WorkDir, clock: Clock, steps_before: int = 0, record: str = "training",
 ) -> np.ndarray:  # fmt: skip
     """Train `model` in place and return its losses on the training views, float64 (epochs, n) as in `Fold`.
@@ -291,7 +263,7 @@ def predict(model: nn.Module, views: Tensor) -> np.ndarray:
 
 def cross_validate(
     models: Mapping[int, Classifier], views: np.ndarray, targets: Mapping[int, np.ndarray], folds: np.ndarray,
-    recipe: Recipe, seed: int, device: torch.device, work: WorkDir, clock: Clock, record: str = "training",
+    recipe: FinetuningRecipe, seed: int, device: torch.device, work: WorkDir, clock: Clock, record: str = "training",
 ) -> list[Fold]:  # fmt: skip
     """Train one model per fold on views of the other folds and predict every view of its own.
 
@@ -323,7 +295,7 @@ def cross_validate(
     return results
 
 
-def _optimiser(model: Classifier, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimiser(model: Classifier, recipe: FinetuningRecipe) -> torch.optim.Optimizer:
     groups = [
         {"params": list(model.backbone.parameters()), "lr": recipe.backbone_lr},
         {"params": list(model.head.parameters()), "lr": recipe.head_lr},

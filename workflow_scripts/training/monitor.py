@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from workflow_scripts.training.augmentation import Augmentation, augment_pairs
+from workflow_scripts.study.config.pretraining import PretrainingAugmentation
+from workflow_scripts.training.augmentation import augment_pairs
 from workflow_scripts.training.backbone import normalise
 from workflow_scripts.training.contrastive import Encoder
 from workflow_scripts.training.device import autocast, to_device
@@ -73,7 +74,7 @@ def knn_accuracy(features: np.ndarray, classes: np.ndarray, patients: np.ndarray
     return float(np.mean([right[classes == kind].mean() for kind in kinds]))
 
 
-def sheet(views: ViewUnion, recipes: tuple[Augmentation, Augmentation], seed: int) -> np.ndarray:
+def sheet(views: ViewUnion, recipes: tuple[PretrainingAugmentation, PretrainingAugmentation], seed: int) -> np.ndarray:
     """Images beside pairs of their views as pretraining draws them, uint8 (images, 1 + 2 pairs, H, W)."""
     indices = np.sort(epoch_order(seed, "sheet", 0, len(views))[:SHEET_IMAGES])
     images = views.take(indices)

@@ -7,8 +7,6 @@ the same batch, and train the same network whatever their number (`processes`).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,8 @@ from torch.optim import Optimizer
 
 from workflow_scripts.cli import progress, say
 from workflow_scripts.errors import UserError
-from workflow_scripts.training.augmentation import Augmentation, augment_pairs, view_recipes
+from workflow_scripts.study.config.pretraining import PretrainingRecipe
+from workflow_scripts.training.augmentation import augment_pairs, view_recipes
 from workflow_scripts.training.backbone import feature_count
 from workflow_scripts.training.board import Board
 from workflow_scripts.training.contrastive import Encoder, alignment, spread, uniformity
@@ -40,36 +39,7 @@ MONITORS = 10
 COLLAPSED = 0.01
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The settings of a pretraining run; meaning and defaults: `pretraining_recipe` in schemas/config.schema.yaml."""
-
-    seed: int
-    steps: int
-    batch_size: int
-    chunk: int
-    activation_checkpointing: bool
-    loss_con: bool
-    organ_weight: float
-    temperature: float
-    projection: tuple[int, ...]
-    optimiser: str
-    lr: float
-    weight_decay: float
-    warmup: float
-    checkpoint_every: int
-    views: tuple[Augmentation, Augmentation]
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Recipe:
-        """The recipe in a nested mapping, as the config and `cli.settings` give it."""
-        values = dict(settings)
-        values["projection"] = tuple(values["projection"])
-        values["views"] = view_recipes(values.pop("augmentation"))
-        return cls(**values)
-
-
-def make_encoder(backbone: nn.Module, organs: int, views: ViewUnion, recipe: Recipe) -> Encoder:
+def make_encoder(backbone: nn.Module, organs: int, views: ViewUnion, recipe: PretrainingRecipe) -> Encoder:
     """The backbone with the heads that the run's losses need.
 
     A mix of one organ uses L_con alone and has no organ head; `loss_con: false` uses L_sup alone and has no projection
@@ -95,7 +65,7 @@ def make_encoder(backbone: nn.Module, organs: int, views: ViewUnion, recipe: Rec
 def pretrain(
     encoder: Encoder,
     views: ViewUnion,
-    recipe: Recipe,
+    recipe: PretrainingRecipe,
     device: torch.device,
     work: WorkDir,
     clock: Clock,
@@ -120,6 +90,7 @@ def pretrain(
     start = _resume(encoder, optimiser, work)
     board = Board(work.metrics_file(), tensorboard, start) if processes.is_first else None
     part = processes.part(recipe.batch_size)
+    drawn = view_recipes(recipe.augmentation)
     # With small batches, as on a laptop, the monitors must not cost more than the training.
     neighbours = Neighbours(views, recipe.seed, min(LARGEST, 2 * recipe.batch_size))
     reported, since, collapsed = start, time.perf_counter(), False
@@ -131,7 +102,7 @@ def pretrain(
 
         indices = batch_indices(views, recipe.seed, recipe.batch_size, step)
         images = to_device(views.take(indices[part]), device)
-        pairs = augment_pairs(images, recipe.views, recipe.seed, step, indices[part])
+        pairs = augment_pairs(images, drawn, recipe.seed, step, indices[part])
         optimiser.zero_grad()
         losses = compute_gradients(encoder, pairs, to_device(views.organs[indices], device), recipe, processes)
         optimiser.step()

@@ -1,0 +1,108 @@
+"""What the sections of the config share: their base class, checks between keys, and types that several use."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from types import FunctionType
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+KeyPath = tuple[str | int, ...]
+# The path of a key below its section, and what is wrong there.
+Problem = tuple[KeyPath, str]
+Check = Callable[[Any], Iterator[Problem]]
+
+T = TypeVar("T")
+LIMIT = 2**63
+SHOWN_NAMES = 20
+
+
+class Settings(BaseModel):
+    """A section of the config, or the settings of a stage: immutable, no unknown keys, no conversion between types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    def problems(self) -> Iterator[Problem]:
+        """What the methods marked `cross_check` find; a value that is `INVALID` ends the check that needs it."""
+        for cls in type(self).__mro__:
+            for check in vars(cls).values():
+                if isinstance(check, FunctionType) and hasattr(check, "is_cross_check"):
+                    yield from as_far_as_valid(check(self))
+
+    @model_validator(mode="after")
+    def _refuse_problems(self) -> Self:
+        errors = [
+            InitErrorDetails(type=PydanticCustomError("inconsistent", "{text}", {"text": text}), loc=path, input=None)
+            for path, text in self.problems()
+        ]
+        if errors:
+            raise ValidationError.from_exception_data(type(self).__name__, errors)
+        return self
+
+
+def cross_check(method: Check) -> Check:
+    """Mark a method of a section that yields the problems between its keys."""
+    method.is_cross_check = True  # type: ignore[attr-defined]
+    return method
+
+
+class InvalidRead(Exception):
+    """A check between keys has read a value that is itself wrong."""
+
+
+class _Invalid:
+    """Stands for a wrong value while other values are checked; whatever is done with it raises `InvalidRead`."""
+
+    def _refuse(self, *_: Any) -> Any:
+        raise InvalidRead
+
+    __getattr__ = __getitem__ = __iter__ = __len__ = __contains__ = __bool__ = __hash__ = _refuse  # type: ignore[assignment]
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse  # type: ignore[assignment]
+    __index__ = __int__ = __float__ = __rmod__ = __mod__ = __str__ = __repr__ = __format__ = _refuse  # type: ignore[assignment]
+
+
+INVALID = _Invalid()
+
+
+def as_far_as_valid(problems: Iterator[Problem]) -> Iterator[Problem]:
+    """The problems up to the first that needs an `INVALID` value."""
+    try:
+        yield from problems
+    except InvalidRead:
+        return
+
+
+def names(known: Iterable[str]) -> str:
+    """Names for a message, sorted and not too many."""
+    found = sorted(known)
+    more = f" and {len(found) - SHOWN_NAMES} more" if len(found) > SHOWN_NAMES else ""
+    return (", ".join(name[:60] for name in found[:SHOWN_NAMES]) or "none") + more
+
+
+def _distinct(values: list[T]) -> list[T]:
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise PydanticCustomError("repeated", "{value} appears more than once", {"value": repr(repeated[0])[:60]})
+    return values
+
+
+# Numbers that every library and file format holds: below 2^63.
+Whole = Annotated[int, Field(lt=LIMIT)]
+Natural = Annotated[Whole, Field(ge=0)]
+Positive = Annotated[Whole, Field(ge=1)]
+Number = Annotated[float, Field(lt=LIMIT)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+Name = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")]
+NameOrNone = Annotated[str, Field(pattern="^([A-Za-z][A-Za-z0-9_]*)?$")]
+Sha256 = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
+# complete, reviewed, filtered or flipped. The latter two with the endings _x4 (four exceedances instead of
+# audit.vote.exceedances), _nested (audited without the test fold, whose labels stay) and _random (a control: as many
+# labels changed at random). study/label_sets.py reads these names.
+Labels = Annotated[str, Field(pattern="^(complete|reviewed|(filtered|flipped)(_x[1-9][0-9]*)?(_nested|_random)?)$")]
+
+Distinct = Annotated[list[T], AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})]

@@ -1,0 +1,53 @@
+"""Section `embedding` of the config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from workflow_scripts.study.config.base import Problem, Settings, Sha256, Whole, cross_check
+
+
+class Inception(Settings):
+    """The FID Inception network."""
+
+    file: str = Field(
+        "weights/inception-2015-12-05.pt",
+        description="Local file of the FID Inception network; fetched from url when absent.",
+    )
+    url: str = Field(
+        "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
+        description="Where the head node fetches the file.",
+    )
+    sha256: Sha256 = Field("", description="Expected SHA-256; empty means recorded at the first fetch.")
+
+
+class TimmNetwork(Settings):
+    """A timm network."""
+
+    file: str = Field(
+        "",
+        description="Local safetensors file of the timm network, supplied manually; it may hold a classifier, "
+        "which is not used.",
+    )
+
+
+class Embedding(Settings):
+    """The network whose features the filter and the metrics use."""
+
+    network: str = Field(
+        "inception",
+        pattern="^(inception|encoder:[A-Za-z][A-Za-z0-9_]*|timm:[A-Za-z0-9_.]+)$",
+        description="inception (clean-fid's FID features), encoder:<pretraining run>, a run on real sets only, "
+        "or timm:<model>, with embedding.timm.file.",
+    )
+    inception: Inception = Field(default_factory=Inception, description="The FID Inception network.")
+    timm: TimmNetwork = Field(default_factory=TimmNetwork, description="The timm network of `network: timm:<model>`.")
+    batch_size: Whole = Field(64, ge=1, description="Views per forward pass; features do not depend on it.")
+
+    @cross_check
+    def _timm_has_weights(self) -> Iterator[Problem]:
+        if self.network.startswith("timm:") and not self.timm.file:
+            text = f"{self.network!r} needs its weights: name a safetensors file in embedding.timm.file"
+            yield ("network",), text

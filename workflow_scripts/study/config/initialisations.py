@@ -1,0 +1,33 @@
+"""Section `initialisations` of the config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from workflow_scripts.study.config.base import Problem, Settings, Sha256, cross_check
+
+
+class Initialisation(Settings):
+    """Weights to start from."""
+
+    layout: Literal["scratch", "torchvision", "uscl", "timm"] = Field(
+        description="Key layout of the weights: torchvision ResNet, USCL's Sequential, timm's own; scratch needs "
+        "no file (Kaiming-normal convolutions)."
+    )
+    file: str | None = Field(None, description="Local file of the weights; fetched from url when absent.")
+    url: str = Field(
+        "", description="Where the head node fetches the file. Empty means that the file is supplied manually."
+    )
+    sha256: Sha256 = Field(
+        "", description="Expected SHA-256. Empty means unknown; then it is recorded beside the file at the first fetch."
+    )
+    title: str | None = Field(None, description="Name in the tables; the key itself when left out.")
+    samples: str = Field("\u2013", description="Number of images it was trained on, as printed in Table 2.")
+
+    @cross_check
+    def _weights_have_a_file(self) -> Iterator[Problem]:
+        if self.layout != "scratch" and self.file is None:
+            yield ("file",), f"this key is required with layout: {self.layout}"

@@ -1,0 +1,7 @@
+"""Names that a config may use beyond those that it defines."""
+
+# What a table row may name as `init` besides initialisations and pretraining runs.
+BASELINES = ("majority", "texture")
+SYNTHETIC_SETS = ("synthetic", "filtered")
+LABELLED_SET = "labelled"
+TABLES = ("table1", "table1_protocols", "table2", "table3", "table4")

@@ -1,0 +1,225 @@
+"""The whole config: its sections, and what must agree between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from workflow_scripts.study.config.audit import Audit
+from workflow_scripts.study.config.base import (
+    Distinct,
+    KeyPath,
+    Name,
+    Natural,
+    Problem,
+    Settings,
+    Whole,
+    as_far_as_valid,
+    cross_check,
+    names,
+)
+from workflow_scripts.study.config.classifier import PackedClassifier
+from workflow_scripts.study.config.data import Data
+from workflow_scripts.study.config.diffusion import Diffusion
+from workflow_scripts.study.config.embedding import Embedding
+from workflow_scripts.study.config.figures import Figures
+from workflow_scripts.study.config.finetuning import Finetuning
+from workflow_scripts.study.config.initialisations import Initialisation
+from workflow_scripts.study.config.manifold import Manifold
+from workflow_scripts.study.config.names import BASELINES, LABELLED_SET, SYNTHETIC_SETS, TABLES
+from workflow_scripts.study.config.pretraining import Pretraining, PretrainingRun
+from workflow_scripts.study.config.release import Release
+from workflow_scripts.study.config.synthesis import Synthesis
+from workflow_scripts.study.config.tables import Row, Tables
+from workflow_scripts.study.label_sets import OUT_OF_FOLD
+
+
+class Model(Settings):
+    """The network that is pretrained, fine-tuned and audited."""
+
+    backbone: str = Field("resnet18", description="Any timm network; it is created without its classifier.")
+
+
+class Study(Settings):
+    """The whole config."""
+
+    results: str = Field("results", description="Folder of every artefact.")
+    data: Data = Field(description="Frames, organs, classes and crops.")
+    model: Model = Field(default_factory=Model, description="The network that is pretrained, fine-tuned and audited.")
+    seeds: Distinct[Natural] = Field(
+        [0, 1, 2, 3],
+        min_length=1,
+        description="One cross-validation per seed, with folds of its own, the same for every experiment.",
+    )
+    folds: Whole = Field(3, ge=2, description="Folds of each cross-validation.")
+    split_by: Literal["patient", "view"] = Field(
+        "patient",
+        description="patient: a patient's views share a fold. view (the released code): they do not, so training "
+        "folds hold views of the test patients. Only to measure that leak.",
+    )
+    holdout: Literal["none", "per_fold"] = Field(
+        "none",
+        description="none (the paper): pretraining and diffusion see the pixels, not the labels, of test "
+        "patients. per_fold: they do not, at the cost of one model per seed and fold.",
+    )
+    initialisations: dict[Name, Initialisation] = Field(
+        default_factory=lambda: {"scratch": Initialisation(layout="scratch")},
+        description="Networks to start from, by name, other than those the workflow pretrains itself.",
+    )
+    audit: Audit = Field(default_factory=Audit, description="The noisy-label audit (paper, Sec. 3).")
+    pretraining: Pretraining = Field(
+        default_factory=Pretraining, description="Contrastive pretraining (paper, Sec. 4.1)."
+    )
+    diffusion: Diffusion = Field(default_factory=Diffusion, description="The diffusion model (paper, Sec. 4.2).")
+    synthesis: Synthesis = Field(default_factory=Synthesis, description="The synthetic views.")
+    embedding: Embedding = Field(
+        default_factory=Embedding, description="The network whose features the filter and the metrics use."
+    )
+    manifold: Manifold = Field(
+        default_factory=Manifold, description="The manifold filter, its metrics and the privacy audit."
+    )
+    release: Release = Field(default_factory=Release, description="The card of the released synthetic set.")
+    finetuning: Finetuning = Field(
+        default_factory=Finetuning, description="Fine-tuning on labelled views (paper, Sec. 4.3)."
+    )
+    classifier: PackedClassifier = Field(
+        default_factory=PackedClassifier,
+        description="The classifier that `snakemake classifier` packs for use on new frames.",
+    )
+    tables: Tables = Field(default_factory=Tables, description="The tables and how their numbers are summarised.")
+    figures: Figures = Field(default_factory=Figures, description="The figures.")
+
+    @property
+    def starts(self) -> set[str]:
+        """What training may start from: initialisations and pretraining runs."""
+        return {*self.initialisations, *self.pretraining.runs}
+
+    @cross_check
+    def _starts_have_different_names(self) -> Iterator[Problem]:
+        for name in self.initialisations:
+            if name in BASELINES:
+                yield ("initialisations", name), f"{name!r} is the name of a baseline; choose another"
+            if name in self.pretraining.runs:
+                text = f"{name!r} is also an initialisation; give one of them another name"
+                yield ("pretraining", "runs", name), text
+
+    @cross_check
+    def _runs_name_what_exists(self) -> Iterator[Problem]:
+        for name, run in self.pretraining.runs.items():
+            where = ("pretraining", "runs", name)
+            for check in (self._known_sets, self._known_init, self._a_loss_is_left):
+                yield from as_far_as_valid(check(where, run))
+
+    def _known_sets(self, where: KeyPath, run: PretrainingRun) -> Iterator[Problem]:
+        sets = {LABELLED_SET, *self.data.organs, *SYNTHETIC_SETS}
+        for unknown in sorted(set(run.sets) - sets):
+            yield (*where, "sets"), f"no set {unknown!r}; there are {names(sets)}"
+
+    def _known_init(self, where: KeyPath, run: PretrainingRun) -> Iterator[Problem]:
+        if run.init not in self.initialisations:
+            yield (*where, "init"), f"no initialisation {run.init!r}; there are {names(self.initialisations)}"
+
+    def _a_loss_is_left(self, where: KeyPath, run: PretrainingRun) -> Iterator[Problem]:
+        organs = {name if name in self.data.organs else self.data.target_organ for name in run.sets}
+        if not run.recipe.loss_con and len(organs) < 2:
+            yield (*where, "recipe", "loss_con"), "without L_con only L_sup is left, and it needs two organs"
+
+    def _known_start(self, where: KeyPath, name: str) -> Iterator[Problem]:
+        if name and name not in self.starts:
+            yield where, f"no initialisation or pretraining run {name!r}; there are {names(self.starts)}"
+
+    @cross_check
+    def _audit_starts_exist(self) -> Iterator[Problem]:
+        for i, name in enumerate(self.audit.initialisations):
+            yield from self._known_start(("audit", "initialisations", i), name)
+
+    @cross_check
+    def _packed_start_exists(self) -> Iterator[Problem]:
+        yield from self._known_start(("classifier", "init"), self.classifier.init)
+
+    @cross_check
+    def _leak_start_exists(self) -> Iterator[Problem]:
+        yield from self._known_start(("tables", "leak"), self.tables.leak)
+
+    @cross_check
+    def _explained_start_exists(self) -> Iterator[Problem]:
+        yield from self._known_start(("figures", "explained"), self.figures.explained)
+
+    @cross_check
+    def _rows_name_what_exists(self) -> Iterator[Problem]:
+        for table in TABLES:
+            yield from as_far_as_valid(self._table(table))
+
+    def _table(self, table: str) -> Iterator[Problem]:
+        for i, row in enumerate(getattr(self.tables, table).rows):
+            for check in (self._known_row_start, self._reviewed_labels_exist, self._nested_labels_exist):
+                yield from as_far_as_valid(check(("tables", table, "rows", i), row))
+
+    def _known_row_start(self, where: KeyPath, row: Row) -> Iterator[Problem]:
+        if row.init not in BASELINES:
+            yield from self._known_start((*where, "init"), row.init)
+
+    def _reviewed_labels_exist(self, where: KeyPath, row: Row) -> Iterator[Problem]:
+        labels = self.finetuning.labels if row.labels is None else row.labels
+        if labels == "reviewed" and not self.audit.decisions:
+            yield (*where, "labels"), "the policy `reviewed` needs audit.decisions, a clinician's decisions.csv"
+
+    def _nested_labels_exist(self, where: KeyPath, row: Row) -> Iterator[Problem]:
+        if row.labels is not None and row.labels.endswith("_nested") and self.audit.vote.method in OUT_OF_FOLD:
+            text = "nested labels need a method that scores the training itself: votes, mean_loss or aum"
+            yield (*where, "labels"), text
+
+    @cross_check
+    def _encoder_is_of_real_views(self) -> Iterator[Problem]:
+        kind, _, name = self.embedding.network.partition(":")
+        if kind != "encoder":
+            return
+        runs, where = self.pretraining.runs, ("embedding", "network")
+        if name not in runs:
+            yield where, f"no pretraining run {name!r}; there are {names(runs)}"
+        elif set(runs[name].sets) & set(SYNTHETIC_SETS):
+            text = f"{name!r} is trained on synthetic views, so it cannot judge them; name a run on real sets"
+            yield where, text
+
+    @cross_check
+    def _calibration_has_patients(self) -> Iterator[Problem]:
+        if self.manifold.recipe.filter_rule == "calibrated" and not self.diffusion.holdout_patients:
+            yield (
+                ("manifold", "recipe", "filter_rule"),
+                "calibrated radii need patients that the generator never saw, and diffusion.holdout_patients is 0; "
+                "raise it, or set filter_rule: neighbours",
+            )
+
+    @cross_check
+    def _ready_model_has_no_holdout(self) -> Iterator[Problem]:
+        if self.diffusion.model and self.holdout == "per_fold":
+            text = "a ready model has seen every fold's patients; holdout: per_fold must train its own"
+            yield ("diffusion", "model"), text
+
+    @cross_check
+    def _folds_hold_patients_out(self) -> Iterator[Problem]:
+        if self.split_by == "view" and self.holdout == "per_fold":
+            yield (
+                ("split_by",),
+                "folds of views share patients, so holdout: per_fold has no patients to leave out; choose one of the two",
+            )
+
+    @cross_check
+    def _every_pretraining_is_used(self) -> Iterator[Problem]:
+        repeats, where = self.pretraining.seeds, ("pretraining", "seeds")
+        if repeats > 1 and self.holdout == "per_fold":
+            yield (
+                where,
+                f"{repeats}, but with holdout: per_fold every seed and fold has its own pretraining run; leave it at 1",
+            )
+            return
+        used = {seed % repeats for seed in self.seeds}
+        if len(used) < repeats:
+            idle = next(number for number in range(repeats) if number not in used)
+            yield (
+                where,
+                f"no fine-tuning seed starts from pretraining number {idle}: seed s starts from number s modulo "
+                f"{repeats}, and seeds are {names(map(str, self.seeds))}",
+            )

@@ -1,0 +1,89 @@
+"""Section `tables` of the config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from workflow_scripts.study.config.base import (
+    Labels,
+    Name,
+    NameOrNone,
+    Number,
+    Problem,
+    Settings,
+    as_far_as_valid,
+    cross_check,
+)
+from workflow_scripts.study.config.names import BASELINES
+
+
+class Row(Settings):
+    """A row of a table."""
+
+    name: str = Field(min_length=1, description="Name of the row as printed.")
+    init: Name = Field(description="An initialisation, a pretraining run, or the baselines `majority` and `texture`.")
+    labels: Labels | None = Field(None, description="Label set; finetuning.labels when left out.")
+    variant: Literal["", "unaugmented", "markers_only"] = Field(
+        "",
+        description="A named change of the fine-tuning recipe: `unaugmented` trains without augmentation, "
+        "`markers_only` with markers and nothing else.",
+    )
+
+    @cross_check
+    def _baselines_have_no_recipe(self) -> Iterator[Problem]:
+        if self.init in BASELINES and self.variant:
+            yield ("variant",), f"the baseline {self.init!r} has no fine-tuning recipe to change"
+
+
+class Table(Settings):
+    """A table of fine-tuned classifiers."""
+
+    rows: list[Row] = Field([], description="The rows of the table in order.")
+
+    @cross_check
+    def _rows_have_different_names(self) -> Iterator[Problem]:
+        seen: set[str] = set()
+        for i, row in enumerate(self.rows):
+            yield from as_far_as_valid(_repeated(i, row, seen))
+
+
+def _repeated(i: int, row: Row, seen: set[str]) -> Iterator[Problem]:
+    if row.name in seen:
+        yield ("rows", i, "name"), f"two rows are named {row.name[:60]!r}"
+    seen.add(row.name)
+
+
+class Tables(Settings):
+    """The tables and how their numbers are summarised."""
+
+    spread: Literal["released", "seeds", "runs"] = Field(
+        "released",
+        description="What ± means. released: accuracy over folds x seeds, the others over the seeds' fold means "
+        "(the paper's code); seeds: every metric over the seeds' fold means; runs: every metric over "
+        "folds x seeds.",
+    )
+    reference: bool = Field(
+        True, description="Print the paper's numbers beside ours where a row has them; never for phantoms."
+    )
+    table1: Table = Field(default_factory=Table, description="Label policies (Table 1 of the paper).")
+    table1_protocols: Table = Field(default_factory=Table, description="Label policies under other audit protocols.")
+    levels: Literal["", "table1", "table2", "table3", "table4"] = Field(
+        "table2",
+        description="Table whose rows are also scored by testicle and by patient (mean probability over views); "
+        "empty leaves it out.",
+    )
+    margin: Number = Field(
+        2.0, gt=0, description="Percentage points within which the claims page calls two rows equal."
+    )
+    leak: NameOrNone = Field(
+        "",
+        description="Initialisation or pretraining run that is fine-tuned once more with folds of views, to "
+        "measure that leak; empty leaves the table out, and so do holdout: per_fold and split_by: "
+        "view.",
+    )
+    table2: Table = Field(default_factory=Table, description="Initialisations (Table 2 of the paper).")
+    table3: Table = Field(default_factory=Table, description="Sets that pretraining uses (Table 3 of the paper).")
+    table4: Table = Field(default_factory=Table, description="Losses of pretraining (Table 4 of the paper).")
