@@ -37,10 +37,10 @@ def sides(count: int, size: int) -> dict[str, Callable[[], Any]]:
     import torch
 
     from workflow_scripts.imaging.phantom import draw_frame
-    from workflow_scripts.study.schema import recipe_defaults
-    from workflow_scripts.training.augmentation import augment, view_recipes
+    from workflow_scripts.study.config.pretraining import PretrainingAugmentation
+    from workflow_scripts.training.augmentation import augment
 
-    recipe, _ = view_recipes(recipe_defaults("pretraining_recipe")["augmentation"])
+    recipe = PretrainingAugmentation()
     top, left = 150, 200
     frames = [draw_frame(0, f"F{i}", f"P{i}", "testicle", i % 2 == 0, False) for i in range(min(8, count))]
     views = [np.asarray(frame)[top : top + size, left : left + size] for frame in frames]

@@ -31,7 +31,7 @@ def operations(unet: Any, x: Any, t: Any, backward: bool) -> float:
     return float(counter.get_total_flops())
 
 
-def plain_training(settings: dict[str, Any], views: Any, device: Any) -> Callable[[], None]:
+def plain_training(recipe: Any, views: Any, device: Any) -> Callable[[], None]:
     """One step of the plain loop."""
     import torch
     from diffusers import DDPMScheduler
@@ -39,18 +39,18 @@ def plain_training(settings: dict[str, Any], views: Any, device: Any) -> Callabl
 
     from workflow_scripts.diffusion.training import unet_of
 
-    unet = unet_of(settings, views.shape[1]).to(device).train()
-    average = EMAModel(unet.parameters(), decay=settings["ema"])
-    optimiser = torch.optim.AdamW(unet.parameters(), lr=settings["lr"], weight_decay=0.0)
-    scheduler = DDPMScheduler(settings["timesteps"], beta_schedule="squaredcos_cap_v2")
+    unet = unet_of(recipe, views.shape[1]).to(device).train()
+    average = EMAModel(unet.parameters(), decay=recipe.ema)
+    optimiser = torch.optim.AdamW(unet.parameters(), lr=recipe.lr, weight_decay=0.0)
+    scheduler = DDPMScheduler(recipe.timesteps, beta_schedule="squaredcos_cap_v2")
     images = torch.from_numpy(views).float().div(127.5).sub(1)[:, None]
     generator = torch.Generator().manual_seed(0)
 
     def step() -> None:
-        rows = torch.randint(len(images), (settings["batch_size"],), generator=generator)
+        rows = torch.randint(len(images), (recipe.batch_size,), generator=generator)
         x0 = images[rows].to(device)
         noise = torch.randn_like(x0)
-        t = torch.randint(settings["timesteps"], (len(x0),), device=device)
+        t = torch.randint(recipe.timesteps, (len(x0),), device=device)
         predicted = unet(scheduler.add_noise(x0, noise, t), t).sample[:, :1]
         torch.nn.functional.mse_loss(predicted, noise).backward()
         optimiser.step()
@@ -61,13 +61,13 @@ def plain_training(settings: dict[str, Any], views: Any, device: Any) -> Callabl
     return step
 
 
-def plain_sampling(unet: Any, settings: dict[str, Any], batch: int, steps: int, device: Any) -> Callable[[], None]:
+def plain_sampling(unet: Any, recipe: Any, batch: int, steps: int, device: Any) -> Callable[[], None]:
     """A batch of images by the plain loop."""
     import torch
     from diffusers import DDPMScheduler
 
     scheduler = DDPMScheduler(
-        settings["timesteps"], beta_schedule="squaredcos_cap_v2", variance_type="learned_range",
+        recipe.timesteps, beta_schedule="squaredcos_cap_v2", variance_type="learned_range",
         timestep_spacing="linspace",
     )  # fmt: skip
     scheduler.set_timesteps(steps)
@@ -82,13 +82,13 @@ def plain_sampling(unet: Any, settings: dict[str, Any], batch: int, steps: int, 
     return draw
 
 
-def sizes(gpu: bool) -> tuple[dict[str, Any], int, int]:
+def sizes(gpu: bool) -> tuple[Any, int, int]:
     """Settings, side and sampling steps: the paper's model on a GPU, a small one elsewhere."""
-    from workflow_scripts.study.schema import recipe_defaults
+    from workflow_scripts.study.config.diffusion import DiffusionRecipe
 
     small = {"base_channels": 32, "channel_multipliers": [1, 2, 4], "attention_resolutions": [16], "batch_size": 8}
-    settings = {**recipe_defaults("diffusion_recipe"), **({} if gpu else small)}
-    return settings, *((256, 10) if gpu else (64, 4))
+    recipe = DiffusionRecipe(**({} if gpu else small))
+    return recipe, *((256, 10) if gpu else (64, 4))
 
 
 def sides(task: str, threads: int) -> dict[str, Callable[[], None]]:
@@ -102,10 +102,10 @@ def sides(task: str, threads: int) -> dict[str, Callable[[], None]]:
     from workflow_scripts.training.processes import Processes
 
     device = select_device("auto", threads)
-    settings, side, steps = sizes(device.type == "cuda")
-    batch = settings["batch_size"]
+    recipe, side, steps = sizes(device.type == "cuda")
+    batch = recipe.batch_size
     views = np.random.default_rng(0).integers(0, 256, (64, side, side), dtype=np.uint8)
-    trainer = Trainer(views, np.arange(len(views)), settings, device, Processes())
+    trainer = Trainer(views, np.arange(len(views)), recipe, device, Processes())
     if task == "training":
         done = 0
 
@@ -115,11 +115,11 @@ def sides(task: str, threads: int) -> dict[str, Callable[[], None]]:
             done += 1
             wait(device)
 
-        return {"ours": our_step, "plain Diffusers": plain_training(settings, views, device)}
+        return {"ours": our_step, "plain Diffusers": plain_training(recipe, views, device)}
 
-    unet = unet_of(settings, side).to(device).eval()
-    ours = unet_of(settings, side).to(device, memory_format=trainer.layout).eval()
-    betas = schedule_betas("cosine", settings["timesteps"])
+    unet = unet_of(recipe, side).to(device).eval()
+    ours = unet_of(recipe, side).to(device, memory_format=trainer.layout).eval()
+    betas = schedule_betas("cosine", recipe.timesteps)
     process = GaussianProcess(betas, spaced_timesteps(len(betas), steps), device)
 
     def our_draw() -> None:
@@ -128,7 +128,7 @@ def sides(task: str, threads: int) -> dict[str, Callable[[], None]]:
             pass
         wait(device)
 
-    return {"ours": our_draw, "plain Diffusers": plain_sampling(unet, settings, batch, steps, device)}
+    return {"ours": our_draw, "plain Diffusers": plain_sampling(unet, recipe, batch, steps, device)}
 
 
 def main() -> None:
@@ -147,15 +147,15 @@ def main() -> None:
 
     device = select_device("auto", arguments.threads)
     gpu = device.type == "cuda"
-    settings, side, steps = sizes(gpu)
-    batch = settings["batch_size"]
-    unet = unet_of(settings, side).to(device)
+    recipe, side, steps = sizes(gpu)
+    batch = recipe.batch_size
+    unet = unet_of(recipe, side).to(device)
     x, t = torch.randn(batch, 1, side, side, device=device), torch.zeros(batch, dtype=torch.int64, device=device)
     counted = {
         "training": operations(unet, x, t, backward=True) / batch,
         "sampling": steps * operations(unet.eval(), x, t, backward=False) / batch,
     }
-    kinds = {"ours": Precision(settings["precision"], device).name, "plain Diffusers": "float32"}
+    kinds = {"ours": Precision(recipe.precision, device).name, "plain Diffusers": "float32"}
     rows, peaks = [], {}
     for task in TASKS:
         functions = sides(task, arguments.threads)

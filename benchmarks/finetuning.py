@@ -64,11 +64,12 @@ def ours(views: Any, settings: dict[str, Any], device: str) -> None:
     import numpy as np
     import torch
 
+    from workflow_scripts.study.config.finetuning import FinetuningAugmentation
     from workflow_scripts.training.backbone import standardise, to_unit
-    from workflow_scripts.training.finetuning import Augmentation, augment, augmentation_draws
+    from workflow_scripts.training.finetuning import augment, augmentation_draws
     from workflow_scripts.training.randomness import uniforms
 
-    augmentation = Augmentation(**settings)
+    augmentation = FinetuningAugmentation(**settings)
     draws = uniforms(0, "benchmark", 0, np.arange(len(views)), augmentation_draws(augmentation))
     with torch.no_grad():
         for start in range(0, len(views), BATCH):
@@ -159,7 +160,8 @@ def train(views: Any, labels: Any, recipe: dict[str, Any], epochs: int, device: 
     import numpy as np
     import torch
 
-    from workflow_scripts.training.finetuning import Recipe, cross_validate, initial_classifier
+    from workflow_scripts.study.config.finetuning import FinetuningRecipe
+    from workflow_scripts.training.finetuning import cross_validate, initial_classifier
     from workflow_scripts.training.work import Clock, WorkDir
 
     start = time.perf_counter()
@@ -173,7 +175,7 @@ def train(views: Any, labels: Any, recipe: dict[str, Any], epochs: int, device: 
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stderr(io.StringIO()):
         start = time.perf_counter()
         cross_validate(
-            models, views, targets, folds, Recipe.from_settings({**recipe, "epochs": epochs}), 0,
+            models, views, targets, folds, FinetuningRecipe(**{**recipe, "epochs": epochs}), 0,
             torch.device(device), WorkDir(Path(name), {}), Clock(0),
         )  # fmt: skip
         seed = time.perf_counter() - start

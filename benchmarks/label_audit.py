@@ -77,7 +77,8 @@ def train(views: np.ndarray, targets: Mapping[int, np.ndarray], folds: np.ndarra
     """Cross-validate in this process; the results of the folds without weights, and the seconds it took."""
     import torch
 
-    from workflow_scripts.training.finetuning import Recipe, cross_validate, initial_classifier
+    from workflow_scripts.study.config.finetuning import FinetuningRecipe
+    from workflow_scripts.training.finetuning import cross_validate, initial_classifier
     from workflow_scripts.training.work import Clock, WorkDir
 
     torch.set_num_threads(1)
@@ -85,7 +86,7 @@ def train(views: np.ndarray, targets: Mapping[int, np.ndarray], folds: np.ndarra
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         results = cross_validate(
-            models, views, targets, folds, Recipe.from_settings(SETTINGS), seed, torch.device("cpu"),
+            models, views, targets, folds, FinetuningRecipe(**SETTINGS), seed, torch.device("cpu"),
             WorkDir(Path(folder) / "work", {}), Clock(None),
         )  # fmt: skip
     return [[replace(result, weights={}) for result in results], time.perf_counter() - began]
@@ -146,7 +147,8 @@ def label_sets(
     """Label sets by name and seed, as tables (view_id, label, keep) or, nested, with a column fold."""
     from workflow_scripts.evaluation.controls import random_decisions
     from workflow_scripts.evaluation.labels import apply_decisions
-    from workflow_scripts.evaluation.suspicion import Rule, judge
+    from workflow_scripts.evaluation.suspicion import judge
+    from workflow_scripts.study.config.audit import VoteRule
 
     complete = [
         {"view_id": view, "label": label, "keep": "1"}
@@ -159,9 +161,9 @@ def label_sets(
             decisions = random_decisions(decisions, complete, at_random)
         return pd.DataFrame(apply_decisions(complete, decisions, (NEGATIVE, POSITIVE), "")).astype({"keep": int})
 
-    paper = Rule("votes", 1.0, 3, 1.0, "view")
-    votes = {n: judge(losses, oof, index, replace(paper, exceedances=n), POSITIVE) for n in (3, 4, 5)}
-    by_oof = judge(losses, oof, index, replace(paper, method="oof_loss"), POSITIVE)
+    paper = VoteRule()
+    votes = {n: judge(losses, oof, index, paper.model_copy(update={"exceedances": n}), POSITIVE) for n in (3, 4, 5)}
+    by_oof = judge(losses, oof, index, paper.model_copy(update={"method": "oof_loss"}), POSITIVE)
     sets = {"complete": dict.fromkeys(DOWNSTREAM_SEEDS, pd.DataFrame(complete).astype({"keep": int}))}
     for name, decision in (("filtered", "discard"), ("flipped", "flip")):
         for n in (3, 4, 5):
@@ -284,7 +286,7 @@ def write_page(record: Mapping[str, Any]) -> None:
 def main() -> None:
     """Flip, audit, score, clean, train, time; write benchmarks/results/label_audit.json and the tables of docs/audit.md."""
     from workflow_scripts.evaluation.audit_scores import score_methods
-    from workflow_scripts.evaluation.suspicion import Rule
+    from workflow_scripts.study.config.audit import VoteRule
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder with manifest.csv and the images")
@@ -300,7 +302,14 @@ def main() -> None:
             wrong = (noisy["label"] != noisy["truth"]).to_numpy()
             losses, oof, took = audit(pool, views, noisy)
             seconds += took
-            scores = score_methods(losses, oof, noisy, wrong, Rule("votes", 1.0, 3, 1.0, "view"), POSITIVE)
+            scores = score_methods(
+                losses,
+                oof,
+                noisy,
+                wrong,
+                VoteRule(),
+                POSITIVE,
+            )
             rows = [*scores.to_dict("records"), cleanlab_row(oof, noisy, wrong)]
             found += [{"draw": draw, **row} for row in rows]
             print(

@@ -38,11 +38,11 @@ def main() -> None:
 
     from workflow_scripts.imaging.crop import resize
     from workflow_scripts.imaging.phantom import draw_frame
-    from workflow_scripts.study.schema import recipe_defaults
+    from workflow_scripts.study.config.pretraining import PretrainingRecipe
     from workflow_scripts.training.backbone import create_backbone
     from workflow_scripts.training.device import select_device
     from workflow_scripts.training.mix import ViewUnion
-    from workflow_scripts.training.pretraining import Recipe, make_encoder
+    from workflow_scripts.training.pretraining import make_encoder
 
     device = select_device("auto", 1)
     stores = []
@@ -52,8 +52,7 @@ def main() -> None:
     views = ViewUnion(stores, [np.arange(BATCH)] * 2, [np.full(BATCH, organ) for organ in (0, 1)])
     rows = []
     for name, changes in RATES.items():
-        defaults = recipe_defaults("pretraining_recipe")
-        recipe = Recipe.from_settings({**defaults, "batch_size": BATCH, "steps": STEPS, **changes})
+        recipe = PretrainingRecipe(**{"batch_size": BATCH, "steps": STEPS, **changes})
         backbone = create_backbone("resnet18", 0)
         before = torch.nn.utils.parameters_to_vector(backbone.parameters()).detach().clone()
         step = product_step(make_encoder(backbone, 2, views, recipe), views, recipe, device)

@@ -94,14 +94,14 @@ def pretrained_weights(task: Task, training: np.ndarray, seed: int, folder: Path
     """Pretrain on the views of `training` (rows) and all others; the backbone's file."""
     import torch
 
-    from workflow_scripts.study.schema import recipe_defaults
+    from workflow_scripts.study.config.pretraining import PretrainingRecipe
     from workflow_scripts.training.backbone import create_backbone, save_weights
     from workflow_scripts.training.mix import ViewUnion
-    from workflow_scripts.training.pretraining import Recipe, make_encoder, pretrain
+    from workflow_scripts.training.pretraining import make_encoder, pretrain
     from workflow_scripts.training.processes import Processes
     from workflow_scripts.training.work import Clock, WorkDir
 
-    recipe = Recipe.from_settings(recipe_defaults("pretraining_recipe") | PRETRAINING | {"seed": seed})
+    recipe = PretrainingRecipe(**PRETRAINING, seed=seed)
     stores = [task.views, *(store for store, _ in task.others)]
     rows = [training, *(np.arange(len(store)) for store, _ in task.others)]
     organs = [np.zeros(len(training)), *(np.full(len(store), organ) for store, organ in task.others)]
@@ -118,7 +118,8 @@ def run_fold(task: Task, folds: np.ndarray, fold: int, seed: int) -> list[dict[s
     import torch
     from sklearn.metrics import roc_auc_score
 
-    from workflow_scripts.training.finetuning import Recipe, cross_validate, initial_classifier
+    from workflow_scripts.study.config.finetuning import FinetuningRecipe
+    from workflow_scripts.training.finetuning import cross_validate, initial_classifier
     from workflow_scripts.training.work import Clock, WorkDir
 
     torch.set_num_threads(1)
@@ -138,7 +139,7 @@ def run_fold(task: Task, folds: np.ndarray, fold: int, seed: int) -> list[dict[s
                 model = initial_classifier(BACKBONE, layout, path, seed, fold)
                 work = WorkDir(folder / f"{name} {start}", {})
                 (result,) = cross_validate(
-                    {fold: model}, task.views, targets, folds, Recipe.from_settings(SETTINGS), seed,
+                    {fold: model}, task.views, targets, folds, FinetuningRecipe(**SETTINGS), seed,
                     torch.device("cpu"), work, Clock(None),
                 )  # fmt: skip
                 assert np.array_equal(result.test, test)

@@ -45,7 +45,7 @@ def product_step(encoder: Any, views: Any, recipe: Any, device: Any) -> Callable
     """The product's step, each call the next one; it returns the loss, for which a GPU is waited for."""
     import torch
 
-    from workflow_scripts.training.augmentation import augment_pairs
+    from workflow_scripts.training.augmentation import augment_pairs, view_recipes
     from workflow_scripts.training.contrastive_step import compute_gradients
     from workflow_scripts.training.device import to_device
     from workflow_scripts.training.mix import batch_indices
@@ -64,7 +64,7 @@ def product_step(encoder: Any, views: Any, recipe: Any, device: Any) -> Callable
         rows = batch_indices(views, recipe.seed, recipe.batch_size, done)
         images = to_device(views.take(rows), device)
         with torch.profiler.record_function("augmentation"):
-            pairs = augment_pairs(images, recipe.views, recipe.seed, done, rows)
+            pairs = augment_pairs(images, view_recipes(recipe.augmentation), recipe.seed, done, rows)
         optimiser.zero_grad()
         losses = compute_gradients(encoder, pairs, to_device(views.organs[rows], device), recipe, processes)
         optimiser.step()
@@ -83,7 +83,7 @@ def peer_step(views: Any, organs: int, recipe: Any, backbone: str, device: Any) 
     from workflow_scripts.training.pretraining import make_encoder
 
     encoder = make_encoder(create_backbone(backbone, 0), organs, views, recipe).to(device).train()
-    transforms = torchvision_view(recipe.views[0], views.stores[0].shape[1])
+    transforms = torchvision_view(recipe.augmentation, views.stores[0].shape[1])
     contrast = NTXentLoss(temperature=recipe.temperature)
     optimiser = torch.optim.SGD(encoder.parameters(), 0.1, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
@@ -154,12 +154,11 @@ def study(gpu: bool) -> tuple[Any, Any]:
     """Views of two organs, and the recipe: batch 1024 at 256 pixels on a GPU, batch 32 at 96 pixels elsewhere."""
     import numpy as np
 
-    from workflow_scripts.study.schema import recipe_defaults
+    from workflow_scripts.study.config.pretraining import PretrainingRecipe
     from workflow_scripts.training.mix import ViewUnion
-    from workflow_scripts.training.pretraining import Recipe
 
     side, batch = (256, 1024) if gpu else (96, 32)
-    recipe = Recipe.from_settings({**recipe_defaults("pretraining_recipe"), "batch_size": batch})
+    recipe = PretrainingRecipe(batch_size=batch)
     store = np.random.default_rng(0).integers(0, 256, (2 * batch, side, side), dtype=np.uint8)
     return ViewUnion([store], [np.arange(2 * batch)], [np.arange(2 * batch) % 2]), recipe
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,3 +13,8 @@ needs_golden = pytest.mark.skipif(
     not (SHARED / "golden").is_dir(), reason=f"no reference values at {SHARED / 'golden'}"
 )
 needs_real = pytest.mark.skipif(not (SHARED / "real").is_dir(), reason=f"no real ultrasound at {SHARED / 'real'}")
+
+
+def replace(settings: Any, **changes: Any) -> Any:
+    """Settings with other values, as `dataclasses.replace` does it; the values are not validated."""
+    return settings.model_copy(update=changes)

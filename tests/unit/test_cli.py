@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from workflow_scripts.study.schema import config_schema, recipe_defaults
 
 from workflow_scripts import cli
 from workflow_scripts.errors import UserError
-from workflow_scripts.study.schema import config_schema, recipe_defaults
 
 RECIPES = [name for name in config_schema()["$defs"] if name.endswith("_recipe")]
 

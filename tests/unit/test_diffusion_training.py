@@ -36,12 +36,12 @@ from workflow_scripts.diffusion.training import (
 )
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import atomic_directory
-from workflow_scripts.study.schema import recipe_defaults
+from workflow_scripts.study.config.diffusion import DiffusionRecipe
 from workflow_scripts.training.processes import Processes
 from workflow_scripts.training.work import Clock, Interrupted, WorkDir
 
 TINY = {
-    **recipe_defaults("diffusion_recipe"),
+    **DiffusionRecipe().model_dump(),
     "channel_multipliers": [1, 1],
     "base_channels": 32,
     "residual_blocks": 1,
@@ -81,7 +81,7 @@ def tiny_views(count: int = 10, size: int = 8) -> np.ndarray:
 
 def run_tiny(folder: Path, clock: Clock, settings: dict = TINY) -> dict[str, torch.Tensor]:
     views = tiny_views()
-    trainer = Trainer(views, np.arange(len(views)), settings, CPU, Processes())
+    trainer = Trainer(views, np.arange(len(views)), DiffusionRecipe(**settings), CPU, Processes())
     unet = train(trainer, WorkDir(folder, {"settings": settings}), clock)
     return unet.state_dict()
 
@@ -115,8 +115,9 @@ def test_a_batch_is_a_function_of_the_step() -> None:
         np.testing.assert_array_equal(np.sort(epoch), rows)
     assert len({tuple(epoch) for epoch in epochs}) > 1
     views = tiny_views(14)
-    x0, t, noise = draw_batch(views, rows, {**TINY, "batch_size": 64, "flip": 0.5}, 5)
-    again = draw_batch(views, rows, {**TINY, "batch_size": 64, "flip": 0.5}, 5)
+    recipe = DiffusionRecipe(**{**TINY, "batch_size": 64, "flip": 0.5})
+    x0, t, noise = draw_batch(views, rows, recipe, 5)
+    again = draw_batch(views, rows, recipe, 5)
     assert all(torch.equal(a, b) for a, b in zip((x0, t, noise), again, strict=True))
     plain = torch.from_numpy(views[batch_rows(rows, 0, 5, 64)].astype(np.float32) / 127.5 - 1)[:, None]
     is_plain = (x0 == plain).flatten(1).all(1)
@@ -132,7 +133,7 @@ def test_average_and_learning_rate() -> None:
     assert ema_decay(0.9999, 0) == 0
     assert ema_decay(0.9999, 999) == pytest.approx(1 - 1000**-0.75)
     assert ema_decay(0.99, 10**6) == 0.99
-    assert [learning_rate(TINY, step) for step in range(3)] == [0.5e-3, 1e-3, 1e-3]
+    assert [learning_rate(DiffusionRecipe(**TINY), step) for step in range(3)] == [0.5e-3, 1e-3, 1e-3]
 
 
 def test_the_weights_that_are_kept_are_the_averaged_ones(tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_it_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "METRICS_EVERY", 10)
     views = np.tile(np.linspace(0, 255, 8).astype(np.uint8), (16, 8, 1))
     settings = {**TINY, "steps": 60, "batch_size": 8, "dropout": 0.0, "flip": 0.0, "checkpoint_every": 60, "lr": 2e-3}
-    trainer = Trainer(views, np.arange(16), settings, CPU, Processes())
+    trainer = Trainer(views, np.arange(16), DiffusionRecipe(**settings), CPU, Processes())
     train(trainer, WorkDir(tmp_path / "work", {}), StoppingClock())
     rows = metrics_of(tmp_path / "work")
     assert rows[0]["mse"] > 0.5
@@ -170,7 +171,7 @@ def test_a_training_that_gets_worse_than_no_prediction_stops(tmp_path: Path, mon
 
 
 def gradients(settings: dict) -> tuple[list[torch.Tensor], Trainer]:
-    trainer = Trainer(tiny_views(), np.arange(10), {**TINY, **settings}, CPU, Processes())
+    trainer = Trainer(tiny_views(), np.arange(10), DiffusionRecipe(**{**TINY, **settings}), CPU, Processes())
     for step in range(2):  # the first gradients are zero in all branches
         trainer.step(step)
     return [parameter.grad for parameter in trainer.parameters if parameter.grad is not None], trainer
@@ -213,9 +214,9 @@ def test_tally_by_quarters_and_steps() -> None:
 
 
 def test_a_batch_must_divide_into_processes_and_parts() -> None:
-    check_division({"batch_size": 12, "accumulate": 2}, 12, 3)
+    check_division(DiffusionRecipe(batch_size=12, accumulate=2), 12, 3)
     with pytest.raises(UserError, match="batch of 12 does not divide into 2 processes of 4 parts.*multiple of 8"):
-        check_division({"batch_size": 12, "accumulate": 4}, 12, 2)
+        check_division(DiffusionRecipe(batch_size=12, accumulate=4), 12, 2)
 
 
 def test_contact_sheet() -> None:
@@ -233,7 +234,7 @@ def test_a_conditional_model_learns_what_its_labels_mean() -> None:
     classes = np.arange(32) % 2
     views = np.repeat((64 + 128 * classes)[:, None, None], 8, axis=1).repeat(8, axis=2).astype(np.uint8)
     settings = {**TINY, "batch_size": 8, "dropout": 0.0, "lr": 3e-3, "ema": 0.9}
-    trainer = Trainer(views, np.arange(32), settings, CPU, Processes(), Labels(classes, 2))
+    trainer = Trainer(views, np.arange(32), DiffusionRecipe(**settings), CPU, Processes(), Labels(classes, 2))
     for step in range(60):
         trainer.step(step)
     labels = torch.from_numpy(np.tile(classes, 16))
@@ -250,13 +251,16 @@ def test_a_conditional_model_learns_what_its_labels_mean() -> None:
 def test_labels_follow_their_views_and_are_dropped_at_random() -> None:
     labels = Labels(np.arange(10) % 3, 3)
     rows = np.array([4, 5, 6, 7])
-    kept = labels.draw({"seed": 0, "label_dropout": 0.0}, rows, 0, range(1, 4))
+    kept = labels.draw(DiffusionRecipe(seed=0, label_dropout=0.0), rows, 0, range(1, 4))
     assert kept.tolist() == [2, 0, 1]
     many = np.zeros(400, dtype=int)
-    dropped = labels.draw({"seed": 0, "label_dropout": 0.25}, many, 3, range(400))
+    dropped = labels.draw(DiffusionRecipe(seed=0, label_dropout=0.25), many, 3, range(400))
     assert set(dropped.tolist()) == {0, 3}
     assert 60 < int((dropped == 3).sum()) < 140
-    parts = [labels.draw({"seed": 0, "label_dropout": 0.25}, many, 3, part) for part in (range(100), range(100, 400))]
+    parts = [
+        labels.draw(DiffusionRecipe(seed=0, label_dropout=0.25), many, 3, part)
+        for part in (range(100), range(100, 400))
+    ]
     assert torch.equal(torch.cat(parts), dropped)
 
 

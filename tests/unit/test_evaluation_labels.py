@@ -13,9 +13,10 @@ from workflow_scripts.evaluation.labels import (
     require_reviewed_labels,
     rows_of_clinician,
 )
-from workflow_scripts.evaluation.suspicion import Rule, judge
+from workflow_scripts.evaluation.suspicion import judge
 from workflow_scripts.evaluation.votes import count_votes, votes_at_least
 from workflow_scripts.files import read_csv, read_rows, write_csv, write_rows
+from workflow_scripts.study.config.audit import VoteRule
 
 VIEWS = [f"i{i}#v" for i in range(30)]
 LABELS = pd.DataFrame({"view_id": VIEWS, "label": ["neg", "pos"] * 15, "keep": 1})
@@ -46,7 +47,7 @@ def losses(files: int, epochs: int, seed: int) -> dict[str, pd.DataFrame]:
 @pytest.mark.parametrize("share", [1.0, 0.7, 0.3])
 def test_votes_equal_a_slow_loop(share: float) -> None:
     tables = losses(4, 6, 0)
-    result = judge(tables, {}, INDEX, Rule("votes", 1.0, 3, share, "view"), "pos")
+    result = judge(tables, {}, INDEX, VoteRule(share=share), "pos")
     for _, row in result.iterrows():
         votes = evaluations = 0
         for table in tables.values():
@@ -74,7 +75,13 @@ def test_share_is_met_despite_rounding() -> None:
         for fold in range(10)
     )
     for share, suspicious in ((0.7, 1), (0.71, 0)):
-        result = judge({"a": table}, {}, INDEX, Rule("votes", 1.0, 1, share, "view"), "pos")
+        result = judge(
+            {"a": table},
+            {},
+            INDEX,
+            VoteRule(exceedances=1, share=share),
+            "pos",
+        )
         assert result["suspicious"].iloc[0] == suspicious
 
 

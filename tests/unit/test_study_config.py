@@ -6,12 +6,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from workflow_scripts.study.schema import config_schema, with_defaults
 
 from tests.shared import REPOSITORY
 from workflow_scripts.errors import UserError
 from workflow_scripts.study.config import load_config
 from workflow_scripts.study.manifest import load_manifest
-from workflow_scripts.study.schema import config_schema, with_defaults
 
 SHIPPED = REPOSITORY / "config.yaml"
 

@@ -11,12 +11,13 @@ from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.audit_figures import scores_figure, sweep_figure
 from workflow_scripts.evaluation.audit_scores import score_methods
 from workflow_scripts.evaluation.controls import random_decisions
-from workflow_scripts.evaluation.suspicion import METHODS, Rule, judge, label_scores
+from workflow_scripts.evaluation.suspicion import METHODS, bar, judge, label_scores
 from workflow_scripts.evaluation.testicles import numbered_testicles
 from workflow_scripts.evaluation.votes import class_bias, count_votes, discordant_testicles, sweep
+from workflow_scripts.study.config.audit import VoteRule
 
 PATIENTS = 40
-PAPER = Rule("votes", 1.0, 3, 1.0, "view")
+PAPER = VoteRule()
 
 
 def study(seed: int = 0, runs: int = 4, epochs: int = 6):
@@ -99,7 +100,7 @@ def test_one_threshold_means_the_same_probability_for_every_method(method: str) 
         }  # fmt: skip
         own = np.where(index["label"] == "pos", probability, 1 - probability)
         oof = {"run": pd.DataFrame({"view_id": index["view_id"], "probability": own})}
-        votes = judge(losses, oof, index, Rule(method, 1.0, 3, 1.0, "view"), "pos")
+        votes = judge(losses, oof, index, VoteRule(method=method), "pos")
         assert (votes["suspicious"] == suspicious).all()
 
 
@@ -108,17 +109,17 @@ def test_a_testicle_is_judged_as_one(method: str) -> None:
     losses, oof, index, _ = study(2)
     testicles = numbered_testicles(index).to_numpy()
     assert (testicles == index["testicle"]).all()
-    rule = Rule(method, 1.0, 3, 0.6, "view")
+    rule = VoteRule(method=method, share=0.6)
     views = judge(losses, oof, index, rule, "pos")
     assert discordant_testicles(views["suspicious"] == 1, testicles) > 0
-    whole = judge(losses, oof, index, Rule(method, 1.0, 3, 0.6, "testicle"), "pos")
+    whole = judge(losses, oof, index, VoteRule(method=method, share=0.6, unit="testicle"), "pos")
     assert discordant_testicles(whole["suspicious"] == 1, testicles) == 0
     assert (whole[["votes", "evaluations"]] == views[["votes", "evaluations"]]).all().all()
     by_testicle = views.groupby(testicles)
     if method == "votes":
         expected = by_testicle["votes"].sum() / by_testicle["evaluations"].sum() >= 0.6
     else:
-        expected = by_testicle["score"].mean() > rule.bar
+        expected = by_testicle["score"].mean() > bar(rule)
     assert (whole.groupby(testicles)["suspicious"].first() == expected).all()
 
 
@@ -127,7 +128,7 @@ def test_a_view_that_was_never_evaluated_is_not_suspicious() -> None:
     view = index["view_id"][5]
     losses = {name: table[table["view_id"] != view].assign(loss=9.0) for name, table in losses.items()}
     for method in ("votes", "mean_loss", "aum"):
-        votes = judge(losses, oof, index, Rule(method, 1.0, 3, 1.0, "view"), "pos").set_index("view_id")
+        votes = judge(losses, oof, index, VoteRule(method=method), "pos").set_index("view_id")
         assert votes.loc[view, ["evaluations", "suspicious"]].tolist() == [0, 0]
         assert votes["suspicious"].sum() == len(index) - 1
 
@@ -167,7 +168,15 @@ def test_the_class_bias_of_the_weighted_sampler_is_seen() -> None:
 
 def test_the_score_of_an_audit() -> None:
     losses, oof, index, wrong = study()
-    table = score_methods(losses, oof, index, wrong, Rule("votes", 1.0, 3, 0.7, "view"), "pos", draws=50)
+    table = score_methods(
+        losses,
+        oof,
+        index,
+        wrong,
+        VoteRule(share=0.7),
+        "pos",
+        draws=50,
+    )
     assert table["method"].tolist() == list(METHODS)
     for row in table.itertuples():
         assert row.average_precision_low <= row.average_precision <= row.average_precision_high
@@ -177,7 +186,7 @@ def test_the_score_of_an_audit() -> None:
     assert mine.loc["mean_loss", "average_precision"] == pytest.approx(
         average_precision_score(wrong, scores["mean_loss"])
     )
-    votes = judge(losses, oof, index, Rule("votes", 1.0, 3, 0.7, "view"), "pos")["suspicious"].to_numpy() == 1
+    votes = judge(losses, oof, index, VoteRule(share=0.7), "pos")["suspicious"].to_numpy() == 1
     assert mine.loc["votes", "flagged"] == votes.sum() > 0
     assert mine.loc["votes", "precision"] == pytest.approx(wrong[votes].mean())
     assert mine.loc["votes", "recall"] == pytest.approx(votes[wrong].mean())

@@ -1,7 +1,5 @@
 """The two views of an image: each transform by itself, and independence from the batch."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,8 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
+from tests.shared import replace
 from tests.textures import textures
-from workflow_scripts.study.schema import recipe_defaults
+from workflow_scripts.study.config.pretraining import PretrainingAugmentation
 from workflow_scripts.training.augmentation import (
     BLUR_RADIUS,
     DRAWS,
@@ -27,8 +26,7 @@ from workflow_scripts.training.augmentation import (
 )
 from workflow_scripts.training.geometry import warp
 
-SETTINGS = recipe_defaults("pretraining_recipe")["augmentation"]
-DEFAULTS, _ = view_recipes(SETTINGS)
+DEFAULTS = PretrainingAugmentation()
 N = 24
 INDICES = np.arange(100, 100 + N)
 
@@ -116,9 +114,9 @@ def test_sharpening_is_torchvisions() -> None:
 
 
 def test_symmetric_views_share_a_recipe_and_the_released_ones_do_not() -> None:
-    one, other = view_recipes(SETTINGS)
+    one, other = view_recipes(DEFAULTS)
     assert one == other == DEFAULTS
-    assert view_recipes({**SETTINGS, "views": "released"}) == RELEASED
+    assert view_recipes(replace(DEFAULTS, views="released")) == RELEASED
 
 
 def test_the_released_second_view_alone_has_a_square_of_96_pixels() -> None:

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,26 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests.shared import REPOSITORY
+from tests.shared import REPOSITORY, replace
 from tests.textures import textures
 from workflow_scripts import pretrain as stage
 from workflow_scripts.cli import run
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import write_npy
-from workflow_scripts.study.schema import recipe_defaults
+from workflow_scripts.study.config.pretraining import PretrainingRecipe
 from workflow_scripts.training.augmentation import augment_pairs
 from workflow_scripts.training.backbone import create_backbone, load_initialisation, standardise
 from workflow_scripts.training.contrastive import Encoder, nt_xent, organ_loss
 from workflow_scripts.training.contrastive_step import check_batch, compute_gradients
 from workflow_scripts.training.mix import ViewUnion
 from workflow_scripts.training.optimisers import make_optimiser
-from workflow_scripts.training.pretraining import Recipe, make_encoder
+from workflow_scripts.training.pretraining import make_encoder
 from workflow_scripts.training.processes import Processes
 from workflow_scripts.training.shared_norms import share_batch_norm
 
 CPU = torch.device("cpu")
 TINY = replace(
-    Recipe.from_settings(recipe_defaults("pretraining_recipe")),
+    PretrainingRecipe(),
     steps=3, batch_size=8, projection=(32, 16), lr=0.2, checkpoint_every=2,
 )  # fmt: skip
 # In which each process of two encodes its part: without batch statistics, with those of the batch, of two or four images.
@@ -60,7 +59,7 @@ def mix() -> ViewUnion:
     return ViewUnion(stores, [np.arange(5), np.arange(3)], [np.zeros(5), np.ones(3)])
 
 
-def encoder_for(recipe: Recipe) -> Encoder:
+def encoder_for(recipe: PretrainingRecipe) -> Encoder:
     """In float64, so that what is left is no rounding."""
     backbone = create_backbone("test_resnet")
     load_initialisation(backbone, "scratch", None, 0)
@@ -74,7 +73,7 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
     return augment_pairs(images, TINY.views, 0, step, indices).double(), torch.from_numpy(views.organs)
 
 
-def three_steps(recipe: Recipe, statistics: bool, processes: Processes) -> State:
+def three_steps(recipe: PretrainingRecipe, statistics: bool, processes: Processes) -> State:
     """Losses and gradients of each step, and the state at the end."""
     encoder = encoder_for(recipe).train(statistics)
     if processes.count > 1 and not recipe.chunk:
@@ -146,7 +145,7 @@ def test_processes_agree_on_flags(two: list[State]) -> None:
     assert [rank["any"] for rank in two] == 2 * [[False, True, True]]
 
 
-def plain_gradients(encoder: Encoder, recipe: Recipe, ghosts: int) -> tuple[float, dict[str, Tensor]]:
+def plain_gradients(encoder: Encoder, recipe: PretrainingRecipe, ghosts: int) -> tuple[float, dict[str, Tensor]]:
     """The textbook way: one graph through everything; batch norm sees `ghosts` images at a time."""
     pairs, organs = batch(0)
     outputs = [encoder(standardise(chunk.flatten(0, 1))) for chunk in pairs.split(ghosts, dim=1)]

@@ -1,7 +1,6 @@
 """Fine-tuning: sampling, augmentation, folds, what is learnt, and the stage: artefacts, resumption, mistakes."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +11,15 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
+from tests.shared import replace
 from tests.textures import textures
 from workflow_scripts import finetune
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import read_csv, write_csv, write_npy
-from workflow_scripts.study.schema import recipe_defaults
+from workflow_scripts.study.config.finetuning import FinetuningAugmentation, FinetuningRecipe
 from workflow_scripts.training import finetuning, work
 from workflow_scripts.training.backbone import Classifier, create_backbone, load_classifier, standardise, to_unit
 from workflow_scripts.training.finetuning import (
-    Augmentation,
-    Recipe,
     augment,
     augmentation_draws,
     batch_bounds,
@@ -38,11 +36,9 @@ from workflow_scripts.training.randomness import uniforms
 
 CPU = torch.device("cpu")
 CLASSES = ("fine", "coarse")
-PLAIN = Augmentation(markers=0, rotation=0, flip=0, shift=0)
-FULL = Augmentation(markers=0.5, rotation=20, flip=0.5, shift=0.1)
-TINY = replace(
-    Recipe.from_settings(recipe_defaults("finetuning_recipe")), epochs=2, batch_size=8, backbone_lr=1e-3, head_lr=1e-2
-)
+PLAIN = FinetuningAugmentation(markers=0, rotation=0, flip=0, shift=0)
+FULL = FinetuningAugmentation(markers=0.5, rotation=20, flip=0.5, shift=0.1)
+TINY = replace(FinetuningRecipe(), epochs=2, batch_size=8, backbone_lr=1e-3, head_lr=1e-2)
 
 
 @pytest.fixture(autouse=True)

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from tests.textures import textures
-from workflow_scripts.study.schema import recipe_defaults
+from workflow_scripts.study.config.pretraining import PretrainingAugmentation
 from workflow_scripts.training.augmentation import NOTHING, view_recipes
 from workflow_scripts.training.contrastive import Encoder
 from workflow_scripts.training.mix import ViewUnion
 from workflow_scripts.training.monitor import Neighbours, knn_accuracy, sheet
 
-RECIPES = view_recipes(recipe_defaults("pretraining_recipe")["augmentation"])
+RECIPES = view_recipes(PretrainingAugmentation())
 
 
 def test_neighbours_of_the_same_patient_do_not_vote() -> None:

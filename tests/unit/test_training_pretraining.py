@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,25 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests.shared import replace
 from tests.textures import textures
 from workflow_scripts import pretrain as stage
 from workflow_scripts.cli import run
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import write_csv, write_npy
-from workflow_scripts.study.schema import recipe_defaults
+from workflow_scripts.study.config.pretraining import PretrainingRecipe
 from workflow_scripts.training import pretraining
 from workflow_scripts.training.backbone import create_backbone, load_initialisation
 from workflow_scripts.training.contrastive import Encoder
 from workflow_scripts.training.contrastive_step import total_loss
 from workflow_scripts.training.mix import ViewUnion, batch_indices, epoch_indices
-from workflow_scripts.training.pretraining import Recipe, make_encoder, pretrain
+from workflow_scripts.training.pretraining import make_encoder, pretrain
 from workflow_scripts.training.processes import Processes
 from workflow_scripts.training.work import Clock, Interrupted, WorkDir
 
 CPU = torch.device("cpu")
 TINY = replace(
-    Recipe.from_settings(recipe_defaults("pretraining_recipe")),
+    PretrainingRecipe(),
     steps=7, batch_size=8, projection=(32, 16), lr=0.2, checkpoint_every=3,
 )  # fmt: skip
 
@@ -68,7 +68,7 @@ NEVER = math.inf
 
 
 def trained(
-    folder: Path, views: ViewUnion, recipe: Recipe, stop_after: float = NEVER
+    folder: Path, views: ViewUnion, recipe: PretrainingRecipe, stop_after: float = NEVER
 ) -> tuple[Encoder, list[dict[str, Any]]]:
     """The encoder after (a part of) a run in `folder`, and the metrics without the one that tells the time."""
     backbone = create_backbone("test_resnet")

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from sklearn.metrics import roc_auc_score
 
 from tests.shared import REPOSITORY
@@ -22,9 +21,10 @@ from workflow_scripts.files import read_csv, read_npy, read_rows
 from workflow_scripts.manifold.features import embed, load_encoder
 from workflow_scripts.manifold.metrics import frechet, moments
 from workflow_scripts.manifold.neighbours import inside, radii
-from workflow_scripts.study.schema import config_schema, with_defaults
+from workflow_scripts.plan import read_config
+from workflow_scripts.study.config.finetuning import FinetuningRecipe
 from workflow_scripts.training.device import select_device
-from workflow_scripts.training.finetuning import Recipe, cross_validate, initial_classifier
+from workflow_scripts.training.finetuning import cross_validate, initial_classifier
 from workflow_scripts.training.work import Clock, WorkDir
 
 pytestmark = pytest.mark.slow
@@ -41,8 +41,7 @@ def demo() -> Path:
 
 @pytest.fixture(scope="module")
 def settings() -> dict:
-    shipped, changes = (yaml.safe_load(path.read_text()) for path in (REPOSITORY / "config.yaml", DEMO_CONFIG))
-    return with_defaults({**shipped, **changes, "data": {**shipped["data"], **changes["data"]}}, config_schema())
+    return read_config([REPOSITORY / "config.yaml", DEMO_CONFIG])
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def test_shuffled_labels_teach_nothing(demo: Path, settings, tmp_path: Path):
     index, views = read_csv(demo / "views" / "labelled.csv"), read_npy(demo / "views" / "labelled.npy")
     folds = index["view_id"].map(read_csv(demo / "folds" / "seed0.csv").set_index("view_id")["fold"]).to_numpy()
     labels = (index["label"] == "inhomogeneous").to_numpy(np.int64)
-    recipe = Recipe.from_settings({**settings["finetuning"]["recipe"], "epochs": 4})
+    recipe = FinetuningRecipe(**{**settings["finetuning"]["recipe"], "epochs": 4})
     backbone, weights = settings["model"]["backbone"], demo / "pretraining" / "ud" / "backbone.safetensors"
     device = select_device("cpu", threads=2)
     areas = []

@@ -59,9 +59,9 @@ class _Invalid:
     def _refuse(self, *_: Any) -> Any:
         raise InvalidRead
 
-    __getattr__ = __getitem__ = __iter__ = __len__ = __contains__ = __bool__ = __hash__ = _refuse  # type: ignore[assignment]
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse  # type: ignore[assignment]
-    __index__ = __int__ = __float__ = __rmod__ = __mod__ = __str__ = __repr__ = __format__ = _refuse  # type: ignore[assignment]
+    __getattr__ = __getitem__ = __iter__ = __len__ = __contains__ = __bool__ = __hash__ = _refuse
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __index__ = __int__ = __float__ = __rmod__ = __mod__ = __str__ = __repr__ = __format__ = _refuse
 
 
 INVALID = _Invalid()
