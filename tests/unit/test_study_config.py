@@ -1,16 +1,19 @@
-"""Config and manifest: every mistake at once, with file, line and key; defaults from the one schema."""
+"""Config and manifest: every mistake at once, with file, line and key; defaults from the models."""
 
 import copy
+import json
+import os
+import re
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
-from workflow_scripts.study.schema import config_schema, with_defaults
 
 from tests.shared import REPOSITORY
 from workflow_scripts.errors import UserError
 from workflow_scripts.study.config import load_config
+from workflow_scripts.study.config.schema import SCHEMA_PATH, schema_text
 from workflow_scripts.study.manifest import load_manifest
 
 SHIPPED = REPOSITORY / "config.yaml"
@@ -21,24 +24,57 @@ def shipped() -> dict:
     return yaml.safe_load(SHIPPED.read_text())
 
 
-def leaves(schema, prefix=""):
-    for key, value in schema.get("properties", {}).items():
-        yield f"{prefix}{key}", value
-        yield from leaves(value, f"{prefix}{key}.")
+def test_the_schema_for_editors_is_that_of_the_models_and_describes_every_key():
+    assert SCHEMA_PATH.read_text() == schema_text(), "run python -m workflow_scripts.study.config.schema"
+    schema = json.loads(SCHEMA_PATH.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    sections = {"": schema, **schema["$defs"]}
+    keys = {
+        f"{name}.{key}": value for name, section in sections.items() for key, value in section["properties"].items()
+    }
+    assert len(keys) > 150
+    referred = {
+        key: schema["$defs"][value["$ref"].rsplit("/")[-1]] if "$ref" in value else {} for key, value in keys.items()
+    }
+    assert [
+        key for key, value in keys.items() if not (value.get("description") or referred[key].get("description"))
+    ] == []
+    first, *_ = SHIPPED.read_text().splitlines()
+    assert (REPOSITORY / first.removeprefix("# yaml-language-server: $schema=")).samefile(SCHEMA_PATH)
 
 
-def test_schema_is_a_schema_and_describes_every_key():
-    raw = yaml.safe_load((REPOSITORY / "schemas" / "config.schema.yaml").read_text())
-    jsonschema.Draft202012Validator.check_schema(raw)
-    silent = [key for key, value in leaves(config_schema()) if "description" not in value and "properties" not in value]
-    assert silent == []
+def test_the_schema_for_editors_accepts_the_shipped_config_and_refuses_what_is_wrong_in_it(shipped):
+    schema = json.loads(SCHEMA_PATH.read_text())
+    jsonschema.validate(shipped, schema)
+    jsonschema.validate(load_config(shipped, [SHIPPED]), schema)
+    for section, key, value in (
+        ("data", "size", 8),
+        ("audit", "voted", {}),
+        ("manifold", "recipe", {"filter_k": "many"}),
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(shipped | {section: shipped.get(section, {}) | {key: value}}, schema)
 
 
 def test_defaults_fill_a_config_to_a_valid_one(shipped):
     minimal = {"data": {key: shipped["data"][key] for key in ("manifest", "root", "organs", "target_organ", "classes")}}
-    filled = with_defaults(minimal, config_schema())
-    jsonschema.validate(filled, config_schema())
+    filled = load_config({**minimal, "audit": {"initialisations": ["scratch"]}}, [])
     assert filled["finetuning"]["recipe"]["augmentation"]["flip"] == 0.5
+    assert filled["initialisations"] == {"scratch": {"layout": "scratch", "url": "", "sha256": "", "samples": "–"}}
+    assert load_config(filled, []) == filled
+
+
+def test_what_a_run_changes_stays_apart_from_the_common_recipe(shipped):
+    changed = merge(shipped, {"pretraining": {"runs": {"ud": {"recipe": {"lr": 1, "augmentation": {"flip": 0}}}}}})
+    recipe = load_config(changed, [SHIPPED])["pretraining"]["runs"]["ud"]["recipe"]
+    assert recipe == {"lr": 1.0, "augmentation": {"flip": 0.0}}
+
+
+def test_keys_without_a_default_stay_out_when_they_are_left_out(shipped):
+    rows = [{"name": "a", "init": "imagenet"}, {"name": "b", "init": "imagenet", "labels": "complete"}]
+    config = load_config(merge(shipped, {"tables": {"table1": {"rows": rows}}}), [SHIPPED])
+    assert [row.get("labels") for row in config["tables"]["table1"]["rows"]] == [None, "complete"]
+    assert "labels" not in config["tables"]["table1"]["rows"][0]
 
 
 def test_shipped_config_is_valid_and_is_the_papers(shipped):
@@ -111,6 +147,174 @@ def test_inconsistent_configs_are_refused(shipped, path, value, message):
     level[path[-1]] = value
     with pytest.raises(UserError, match=message):
         load_config(shipped, [SHIPPED])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("data", "size"), 256.0, "256.0 is not a whole number; write it without a decimal point"),
+        (("data", "size"), True, "True is not a whole number"),
+        (("data", "size"), "256", "'256' is not a whole number (it is text; write it without quotes)"),
+        (("data", "size"), float("nan"), "nan is not a whole number"),
+        (("data", "size"), None, "None is not a whole number"),
+        (("data", "size"), 8, "8 is less than the minimum of 16"),
+        (("seeds",), [0, 1, 2**70], "is too large: numbers end below 2^63"),
+        (("seeds",), [0, 1, 1], "1 appears more than once"),
+        (("seeds",), [-1], "-1 is less than the minimum of 0"),
+        (("seeds",), [], "[] has 0 entries; there must be at least 1"),
+        (("folds",), 2**70, "is too large: numbers end below 2^63"),
+        pytest.param(("folds",), 16**5000, "a very long number is too large", id="more than 4300 digits"),
+        (("finetuning", "recipe", "head_lr"), float("nan"), "nan is not a finite number"),
+        (("finetuning", "recipe", "head_lr"), float("inf"), "inf is not a finite number"),
+        (("finetuning", "recipe", "head_lr"), True, "True is not a number"),
+        (("finetuning", "recipe", "head_lr"), 2**70, "is too large"),
+        (("finetuning", "recipe", "head_lr"), 0, "0 is not greater than 0"),
+        (("finetuning", "recipe", "augmentation", "flip"), float("inf"), "inf is not a finite number"),
+        (("finetuning", "recipe", "augmentation", "flip"), 1.5, "1.5 is greater than the maximum of 1"),
+        (("pretraining", "runs", "ud", "recipe"), {"lr": float("nan")}, "nan is not a finite number"),
+        (("pretraining", "runs", "ud", "weights"), {"labelled": 0}, "0 is not greater than 0"),
+        (("diffusion", "recipe"), {"base_channels": 40}, "40 is not a multiple of 32"),
+        (("diffusion", "recipe"), {"channel_multipliers": [1, 0]}, "0 is less than the minimum of 1"),
+        (("synthesis", "png"), 1, "1 is not true or false"),
+        (("manifold", "recipe", "filter_k"), 3.0, "3.0 is not a whole number"),
+        (("manifold", "recipe", "filter_k"), 0, "0 is less than the minimum of 1"),
+        (("manifold", "recipe", "filter_k"), "many", "'many' is not one of 'auto'"),
+        (("model", "backbone"), 18, "18 is not text"),
+        (("audit",), None, "None is not a mapping of keys to values"),
+        (("data", "organs"), "testicle", "'testicle' is not a list"),
+        (("data", "classes"), ["one"], "has 1 entries; there must be at least 2"),
+        (("data", "classes"), ["", "two"], "'' is too short"),
+        (("data", "crop_profiles"), {"a b": {"kind": "none"}}, "'a b' does not match"),
+        (("data", "crop_profiles"), {7: {"kind": "none"}}, "7 is not text"),
+        (("data", "crop_profiles"), {"a": {"kind": "boxes"}}, "this key is required with kind: boxes"),
+        (("data", "crop_profiles"), {"a": {"kind": "boxes", "views": ["x"], "boxes": [[1, 2, 3]]}}, "has 3 entries"),
+        (("data", "root"), ..., "this key is required"),
+        (("initialisations", "own"), {"layout": "timm"}, "this key is required with layout: timm"),
+        (("initialisations", "majority"), {"layout": "scratch"}, "name of a baseline"),
+        (("pretraining", "runs", "uscl"), {"sets": ["labelled"]}, "'uscl' is also an initialisation"),
+        (("embedding", "network"), "encoder:nothing", "no pretraining run 'nothing'"),
+        (
+            ("tables", "table1", "rows"),
+            [{"name": "a", "init": "texture", "variant": "unaugmented"}],
+            "no fine-tuning recipe",
+        ),
+        (("classifier",), {"init": "nothing"}, "no initialisation or pretraining run 'nothing'"),
+        (("data", "organs"), ["testicle", "thyroid", "labelled"], "cannot name an organ"),
+    ],
+)
+def test_wrong_values_are_refused_in_words(shipped, path, value, message):
+    level = shipped
+    for key in path[:-1]:
+        level = level.setdefault(key, {})
+    if value is ...:
+        del level[path[-1]]
+    else:
+        level[path[-1]] = value
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        load_config(shipped, [SHIPPED])
+    assert ".".join(path) in str(error.value)
+
+
+def test_an_unknown_key_names_the_known_ones(shipped):
+    shipped["audit"]["reciep"] = {}
+    shipped[3] = 4
+    with pytest.raises(UserError) as error:
+        load_config(shipped, [SHIPPED])
+    text = str(error.value)
+    assert (
+        "audit.reciep: unknown key 'reciep'; known here: decisions, initialisations, recipe, record, review, vote"
+        in text
+    )
+    assert "unknown key 3; known here: audit, classifier, data" in text
+
+
+def test_wrong_values_do_not_hide_what_disagrees_elsewhere(shipped):
+    """Every check between keys runs whose own keys are right; one that needs a wrong key says nothing of it."""
+    shipped["data"]["size"] = "big"
+    shipped["data"]["organs"] = ["testicle", 5]
+    shipped["embedding"] = {"network": "encoder:nothing"}
+    shipped["tables"]["table1"]["rows"] = [{"name": 3, "init": "nowhere"}, {"name": "b", "init": "elsewhere"}]
+    shipped["tables"]["leak"] = "nothing"
+    shipped["synthesis"] |= {"images": 2, "shards": 3, "png": "yes"}
+    with pytest.raises(UserError) as error:
+        load_config(shipped, [SHIPPED])
+    keys = [line.partition(": ")[0].rpartition(", ")[2] for line in str(error.value).splitlines()[1:]]
+    assert sorted(keys) == sorted(
+        [
+            "data.size", "data.organs.1", "tables.table1.rows.0.name", "synthesis.png",
+            "embedding.network", "tables.table1.rows.0.init", "tables.table1.rows.1.init", "tables.leak", "synthesis.shards",
+        ]
+    )  # fmt: skip
+
+
+def bomb() -> list:
+    """What YAML aliases make of a few lines: 10^9 entries by reference."""
+    level: list = ["x" * 100] * 10
+    for _ in range(8):
+        level = [level] * 10
+    return level
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("data", "size"), bomb()),
+        (("data", "size"), {"k" * 5000: bomb()}),
+        (("data", "root"), bomb()),
+        (("results",), {i: bomb() for i in range(1000)}),
+        (("holdout",), "x" * 10**6),
+        (("x" * 10**5,), 1),
+        (("data", "target_organ"), "o" * 10**5),
+        (("data", "organs"), [f"organ{i}" for i in range(10**4)]),
+        (("pretraining", "runs", "ud", "sets"), ["s" * 10**5]),
+        (("pretraining", "runs", "ud", "init"), "i" * 10**5),
+        (("pretraining", "runs", "ud", "weights"), {"w" * 10**5: 1}),
+        (("embedding", "network"), "encoder:" + "e" * 10**5),
+        (("tables", "table1", "rows"), [{"name": "n" * 10**5, "init": "ud"}] * 2),
+        (("seeds",), ["s" * 10**5]),
+    ],
+)
+def test_a_message_stays_short_whatever_the_config_holds(shipped, path, value):
+    level = shipped
+    for key in path[:-1]:
+        level = level[key]
+    level[path[-1]] = value
+    with pytest.raises(UserError) as error:
+        load_config(shipped, [SHIPPED])
+    problems = str(error.value).splitlines()[1:]
+    assert problems
+    assert max(map(len, problems)) < 2000
+
+
+def test_an_alias_that_contains_itself_is_refused(shipped):
+    loop: list = []
+    loop.append(loop)
+    shipped["data"]["crop_profiles"] = {"a": {"kind": "boxes", "views": ["x"], "boxes": loop}}
+    shipped["seeds"] = loop
+    with pytest.raises(UserError, match="is not a whole number"):
+        load_config(shipped, [SHIPPED])
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("directory", "not a regular file"),
+        ("pipe", "not a regular file"),
+        ("latin-1", "not UTF-8"),
+        ("broken", "not YAML"),
+    ],
+)
+def test_mistakes_are_listed_though_a_config_file_cannot_be_read_again(tmp_path, shipped, kind, reason):
+    file = tmp_path / "study.yaml"
+    if kind == "directory":
+        file.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.write_bytes(b"results: \xe9" if kind == "latin-1" else b"results: [")
+    shipped["folds"] = 1
+    with pytest.raises(UserError, match=rf"{SHIPPED} line \d+, folds: 1 is less than (?s:.*){file}.*{reason}"):
+        load_config(shipped, [SHIPPED, file])
 
 
 HEADER = "image_id,path,patient_id,organ,label,device,side"

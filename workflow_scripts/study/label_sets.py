@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# schemas/config.schema.yaml holds the same pattern for what a table row may name.
+# study/config/base.py holds the same pattern for what a table row may name.
 PATTERN = re.compile(r"(complete|reviewed|filtered|flipped)(?:_x([1-9]\d*))?(?:_(nested|random))?")
 
 # Methods of audit.vote that judge a view by models of other folds; nested labels, which leave one of them out, cannot.
@@ -44,7 +44,7 @@ class LabelSet:
 
 
 def label_set(name: str) -> LabelSet:
-    """The label set of that name; the config's schema has checked it."""
+    """The label set of that name; the config's models have checked it."""
     match = PATTERN.fullmatch(name)
     if match is None:
         raise ValueError(f"no label set {name!r}")

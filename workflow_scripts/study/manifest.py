@@ -12,7 +12,18 @@ from typing import Any
 from workflow_scripts.errors import UserError
 from workflow_scripts.study.config.names import LABELLED_SET
 
-SCHEMA_PATH = Path(__file__).parents[2] / "schemas" / "manifest.schema.yaml"
+# The columns (docs/data.md explains them) and what their cells must match. Further columns are free and are kept out of
+# every artefact.
+REQUIRED = ("image_id", "path", "patient_id", "organ", "label", "device", "side")
+PATTERNS = {
+    "image_id": re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"),
+    "path": re.compile(r"^.+$"),
+    "patient_id": re.compile(r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$"),
+    "organ": re.compile(r"^.+$"),
+    "device": re.compile(r"^.+$"),
+    "side": re.compile(r"^(|left|right)$"),
+    "frames": re.compile(r"^(|first|all|every [1-9][0-9]*)$"),
+}
 # Beyond this many problems a list helps nobody.
 SHOWN = 30
 
@@ -54,22 +65,16 @@ def load_manifest(path: str | Path, data: Mapping[str, Any]) -> list[dict[str, s
 
 
 def _problems(rows: list[dict[str, str]], data: Mapping[str, Any]) -> Iterator[str]:
-    import yaml
-
-    schema = yaml.safe_load(SCHEMA_PATH.read_text(encoding="utf-8"))
     if not rows:
         yield "holds no row"
         return
-    missing = [column for column in schema["required"] if column not in rows[0]]
+    missing = [column for column in REQUIRED if column not in rows[0]]
     if missing:
         yield f"line 1: missing column {', '.join(missing)}"
         return
-    patterns = {
-        name: re.compile(column["pattern"]) for name, column in schema["properties"].items() if "pattern" in column
-    }
     seen: dict[str, int] = {}
     for line, row in enumerate(rows, start=2):
-        for column, pattern in patterns.items():
+        for column, pattern in PATTERNS.items():
             if column in row and not pattern.match(row[column]):
                 yield f"line {line}, column {column}: {row[column]!r} is not allowed (must match {pattern.pattern})"
         image_id = row["image_id"]
