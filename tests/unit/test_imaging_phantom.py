@@ -98,7 +98,7 @@ def test_a_frame_that_is_no_phantom_is_never_overwritten(tmp_path):
     target.parent.mkdir(parents=True)
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(target)
     before = target.read_bytes()
-    with pytest.raises(UserError, match=r"P001_left.*is no phantom"):
+    with pytest.raises(UserError, match=r"P001_left.*is not a phantom"):
         phantoms.main(arguments)
     assert target.read_bytes() == before
     assert not (tmp_path / "frames.csv").exists()
@@ -108,5 +108,5 @@ def test_two_rows_with_one_path_are_refused(tmp_path):
     arguments = study(tmp_path)
     text = arguments.manifest.read_text()
     arguments.manifest.write_text(text.replace("testicle/P001_right.png", "testicle/P001_left.png"))
-    with pytest.raises(UserError, match="stands in 2 rows"):
+    with pytest.raises(UserError, match="P001_left: 2 rows have its path"):
         phantoms.main(arguments)
