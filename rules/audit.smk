@@ -229,6 +229,7 @@ rule score_audit:
         oof=OUT_OF_FOLD,
         index=result("views/labelled.csv"),
         manifest=DATA["manifest"],
+        key=KEY,
     output:
         scores=result("audit/scores.csv"),
         figure=report(
@@ -244,9 +245,10 @@ rule score_audit:
     params:
         settings=flags(config["audit"]["vote"]),
         positive=quote(DATA["classes"][1]),
+        key=KEY_FLAG,
         origin=ORIGIN_FLAG,
         code=code_version("score_audit"),
     shell:
         "exec python -m workflow_scripts.score_audit --losses {input.losses:q} --oof {input.oof:q}"
         " --index {input.index:q} --manifest {input.manifest:q} --positive {params.positive} {params.settings}"
-        " {params.origin} --output {output.scores:q} --output-figure {output.figure:q} --log {log:q}"
+        " {params.key} {params.origin} --output {output.scores:q} --output-figure {output.figure:q} --log {log:q}"

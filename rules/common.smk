@@ -21,7 +21,8 @@ from workflow_scripts.study.config import (
 from workflow_scripts.study.environment import stay_with_squeue, use_for_stages
 from workflow_scripts.study.label_sets import LabelSet, label_set
 from workflow_scripts.study.locks import cancel_orphans, note_run, remove_stale_locks
-from workflow_scripts.study.manifest import filled_sets, load_manifest
+from workflow_scripts.study.manifest import filled_sets, load_manifest, telling_ids
+from workflow_scripts.study.pseudonyms import read_key
 from workflow_scripts.study.weights import require_files, weight_files
 
 use_for_stages(workflow.basedir)
@@ -42,6 +43,8 @@ try:
     PRETRAINED = study.pretraining_runs(config)
     _frames = load_manifest(config["data"]["manifest"], config["data"])
     REAL_SETS = filled_sets(_frames, config, PRETRAINED)
+    if config["data"]["patient_key"]:
+        read_key(Path(config["data"]["patient_key"]))
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -54,6 +57,12 @@ CLASSES = " ".join(quote(name) for name in DATA["classes"])
 # Phantoms must never pass for patients: everything a person looks at carries this.
 ORIGIN = "PHANTOM" if DATA["source"] == "phantoms" else ""
 ORIGIN_FLAG = f"--origin {ORIGIN}" if ORIGIN else ""
+# Input of every stage that writes the manifest's ids or joins by them: another key means other ids throughout.
+KEY = [DATA["patient_key"]] if DATA["patient_key"] else []
+KEY_FLAG = f"--patient-key {quote(DATA['patient_key'])}" if KEY else ""
+# Jobs of their own read this file too and would repeat it.
+if workflow.is_main_process and not KEY and not ORIGIN and (_warning := telling_ids(_frames)):
+    print(_warning, file=sys.stderr)
 COHORTS = cohorts(config)
 READY_MODEL = config["diffusion"]["model"]
 ASKED_CLASSES = CLASSES if config["diffusion"]["class_conditional"] else ""

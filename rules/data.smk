@@ -8,6 +8,7 @@ localrules:
 rule draw_phantoms:
     input:
         manifest=DATA["manifest"],
+        key=KEY,
     output:
         frames=result("phantoms/frames.csv"),
     log:
@@ -17,12 +18,13 @@ rule draw_phantoms:
     threads: 2
     params:
         root=quote(DATA["root"]),
+        key=KEY_FLAG,
         target=DATA["target_organ"],
         positive=quote(DATA["classes"][1]),
         code=code_version("phantoms"),
     shell:
         "exec python -m workflow_scripts.phantoms frames --manifest {input.manifest:q} --root {params.root}"
-        " --target-organ {params.target} --positive {params.positive} --output {output.frames:q}"
+        " --target-organ {params.target} --positive {params.positive} {params.key} --output {output.frames:q}"
         " --threads {threads} --log {log:q}"
 
 
@@ -32,6 +34,7 @@ rule crop_views:
     input:
         manifest=DATA["manifest"],
         phantoms=frames_of_phantoms,
+        key=KEY,
     output:
         views=result("views/{real_set}.npy"),
         index=result("views/{real_set}.csv"),
@@ -48,7 +51,7 @@ rule crop_views:
         profiles=quote(json.dumps(DATA["crop_profiles"])),
         size=DATA["size"],
         frames=quote(DATA["frames"]),
-        key=f"--patient-key {quote(DATA['patient_key'])}" if DATA["patient_key"] else "",
+        key=KEY_FLAG,
         bad=DATA["on_bad_frame"],
         code=code_version("crop"),
     shell:

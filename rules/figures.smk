@@ -35,6 +35,7 @@ rule draw_frames:
     input:
         manifest=DATA["manifest"],
         phantoms=frames_of_phantoms,
+        key=KEY,
     output:
         figure=report(
             result("figures/figure1.png"),
@@ -49,12 +50,13 @@ rule draw_frames:
     params:
         root=quote(DATA["root"]),
         profiles=quote(json.dumps(DATA["crop_profiles"])),
+        key=KEY_FLAG,
         shown=config["figures"]["frames"],
         blur="" if config["figures"]["blur"] else "--no-blur",
         origin=ORIGIN_FLAG,
         code=code_version("frame_figures"),
     shell:
-        "exec python -m workflow_scripts.frame_figures boxes --manifest {input.manifest:q}"
+        "exec python -m workflow_scripts.frame_figures boxes --manifest {input.manifest:q} {params.key}"
         " --root {params.root} --profiles {params.profiles} --count {params.shown} {params.blur} {params.origin}"
         " --output {output.figure:q} --log {log:q}"
 
@@ -142,6 +144,7 @@ rule draw_votes:
         votes=result("audit/votes.csv"),
         index=result("views/labelled.csv"),
         manifest=DATA["manifest"] if ORIGIN else [],
+        key=KEY if ORIGIN else [],
     output:
         figure=report(
             result("figures/audit_votes.png"),
@@ -155,7 +158,7 @@ rule draw_votes:
         "../envs/evaluation.yaml"
     params:
         # Only phantoms know their true class; the paper's counts belong beside real views only.
-        truth=f"--manifest {quote(DATA['manifest'])}" if ORIGIN else "--reference",
+        truth=f"--manifest {quote(DATA['manifest'])} {KEY_FLAG}" if ORIGIN else "--reference",
         origin=ORIGIN_FLAG,
         code=code_version("audit_figure"),
     shell:

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflow_scripts.cli import run, say, stage_parser
+from workflow_scripts.cli import add_patient_key, run, say, stage_parser
 from workflow_scripts.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--votes", type=Path, required=True, help="CSV of the audit's votes")
     parser.add_argument("--index", type=Path, required=True, help="CSV index of the labelled views")
     parser.add_argument("--manifest", type=Path, help="manifest with the column truth (phantoms)")
+    add_patient_key(parser)
     parser.add_argument("--reference", action="store_true", help="draw the paper's released counts beside")
     parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
     parser.add_argument("--output", type=Path, required=True, help="PNG")
@@ -44,18 +45,18 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(f"{arguments.votes}: no view was evaluated")
     if arguments.reference and evaluations != RELEASED_EVALUATIONS:
         say(f"the paper's counts are left out: they are of {RELEASED_EVALUATIONS} evaluations, these of {evaluations}")
-    wrong = wrong_labels(votes, arguments.manifest) if arguments.manifest else None
+    wrong = wrong_labels(votes, arguments.manifest, arguments.patient_key) if arguments.manifest else None
     figure = votes_figure(
         votes["votes"].to_numpy(), evaluations, wrong, arguments.reference, headline(votes, wrong), arguments.origin
     )
     save(figure, arguments.output)
 
 
-def wrong_labels(votes: pd.DataFrame, manifest: Path) -> np.ndarray:
+def wrong_labels(votes: pd.DataFrame, manifest: Path, key: Path | None = None) -> np.ndarray:
     """Where the label is not the class that was drawn, bool (V,)."""
     from workflow_scripts.study.manifest import true_classes
 
-    return (votes["image_id"].map(true_classes(manifest, votes["image_id"])) != votes["label"]).to_numpy()
+    return (votes["image_id"].map(true_classes(manifest, votes["image_id"], key)) != votes["label"]).to_numpy()
 
 
 def headline(votes: pd.DataFrame, wrong: np.ndarray | None) -> list[str]:

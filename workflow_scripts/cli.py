@@ -117,6 +117,13 @@ def _leaves(section: Settings, prefix: str = "") -> Iterator[tuple[str, Any, Any
             yield prefix + key, kind, default, field.description or ""
 
 
+def add_patient_key(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of the stages that read ids from the manifest."""
+    parser.add_argument(
+        "--patient-key", type=Path, help="file with the secret key of the hashes that replace patient and image ids"
+    )
+
+
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Add what every training takes: device, threads, work directory, time limit and code version."""
     group = parser.add_argument_group("how it runs (never changes what is computed, but for the device's rounding)")

@@ -1,7 +1,7 @@
 """Cut the views of one set out of the raw frames and write them as a view store.
 
 Nothing but the cropped pixels goes on: no metadata of the files, no file names; ids are the manifest's, or with
---patient-key the patients' are keyed hashes of them.
+--patient-key keyed hashes of them, in messages too.
 
     python -m workflow_scripts.crop --manifest data_manifest.csv --root data/frames --set labelled \\
         --target-organ testicle --profiles '{"whole": {"kind": "none"}}' --size 256 \\
@@ -17,11 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workflow_scripts.cli import run, say, stage_parser
+from workflow_scripts.cli import add_patient_key, run, say, stage_parser
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import read_rows
 from workflow_scripts.study.config.names import LABELLED_SET
-from workflow_scripts.study.pseudonyms import pseudonym, read_key
 
 NEEDED = ("image_id", "path", "patient_id", "organ", "label", "device", "side")
 # A view with a larger share of coloured pixels is reported: colour Doppler, or a coloured mark.
@@ -42,9 +41,7 @@ def parser() -> argparse.ArgumentParser:
         default="first",
         help="frames of a clip where the manifest does not say: first, all, every n (default: first)",
     )
-    parser.add_argument(
-        "--patient-key", type=Path, help="file with the secret key of the hashes that replace patient ids"
-    )
+    add_patient_key(parser)
     parser.add_argument("--on-bad-frame", choices=("fail", "skip"), default="fail", help="(default: fail)")
     parser.add_argument("--threads", type=int, default=1, help="threads that decode (default: 1)")
     parser.add_argument("--output-views", type=Path, required=True, help="view store, .npy")
@@ -109,16 +106,9 @@ def rows_of_set(
     return chosen
 
 
-def completed(rows: Sequence[Mapping[str, str]], frames: str, key: bytes | None) -> list[Mapping[str, str]]:
-    """The rows with `frames` wherever the manifest does not say, and patients hashed where there is a key."""
-    return [
-        {
-            **row,
-            "frames": row.get("frames") or frames,
-            "patient_id": pseudonym(row["patient_id"], key) if key else row["patient_id"],
-        }
-        for row in rows
-    ]
+def completed(rows: Sequence[Mapping[str, str]], frames: str) -> list[Mapping[str, str]]:
+    """The rows with `frames` wherever the manifest does not say."""
+    return [{**row, "frames": row.get("frames") or frames} for row in rows]
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -129,14 +119,14 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.size < 1 or arguments.threads < 1:
         raise UserError("--size and --threads must be at least 1")
     profiles = read_profiles(arguments.profiles)
-    manifest = read_manifest(arguments.manifest)
+    manifest = read_manifest(arguments.manifest, arguments.patient_key)
     rows = rows_of_set(manifest, arguments.set, arguments.target_organ, arguments.manifest)
     unknown = sorted({row["device"] for row in rows} - set(profiles))
     if unknown:
         raise UserError(
             f"no crop profile for the device {', '.join(unknown)}; there are: {', '.join(profiles) or 'none'}"
         )
-    rows = completed(rows, arguments.frames, read_key(arguments.patient_key) if arguments.patient_key else None)
+    rows = completed(rows, arguments.frames)
     try:
         count, bad = write_store(
             rows, arguments.root, profiles, arguments.size, arguments.threads, arguments.output_views,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflow_scripts.cli import run, say, stage_parser
+from workflow_scripts.cli import add_patient_key, run, say, stage_parser
 from workflow_scripts.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     boxes = commands.add_parser("boxes", help="figure 1: frames with their crop boxes", allow_abbrev=False)
     boxes.add_argument("--manifest", type=Path, required=True, help="manifest of the study")
+    add_patient_key(boxes)
     boxes.add_argument("--root", type=Path, required=True, help="folder of the frames")
     boxes.add_argument("--profiles", required=True, help="JSON of the config's data.crop_profiles")
     boxes.add_argument("--count", type=int, default=4, help="frames shown (default: 4)")
@@ -78,7 +79,7 @@ def draw_boxes(arguments: argparse.Namespace) -> None:
     from workflow_scripts.imaging.frames import read_frames
     from workflow_scripts.study.manifest import read_manifest
 
-    rows = read_manifest(arguments.manifest)
+    rows = read_manifest(arguments.manifest, arguments.patient_key)
     profiles = json.loads(arguments.profiles)
     by_organ = {
         organ: [row for row in rows if row["organ"] == organ] for organ in dict.fromkeys(r["organ"] for r in rows)

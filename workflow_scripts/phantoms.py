@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from workflow_scripts.cli import progress, run, stage_parser
+from workflow_scripts.cli import add_patient_key, progress, run, stage_parser
 from workflow_scripts.errors import UserError
 
 STAMP = "PHANTOM: drawn by a program, shows no patient"
@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     manifest.add_argument("--output", type=Path, required=True, help="the manifest")
     frames = commands.add_parser("frames", help="draw the frames of a manifest", allow_abbrev=False)
     frames.add_argument("--manifest", type=Path, required=True, help="manifest with the column truth")
+    add_patient_key(frames)
     frames.add_argument("--root", type=Path, required=True, help="folder below which the frames go")
     frames.add_argument("--target-organ", default="testicle", help="organ drawn as a testicle (default: testicle)")
     frames.add_argument(
@@ -86,7 +87,8 @@ def draw_frames(arguments: argparse.Namespace) -> None:
     from workflow_scripts.study.manifest import read_manifest
 
     rows = read_manifest(arguments.manifest)
-    check_rows(rows, arguments.root)
+    named = read_manifest(arguments.manifest, arguments.patient_key)
+    check_rows(named, arguments.root)
     # The old list must not stand for frames that are being redrawn.
     arguments.output.unlink(missing_ok=True)
     draw = partial(
@@ -95,23 +97,24 @@ def draw_frames(arguments: argparse.Namespace) -> None:
     # Spawned: a fork beside the progress bar's thread may hang.
     with ProcessPoolExecutor(arguments.threads, mp_context=get_context("spawn")) as pool:
         digests = list(progress(pool.map(draw, rows, chunksize=8), "drawing phantoms", "frame", total=len(rows)))
-    listed = [{"image_id": row["image_id"], "sha256": digest} for row, digest in zip(rows, digests, strict=True)]
+    listed = [{"image_id": row["image_id"], "sha256": digest} for row, digest in zip(named, digests, strict=True)]
     write_rows(listed, ["image_id", "sha256"], arguments.output)
 
 
 def check_rows(rows: Sequence[Mapping[str, str]], root: Path) -> None:
-    """Refuse to draw over anything that is not a phantom, and rows that do not say what to draw, or twice the same file."""
+    """Refuse to draw over anything that is not a phantom, and rows that do not say what to draw, or twice the same file.
+
+    Messages leave out paths, which may hold ids that the key hides.
+    """
     from PIL import Image, UnidentifiedImageError
 
     problems = [f"{row['image_id']}: the column truth is empty" for row in rows if not row.get("truth")]
     paths = Counter(row["path"] for row in rows)
-    problems += [
-        f"{row['image_id']}: {row['path']} stands in {n} rows" for row in rows if (n := paths[row["path"]]) > 1
-    ]
+    problems += [f"{row['image_id']}: {n} rows have its path" for row in rows if (n := paths[row["path"]]) > 1]
     for row in rows:
         path = root / row["path"]
         if not path.resolve().is_relative_to(root.resolve()) or path.suffix != ".png":
-            problems.append(f"{row['image_id']}: {row['path']} must be a .png below {root}")
+            problems.append(f"{row['image_id']}: its path must be that of a .png below {root}")
         elif path.exists():
             try:
                 with Image.open(path) as image:
@@ -119,7 +122,7 @@ def check_rows(rows: Sequence[Mapping[str, str]], root: Path) -> None:
             except UnidentifiedImageError:
                 is_phantom = False
             if not is_phantom:
-                problems.append(f"{row['image_id']}: {path} exists and is no phantom")
+                problems.append(f"{row['image_id']}: the file at its path exists and is not a phantom")
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems[:20])
         raise UserError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from workflow_scripts.cli import add_settings, run, say, settings, stage_parser
+from workflow_scripts.cli import add_patient_key, add_settings, run, say, settings, stage_parser
 from workflow_scripts.study.config.audit import VoteRule
 
 
@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--index", type=Path, required=True, help="index of the labelled views")
     parser.add_argument("--manifest", type=Path, required=True, help="manifest with the column truth")
+    add_patient_key(parser)
     parser.add_argument("--positive", required=True, help="name of the positive class")
     add_settings(parser, VoteRule)
     parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
@@ -40,7 +41,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     losses, oof = ({str(path): read_csv(path) for path in paths} for paths in (arguments.losses, arguments.oof))
     index = read_csv(arguments.index)
-    truth = index["image_id"].map(true_classes(arguments.manifest, index["image_id"]))
+    truth = index["image_id"].map(true_classes(arguments.manifest, index["image_id"], arguments.patient_key))
     wrong = (truth != index["label"]).to_numpy()
     scores = score_methods(losses, oof, index, wrong, settings(arguments), arguments.positive)
     for row in scores.itertuples():

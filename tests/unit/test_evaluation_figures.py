@@ -20,6 +20,7 @@ from workflow_scripts.evaluation.explanation import (
     spread_over_classes,
 )
 from workflow_scripts.files import read_csv, sha256, write_csv, write_npy
+from workflow_scripts.study.manifest import read_manifest
 from workflow_scripts.training.backbone import Classifier, create_backbone, save_weights
 
 
@@ -87,6 +88,10 @@ def test_audit_stage(tmp_path) -> None:
         "They lie on 2 frames; 1 of these have views that are not suspicious",
         "Planted errors: 4 views; found with precision 0.67, recall 0.50",
     ]
+    (tmp_path / "key").write_text("a secret of sixteen bytes or more")
+    images = [row["image_id"] for row in read_manifest(tmp_path / "manifest.csv", tmp_path / "key")]
+    keyed = votes.assign(image_id=np.repeat(images, 2))
+    assert audit_figure.wrong_labels(keyed, tmp_path / "manifest.csv", tmp_path / "key").tolist() == wrong.tolist()
     write_csv(read_csv(tmp_path / "manifest.csv").assign(truth=""), tmp_path / "manifest.csv")
     with pytest.raises(UserError, match="column truth is missing or empty"):
         audit_figure.main(audit_figure.parser().parse_args([*flags, "--manifest", str(tmp_path / "manifest.csv")]))

@@ -10,6 +10,7 @@ from workflow_scripts import phantoms
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import read_rows
 from workflow_scripts.imaging import phantom
+from workflow_scripts.study.manifest import own_ids
 
 ORGANS, CLASSES = ("testicle", "thyroid"), ("homogeneous", "inhomogeneous")
 
@@ -98,15 +99,32 @@ def test_a_frame_that_is_no_phantom_is_never_overwritten(tmp_path):
     target.parent.mkdir(parents=True)
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(target)
     before = target.read_bytes()
-    with pytest.raises(UserError, match=r"P001_left.*is no phantom"):
+    with pytest.raises(UserError, match=r"P001_left.*is not a phantom"):
         phantoms.main(arguments)
     assert target.read_bytes() == before
     assert not (tmp_path / "frames.csv").exists()
+
+
+def test_with_the_key_the_list_and_the_messages_hold_no_id_and_the_frames_are_the_same(tmp_path):
+    phantoms.main(study(tmp_path, threads=1))
+    plain = read_rows(tmp_path / "frames.csv")
+    (tmp_path / "key").write_text("a secret of sixteen bytes or more")
+    arguments = study(tmp_path, **{"patient-key": str(tmp_path / "key")})
+    phantoms.main(arguments)
+    keyed = read_rows(tmp_path / "frames.csv")
+    assert [row["sha256"] for row in keyed] == [row["sha256"] for row in plain]
+    back = own_ids(arguments.manifest, tmp_path / "key")
+    assert [back[row["image_id"]] for row in keyed] == [row["image_id"] for row in plain]
+    assert not {row["image_id"] for row in keyed} & {row["image_id"] for row in plain}
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "root" / "testicle" / "P001_left.png")
+    with pytest.raises(UserError, match="is not a phantom") as caught:
+        phantoms.main(arguments)
+    assert "P001" not in str(caught.value)
 
 
 def test_two_rows_with_one_path_are_refused(tmp_path):
     arguments = study(tmp_path)
     text = arguments.manifest.read_text()
     arguments.manifest.write_text(text.replace("testicle/P001_right.png", "testicle/P001_left.png"))
-    with pytest.raises(UserError, match="stands in 2 rows"):
+    with pytest.raises(UserError, match="P001_left: 2 rows have its path"):
         phantoms.main(arguments)

@@ -20,6 +20,7 @@ from workflow_scripts import crop
 from workflow_scripts.cli import run
 from workflow_scripts.files import read_csv, read_npy
 from workflow_scripts.imaging import store
+from workflow_scripts.study.manifest import own_ids
 
 NAME = "Mustermann"
 TWO_BOXES = {"kind": "boxes", "boxes": [[30, 10, 40, 40], [30, 60, 40, 40]], "views": ["transverse", "sagittal"]}
@@ -324,6 +325,43 @@ def test_patients_are_hashed_with_the_key(study: Study):
     key.write_text("short")
     assert "has 5 bytes; it needs at least 16" in study.fails(patient_key=str(key))
     assert "(data.patient_key) does not exist" in study.fails(patient_key=str(study.folder / "absent"))
+
+
+def test_with_the_key_no_id_of_the_manifest_is_written_anywhere(study: Study):
+    """Views, index, messages about bad and coloured frames; a frame is found again by the key."""
+    key = study.folder / "key"
+    key.write_text("an old secret of sixteen bytes and more")
+    doppler = np.stack([noise(1)] * 3, -1)
+    doppler[40:60, 20:40] = (200, 30, 10)
+    study.add(f"{NAME}_colour", doppler, patient_id=NAME)
+    study.add(f"{NAME}_clip", clip(10, 20), "tif", device="whole", patient_id=NAME, frames="all")
+    study.add("unrelated7", noise(2), patient_id=f"{NAME}2")
+    study.add(f"{NAME}_broken", b"no picture", patient_id=NAME)
+    study.add(f"{NAME}_gone", noise(4), patient_id=NAME)
+    study.add(NAME, noise(5), label="", patient_id="")
+    (study.root / f"{NAME}_gone.png").unlink()
+    refused = study.fails(patient_key=str(key))
+    study.crop(patient_key=str(key), on_bad_frame="skip")
+    said = study.said()
+    back = own_ids(study.manifest, key)
+    named = {back[word.strip(":")] for word in refused.split() if word.strip(":") in back}
+    assert named == {f"{NAME}_broken", f"{NAME}_gone"}
+    assert "skipped 2 of 5 files" in said
+    index = read_csv(study.index)
+    assert [back[image] for image in index.image_id] == [f"{NAME}_colour"] * 2 + [f"{NAME}_clip"] * 2 + [
+        "unrelated7"
+    ] * 2
+    assert [back[patient] for patient in index.patient_id] == [NAME] * 4 + [f"{NAME}2"] * 2
+    parts = [view.split("#")[0].split("@")[0] for view in index.view_id]
+    assert parts == index.image_id.tolist()
+    assert f"(Doppler?): {index.view_id[0]}" in said
+    written = [refused, said, study.index.read_text(), study.views.read_bytes().decode("latin-1")]
+    study.crop("testicle", patient_key=str(key))
+    assert [back[image] for image in read_csv(study.index).image_id] == [NAME] * 2
+    written += [study.said(), study.index.read_text()]
+    for text in written:
+        assert NAME.lower() not in text.lower()
+        assert "unrelated7" not in text
 
 
 def test_colour_doppler_is_reported(study: Study):

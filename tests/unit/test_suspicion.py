@@ -1,5 +1,7 @@
 """Scores of suspicious labels against their definitions and cleanlab; testicles; the sweep; the score of the audit."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ from cleanlab.rank import get_label_quality_scores
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
+from workflow_scripts import score_audit
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.audit_figures import scores_figure, sweep_figure
 from workflow_scripts.evaluation.audit_scores import score_methods
@@ -14,7 +17,9 @@ from workflow_scripts.evaluation.controls import random_decisions
 from workflow_scripts.evaluation.suspicion import METHODS, bar, judge, label_scores
 from workflow_scripts.evaluation.testicles import numbered_testicles
 from workflow_scripts.evaluation.votes import class_bias, count_votes, discordant_testicles, sweep
+from workflow_scripts.files import write_csv
 from workflow_scripts.study.config.audit import VoteRule
+from workflow_scripts.study.manifest import own_ids
 
 PATIENTS = 40
 PAPER = VoteRule()
@@ -193,6 +198,33 @@ def test_the_score_of_an_audit() -> None:
     with pytest.raises(UserError, match="0 of 160 labels are wrong"):
         score_methods(losses, oof, index, np.zeros(len(index), bool), PAPER, "pos", draws=5)
     assert scores_figure(table, int(wrong.sum()), len(wrong), "PHANTOM").axes
+
+
+def test_the_stage_finds_the_drawn_classes_with_and_without_the_key(tmp_path: Path) -> None:
+    losses, oof, index, wrong = study()
+    other = index["label"].map({"pos": "neg", "neg": "pos"})
+    frames = index.assign(truth=np.where(wrong, other, index["label"])).drop_duplicates("image_id")
+    write_csv(frames[["image_id", "patient_id", "truth"]], tmp_path / "manifest.csv")
+    (tmp_path / "key").write_text("a secret of sixteen bytes or more")
+    for name, tables in (("losses", losses), ("oof", oof)):
+        for run, table in tables.items():
+            write_csv(table, tmp_path / f"{name}_{run}.csv")
+    keyed = {own: hidden for hidden, own in own_ids(tmp_path / "manifest.csv", tmp_path / "key").items()}
+
+    def scores(images: pd.Series, *key: str) -> bytes:
+        write_csv(index.assign(image_id=images), tmp_path / "index.csv")
+        files = [
+            "--losses", *sorted(map(str, tmp_path.glob("losses_*"))), "--oof", *sorted(map(str, tmp_path.glob("oof_*"))),
+            "--index", str(tmp_path / "index.csv"), "--manifest", str(tmp_path / "manifest.csv"), *key,
+        ]  # fmt: skip
+        outputs = ["--output", str(tmp_path / "s.csv"), "--output-figure", str(tmp_path / "s.png")]
+        score_audit.main(score_audit.parser().parse_args([*files, "--positive", "pos", *outputs]))
+        return (tmp_path / "s.csv").read_bytes()
+
+    hidden = index["image_id"].map(keyed)
+    assert scores(index["image_id"]) == scores(hidden, "--patient-key", str(tmp_path / "key"))
+    with pytest.raises(UserError, match="column truth is missing"):
+        scores(hidden)
 
 
 def test_scores_agree_on_what_is_hard() -> None:

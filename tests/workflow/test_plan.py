@@ -79,6 +79,36 @@ def test_mistakes_in_config_and_manifest_stop_a_dry_run_with_their_lines(tmp_pat
     assert "typo.yaml line 3, finetuning.recipe.epoch: unknown key 'epoch'" in output
 
 
+def test_image_ids_that_contain_patient_ids_are_warned_about_once_and_not_with_a_key(tmp_path: Path):
+    rows = [HEADER]
+    for patient in ("P001", "P002", "P003", "P004"):
+        rows.append(
+            [f"{patient}_left", f"{patient}.png", patient, "testicle", "homogeneous", "esaote_mylab", "left", ""]
+        )
+    rows += [[f"U_{organ}", f"{organ}.png", "", organ, "", "esaote_mylab", "", ""] for organ in ("testicle", "thyroid")]
+    with (tmp_path / "data_manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    study = Study(tmp_path, []).change("files", {"data": {"source": "files"}})
+    output = study.snakemake("--dry-run", "crop")
+    assert output.count("warning: 4 image ids contain their patient id (for example P001_left)") == 1
+    keyed = study.change("key", {"data": {"patient_key": "key"}})
+    assert "the key file key (data.patient_key) does not exist" in keyed.snakemake("--dry-run", "crop", check=False)
+    (tmp_path / "key").write_text("a secret of sixteen bytes or more")
+    assert "image ids contain" not in keyed.snakemake("--dry-run", "crop")
+
+
+def test_every_stage_that_reads_the_manifest_gets_the_key(tmp_path: Path):
+    (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
+    (tmp_path / "key").write_text("a secret of sixteen bytes or more")
+    study = Study(tmp_path, []).change("key", {"data": {"patient_key": "key"}})
+    output = study.snakemake("--dry-run", "--printshellcmds", "all", "results/audit/scores.csv")
+    commands = [line for line in output.splitlines() if "exec python -m" in line and "--manifest" in line]
+    stages = {command.partition("-m workflow_scripts.")[2].split()[0] for command in commands}
+    assert stages == {"phantoms", "crop", "frame_figures", "score_audit", "audit_figure"}
+    assert all("--patient-key key" in command for command in commands)
+    assert "image ids contain" not in output  # phantoms are nobody's
+
+
 def test_missing_weights_stop_a_run_before_its_first_job(tmp_path: Path):
     (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
     nowhere = {"initialisations": {"imagenet": {"url": "https://127.0.0.1:9/resnet18-f37072fd.pth"}}}

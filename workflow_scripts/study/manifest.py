@@ -11,6 +11,7 @@ from typing import Any
 
 from workflow_scripts.errors import UserError
 from workflow_scripts.study.config.names import LABELLED_SET
+from workflow_scripts.study.pseudonyms import ID_COLUMNS, hide_ids, read_key
 
 # The columns (docs/data.md explains them) and what their cells must match. Further columns are free and are kept out of
 # every artefact.
@@ -28,10 +29,12 @@ PATTERNS = {
 SHOWN = 30
 
 
-def read_manifest(path: str | Path) -> list[dict[str, str]]:
+def read_manifest(path: str | Path, key: Path | None = None) -> list[dict[str, str]]:
     """The rows of a manifest (comma or semicolon separated, UTF-8, with or without a byte-order mark), cells stripped.
 
-    Raises `UserError` when the file is missing, no UTF-8, or has a ragged row.
+    With `key`, a file that holds a secret key, patient and image ids are replaced by pseudonyms; every stage that writes
+    ids, or puts them in messages, reads the manifest this way. Raises `UserError` when the file is missing, no UTF-8,
+    or has a ragged row.
     """
     path = Path(path)
     try:
@@ -42,12 +45,31 @@ def read_manifest(path: str | Path) -> list[dict[str, str]]:
         raise UserError(f"the manifest {path} is not UTF-8; save it as CSV UTF-8") from None
     header = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text), delimiter=";" if header.count(";") > header.count(",") else ",")
+    secret = read_key(key) if key else b""
     rows = []
     for row in reader:
         if None in row or None in row.values():
             raise UserError(f"{path} line {reader.line_num}: the row has another number of cells than the header")
-        rows.append({key.strip(): value.strip() for key, value in row.items()})
+        cells = {column.strip(): cell.strip() for column, cell in row.items()}
+        rows.append(hide_ids(cells, secret) if secret else cells)
     return rows
+
+
+def own_ids(path: str | Path, key: str | Path) -> dict[str, str]:
+    """The manifest's own ids by their pseudonyms, patients' and images': the way back for who holds the key."""
+    pairs = zip(read_manifest(path, Path(key)), read_manifest(path), strict=True)
+    return {hidden[column]: own[column] for hidden, own in pairs for column in ID_COLUMNS if own[column]}
+
+
+def telling_ids(rows: Iterable[Mapping[str, str]]) -> str:
+    """A warning where image ids contain the id of their patient, in upper or lower case, or ""."""
+    telling = [row for row in rows if row["patient_id"] and row["patient_id"].lower() in row["image_id"].lower()]
+    if not telling:
+        return ""
+    return (
+        f"warning: {len(telling)} image ids contain their patient id (for example {telling[0]['image_id']}), and views are "
+        "named after images in every artefact; data.patient_key replaces both by keyed hashes (docs/data.md)"
+    )
 
 
 def load_manifest(path: str | Path, data: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -99,9 +121,12 @@ def _problems(rows: list[dict[str, str]], data: Mapping[str, Any]) -> Iterator[s
             yield f"line {line}, column truth: a phantom needs the class to draw ({', '.join(data['classes'])})"
 
 
-def true_classes(path: str | Path, images: Iterable[str]) -> dict[str, str]:
-    """The class that each of the phantoms `images` was drawn with; raises `UserError` where the manifest does not say."""
-    truth = {row["image_id"]: row.get("truth", "") for row in read_manifest(path)}
+def true_classes(path: str | Path, images: Iterable[str], key: Path | None = None) -> dict[str, str]:
+    """The class that each of the phantoms `images` was drawn with, by image id; with `key`, ids are pseudonyms.
+
+    Raises `UserError` where the manifest does not say.
+    """
+    truth = {row["image_id"]: row.get("truth", "") for row in read_manifest(path, key)}
     missing = sorted({image for image in images if not truth.get(image)})
     if missing:
         raise UserError(

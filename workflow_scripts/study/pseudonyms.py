@@ -1,9 +1,10 @@
-"""Keyed hashes in place of patient ids."""
+"""Keyed hashes in place of the manifest's ids."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from pathlib import Path
 
 from workflow_scripts.errors import UserError
@@ -11,6 +12,8 @@ from workflow_scripts.errors import UserError
 # A shorter key could be found by trying.
 SHORTEST_KEY = 16
 DIGITS = 16
+# The columns that hold ids, and what each is hashed as.
+ID_COLUMNS = {"patient_id": "patient", "image_id": "image"}
 
 
 def read_key(path: Path) -> bytes:
@@ -27,9 +30,19 @@ def read_key(path: Path) -> bytes:
     return key
 
 
-def pseudonym(patient_id: str, key: bytes) -> str:
-    """The first 16 hexadecimal digits of HMAC-SHA-256 of a patient id; an empty id stays empty.
+def pseudonym(kind: str, own_id: str, key: bytes) -> str:
+    """The first 16 hexadecimal digits of HMAC-SHA-256 of an id and its kind (`patient`, `image`); "" stays "".
 
-    The same patient gets the same pseudonym in every set, and without the key none can be traced or tried out.
+    An id gets the same pseudonym in every set; a patient and an image of the same id get different ones. Without the
+    key, guessed ids cannot be compared with pseudonyms.
     """
-    return hmac.new(key, patient_id.encode(), hashlib.sha256).hexdigest()[:DIGITS] if patient_id else ""
+    # No id holds a NUL, so no two pairs of kind and id make the same text.
+    return hmac.new(key, f"{kind}\0{own_id}".encode(), hashlib.sha256).hexdigest()[:DIGITS] if own_id else ""
+
+
+def hide_ids(row: Mapping[str, str], key: bytes) -> dict[str, str]:
+    """A row of a manifest with pseudonyms for its patient and image id, and its other cells as they are."""
+    return {
+        column: pseudonym(ID_COLUMNS[column], cell, key) if column in ID_COLUMNS else cell
+        for column, cell in row.items()
+    }

@@ -66,8 +66,8 @@ class Data(Settings):
     )
     patient_key: str = Field(
         "",
-        description="File with a secret key; patient ids are then replaced by keyed hashes before anything is "
-        "written. Empty keeps the manifest's.",
+        description="File with a secret key; patient and image ids are then replaced by keyed hashes in every artefact "
+        "and log. Empty keeps the manifest's.",
     )
     on_bad_frame: Literal["fail", "skip"] = Field(
         "fail",
