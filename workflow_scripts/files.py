@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -187,6 +186,8 @@ def verify_recorded_sha256(path: str | Path) -> None:
 
 def refuse_torchscript(path: str | Path, name: str | Path = "") -> None:
     """Raise `UserError` where `path` (called `name`, if given) is TorchScript: a program, which could do anything."""
+    import zipfile
+
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.partition("/")[2] for name in archive.namelist()}

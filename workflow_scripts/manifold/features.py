@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.files import verify_recorded_sha256
+from workflow_scripts.files import refuse_torchscript, verify_recorded_sha256
 
 INPUT_MEAN, INPUT_STD = 0.5, 0.25
 
@@ -92,16 +92,18 @@ def load_inception(weights: Path, device: torch.device) -> Network:
     from cleanfid.resize import build_resizer
 
     from workflow_scripts.manifold.inception import fid_inception
-    from workflow_scripts.training.backbone import read_weights
 
+    verify_recorded_sha256(_existing(weights))
+    refuse_torchscript(weights)
     resize = build_resizer("clean")
     model = fid_inception()
     try:
-        model.load_state_dict(read_weights(_existing(weights)), strict=True)
-    except RuntimeError as error:
+        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True), strict=True)
+    except Exception as error:  # a damaged pickle fails in any way; torch's own advice would be to execute it
         raise UserError(
-            f"{weights} does not hold the weights of the FID Inception network (torch-fidelity's or pytorch-fid's file): "
-            f"{_short(error)}. Fetch it again, see embedding.inception in config.yaml"
+            f"{weights} does not hold the weights of the FID Inception network alone, as torch-fidelity and pytorch-fid "
+            f"publish them ({type(error).__name__}); nothing of it was executed. Fetch it again, see embedding.inception in "
+            "config.yaml"
         ) from error
     model.fc = torch.nn.Identity()
     model.to(device).eval()
