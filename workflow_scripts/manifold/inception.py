@@ -1,8 +1,7 @@
 """The Inception v3 of the FID: torchvision's, but for how the network that TensorFlow published in 2015 pools.
 
 Its weights are a plain state dictionary (torch-fidelity and pytorch-fid publish the same file), so that no program has to
-be run to get the network, as NVIDIA's TorchScript file would be. Given the same images, features differ from those of
-that file by rounding alone.
+be run to get the network, as NVIDIA's TorchScript file would be. A test compares the network with torch-fidelity's.
 """
 
 from __future__ import annotations
