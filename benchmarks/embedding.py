@@ -1,8 +1,8 @@
 """Images per second of embedding, beside clean-fid's own loop over a folder of images, with the same network.
 
-The network is torchvision's Inception v3 with random weights in the layout of the FID network's TorchScript file, which is
-not shipped; speed does not depend on the weights. Ours reads a store; clean-fid decodes PNG files. Both resize with
-clean-fid's filter to 299 x 299 and must give the same features.
+The network is the FID's Inception v3 with random weights, a state dictionary for ours and in the layout of NVIDIA's
+TorchScript file for clean-fid; the published weights are not shipped, and speed does not depend on them. Ours reads a
+store; clean-fid decodes PNG files. Both resize with clean-fid's filter to 299 x 299 and must give the same features.
 
     python -m benchmarks.embedding
 """
@@ -17,28 +17,26 @@ from typing import Any
 
 from benchmarks.measure import large_convolution, matrix_product, memory_of_each, paired, write_result
 
-WEIGHTS = "inception-2015-12-05.pt"
-TRUNK = (
-    "Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2",
-    "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b",
-    "Mixed_7c", "avgpool",
-)  # fmt: skip
+WEIGHTS, TORCHSCRIPT = "inception.pth", "inception-2015-12-05.pt"
 
 
-def write_network(file: Path) -> float:
-    """Write the TorchScript file; the operations of one image."""
+def write_network(folder: Path) -> float:
+    """Write our file and clean-fid's; the operations of one image."""
     import torch
-    import torchvision
     from torch.utils.flop_counter import FlopCounterMode
 
+    from workflow_scripts.manifold.inception import fid_inception
+
     torch.manual_seed(0)
-    whole = torchvision.models.inception_v3(weights=None, init_weights=False, aux_logits=False)
-    layers = torch.nn.Sequential(*(getattr(whole, name) for name in TRUNK)).eval()
+    network = fid_inception().eval()
+    torch.save(network.state_dict(), folder / WEIGHTS)
+    network.fc = torch.nn.Identity()
+    image = torch.zeros(1, 3, 299, 299)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        layers(torch.zeros(1, 3, 299, 299))
+        network(image)
     outside = torch.nn.Module()
-    outside.layers = layers
-    torch.jit.script(outside).save(str(file))
+    outside.layers = torch.jit.trace(network, image)
+    torch.jit.script(outside).save(str(folder / TORCHSCRIPT))
     return float(counter.get_total_flops())
 
 
@@ -52,7 +50,7 @@ def prepare(folder: Path, images: int, size: int) -> float:
     (folder / "images").mkdir()
     for i, view in enumerate(views):
         Image.fromarray(view).convert("RGB").save(folder / "images" / f"{i:05}.png")
-    return write_network(folder / WEIGHTS)
+    return write_network(folder)
 
 
 def sides(folder: Path, batch_size: int, threads: int) -> dict[str, Callable[[], Any]]:

@@ -5,7 +5,7 @@ One process embeds several stores with one network, because starting torch costs
 alike, and embeds the first store, the second and planted copies of the views that the generator saw. Finished blocks of
 views survive an interruption.
 
-    python -m workflow_scripts.embed --network inception --weights weights/inception-2015-12-05.pt \\
+    python -m workflow_scripts.embed --network inception --weights weights/weights-inception-2015-12-05-6726825d.pth \\
         --views results/views/labelled.npy results/views/synthetic.npy \\
         --output results/embedding/labelled.npy results/embedding/synthetic.npy --work-dir work/embedding
 """
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         "--weights",
         type=Path,
         required=True,
-        help="its file: TorchScript Inception, backbone.safetensors, or those of a timm network",
+        help="its file: Inception's state dictionary, backbone.safetensors, or those of a timm network",
     )
     parser.add_argument("--backbone", default="resnet18", help="timm network of an encoder or timm (default: resnet18)")
     parser.add_argument("--views", type=Path, nargs="+", required=True, help="uint8 stores (N, side, side)")

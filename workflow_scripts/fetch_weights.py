@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from workflow_scripts.cli import run, say, stage_parser
 from workflow_scripts.errors import UserError
-from workflow_scripts.files import atomic_path, recorded_sha256, sha256, sha256_record, write_text
+from workflow_scripts.files import atomic_path, recorded_sha256, refuse_torchscript, sha256, sha256_record, write_text
 
 SCHEMES = ("https", "file")
 CHUNK = 1 << 20
@@ -99,7 +99,8 @@ def fetch(url: str, output: Path, expected: str) -> str:
 def check(file: Path, output: Path, expected: str) -> str:
     """The SHA-256 of `file`, which is or shall become `output`.
 
-    Raises `UserError` unless it is the expected one, where one is known, and begins as the file's name says, if so.
+    Raises `UserError` unless it is the expected one, where one is known, and begins as the file's name says, if so; and
+    if the file is TorchScript.
     """
     digest = sha256(file)
     verdict = "it is another file, or damaged, and is not used"
@@ -111,6 +112,7 @@ def check(file: Path, output: Path, expected: str) -> str:
         raise UserError(
             f"{output} has the SHA-256 {digest}, not one beginning with {named[1]} as its name says: {verdict}"
         )
+    refuse_torchscript(file, output)
     return digest
 
 

@@ -182,3 +182,19 @@ def verify_recorded_sha256(path: str | Path) -> None:
             f"{path} has the SHA-256 {actual}, but {sha256_record(path)} records {recorded}: the file has changed "
             f"since it was fetched. Fetch it again, or delete {sha256_record(path)} if the change is meant"
         )
+
+
+def refuse_torchscript(path: str | Path, name: str | Path = "") -> None:
+    """Raise `UserError` where `path` (called `name`, if given) is TorchScript: a program, which could do anything."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2] for name in archive.namelist()}
+    except zipfile.BadZipFile:
+        return
+    if "constants.pkl" in names:  # what torch itself tells TorchScript by
+        raise UserError(
+            f"{name or path} is TorchScript, which is a program and is never run here, whatever its checksum; name a file of "
+            "weights alone (a state dictionary) in the config. For embedding.inception that is the default"
+        )

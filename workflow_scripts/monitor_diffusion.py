@@ -7,7 +7,8 @@ which cannot be copies; `excess`, the difference, with its 95 % interval `excess
 
     python -m workflow_scripts.monitor_diffusion --model diffusion/trained --views views/labelled.npy \\
         --index views/labelled.csv --holdout diffusion/holdout.csv --network inception \\
-        --weights weights/inception-2015-12-05.pt --output diffusion/monitor.csv --work-dir work/monitor
+        --weights weights/weights-inception-2015-12-05-6726825d.pth --output diffusion/monitor.csv \\
+        --work-dir work/monitor
 """
 
 from __future__ import annotations

@@ -101,6 +101,8 @@ def main(arguments: argparse.Namespace) -> None:
 def load_model(folder: Path, threads: int) -> Model:
     """The classifier in `folder`; `UserError` where a file is absent or not the one that was written with it."""
     import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidProtobuf
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     from workflow_scripts.files import read_json
@@ -113,8 +115,13 @@ def load_model(folder: Path, threads: int) -> Model:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(folder / ONNX, options, providers=["CPUExecutionProvider"])
-    return Model(facts, session, load_file(folder / REFERENCE))
+    try:
+        session = onnxruntime.InferenceSession(folder / ONNX, options, providers=["CPUExecutionProvider"])
+        return Model(facts, session, load_file(folder / REFERENCE))
+    except (InvalidProtobuf, SafetensorError) as error:
+        raise UserError(
+            f"{folder}: {ONNX} or {REFERENCE} is a file of another kind ({error}); copy the folder again"
+        ) from error
 
 
 def require_unchanged(folder: Path, name: str, facts: Mapping[str, Any]) -> None:

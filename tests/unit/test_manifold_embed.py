@@ -10,38 +10,22 @@ from safetensors.torch import save_file
 from workflow_scripts import embed
 from workflow_scripts.errors import UserError
 from workflow_scripts.manifold.features import load_encoder, load_inception
+from workflow_scripts.manifold.inception import fid_inception
 from workflow_scripts.training import work as work_module
 
 CPU = torch.device("cpu")
 
 
-class Layers(torch.nn.Module):
-    """In place of Inception's layers: normalised images (B, 3, 299, 299) to (B, 2048, 1, 1)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution = torch.nn.Conv2d(3, 2048, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.convolution(torch.nn.functional.adaptive_avg_pool2d(torch.relu(x), 1))
-
-
-class Inception(torch.nn.Module):
-    """The outside of the FID network's TorchScript: `layers`, and a call with `return_features`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = Layers()
-
-    def forward(self, x: torch.Tensor, return_features: bool = False) -> torch.Tensor:
-        return self.layers((x - 128) / 128).flatten(1)
-
-
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in the layout that torch-fidelity and pytorch-fid publish."""
     torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("weights") / "some name.pt"
-    torch.jit.script(Inception()).save(str(file))
+    network = fid_inception()
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    file = tmp_path_factory.mktemp("weights") / "some name.pth"
+    torch.save(network.state_dict(), file)
     return file
 
 
@@ -91,14 +75,26 @@ def test_inception_is_resized_and_normalised_as_clean_fid_does(inception: Path, 
     from PIL import Image
 
     stored = np.load(views[0])
-    network = torch.jit.load(str(inception))
+    network = fid_inception()
+    network.load_state_dict(torch.load(inception, weights_only=True))
+    network.fc = torch.nn.Identity()
     resized = np.stack(
         [np.asarray(Image.fromarray(v.astype(np.float32)).resize((299, 299), Image.Resampling.BICUBIC)) for v in stored]
     )
-    images = torch.from_numpy(resized.clip(0, 255))[:, None].expand(-1, 3, -1, -1)
+    images = (torch.from_numpy(resized.clip(0, 255))[:, None].expand(-1, 3, -1, -1) - 128) / 128
     with torch.inference_mode():
-        expected = network(images, return_features=True).numpy()
+        expected = network.eval()(images).numpy()
     np.testing.assert_allclose(load_inception(inception, CPU)(stored), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_inception_is_torch_fidelitys_network(inception: Path) -> None:
+    fidelity = pytest.importorskip("torch_fidelity", reason="torch-fidelity is in the group bench")
+    theirs = fidelity.FeatureExtractorInceptionV3("theirs", ["2048"], feature_extractor_weights_path=str(inception))
+    # Of the network's own size, so that neither side's resizing plays a part.
+    views = np.random.default_rng(0).integers(0, 256, (2, 299, 299)).astype(np.uint8)
+    with torch.inference_mode():
+        expected = theirs(torch.from_numpy(views)[:, None].repeat(1, 3, 1, 1))[0].numpy()
+    np.testing.assert_allclose(load_inception(inception, CPU)(views), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_encoder_sees_what_fine_tuning_sees(encoder: Path, views: list[Path]) -> None:
@@ -119,14 +115,17 @@ def test_wrong_weights_are_refused(inception: Path, encoder: Path, tmp_path: Pat
         load_inception(tmp_path / "none.pt", CPU)
     with pytest.raises(UserError, match="does not exist"):
         load_encoder("resnet18", tmp_path / "none.safetensors", CPU)
-    with pytest.raises(UserError, match="not the TorchScript FID Inception"):
+    with pytest.raises(UserError, match="does not hold the weights of the FID Inception network"):
         load_inception(encoder, CPU)
-    (tmp_path / "cut.pt").write_bytes(inception.read_bytes()[:1000])
-    with pytest.raises(UserError, match="not the TorchScript FID Inception"):
-        load_inception(tmp_path / "cut.pt", CPU)
-    torch.jit.script(Layers()).save(str(tmp_path / "other.pt"))
-    with pytest.raises(UserError, match="not the TorchScript FID Inception"):
-        load_inception(tmp_path / "other.pt", CPU)
+    (tmp_path / "cut.pth").write_bytes(inception.read_bytes()[:1000])
+    with pytest.raises(UserError, match="does not hold the weights of the FID Inception network"):
+        load_inception(tmp_path / "cut.pth", CPU)
+    network = torch.load(inception, weights_only=True)
+    torch.save(
+        {key: value for key, value in network.items() if key != "Mixed_7c.branch_pool.bn.bias"}, tmp_path / "less.pth"
+    )
+    with pytest.raises(UserError, match="does not hold the weights of the FID Inception network"):
+        load_inception(tmp_path / "less.pth", CPU)
     with pytest.raises(UserError, match="does not hold the weights of resnet10t"):
         load_encoder("resnet10t", encoder, CPU)
     with pytest.raises(UserError, match="does not hold"):

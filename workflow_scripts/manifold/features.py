@@ -1,6 +1,6 @@
 """Embedding networks: what turns views into the features of the manifold.
 
-`inception`: the TorchScript FID network as clean-fid loads, resizes for and calls it ("clean" mode, 2048 features).
+`inception`: the FID network on images that are resized and normalised as clean-fid does ("clean" mode, 2048 features).
 `timm`: a network of timm with its own input size and normalisation, from a file brought by hand.
 `encoder`: a backbone pretrained by this workflow, seen as fine-tuning sees it (input (x/255 - 0.5) / 0.25).
 Features are float32 and do not depend on the batch size but for the last bits of float32 sums.
@@ -8,7 +8,6 @@ Features are float32 and do not depend on the batch size but for the last bits o
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,10 +15,9 @@ import numpy as np
 import torch
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.files import verify_recorded_sha256
+from workflow_scripts.files import refuse_torchscript, verify_recorded_sha256
 
 INPUT_MEAN, INPUT_STD = 0.5, 0.25
-INCEPTION_SIDE = 299
 
 # A network takes uint8 views (B, side, side) on the CPU and gives float32 features (B, D) on the CPU.
 Network = Callable[[np.ndarray], np.ndarray]
@@ -90,30 +88,31 @@ def load_timm(model_name: str, weights: Path, device: torch.device) -> Network:
 
 
 def load_inception(weights: Path, device: torch.device) -> Network:
-    """clean-fid's Inception from a local file (inception-2015-12-05.pt); nothing is downloaded."""
-    from cleanfid.inception_torchscript import InceptionV3W
+    """The FID network with weights from a local state dictionary; nothing is downloaded, and nothing in the file is run."""
     from cleanfid.resize import build_resizer
 
+    from workflow_scripts.manifold.inception import fid_inception
+
+    verify_recorded_sha256(_existing(weights))
+    refuse_torchscript(weights)
     resize = build_resizer("clean")
-    source = _existing(weights).resolve()
-    verify_recorded_sha256(weights)
-    # clean-fid looks for a fixed name inside a folder.
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "inception-2015-12-05.pt").symlink_to(source)
-        try:
-            model = InceptionV3W(folder, download=False).to(device).eval()
-            with torch.inference_mode():
-                model(torch.zeros(1, 3, INCEPTION_SIDE, INCEPTION_SIDE, device=device))
-        except (RuntimeError, AttributeError) as error:
-            raise UserError(
-                f"{weights} is not the TorchScript FID Inception network (inception-2015-12-05.pt): {_short(error)}. "
-                "Fetch it again, see embedding.inception in config.yaml"
-            ) from error
+    model = fid_inception()
+    try:
+        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True), strict=True)
+    except Exception as error:  # a damaged pickle fails in any way; torch's own advice would be to execute it
+        raise UserError(
+            f"{weights} does not hold the weights of the FID Inception network alone, as torch-fidelity and pytorch-fid "
+            f"publish them ({type(error).__name__}); nothing of it was executed. Fetch it again, see embedding.inception in "
+            "config.yaml"
+        ) from error
+    model.fc = torch.nn.Identity()
+    model.to(device).eval()
 
     @torch.inference_mode()
     def network(views: np.ndarray) -> np.ndarray:
-        images = np.stack([resize(np.repeat(view[:, :, None], 3, axis=2)) for view in views])
-        return model(torch.from_numpy(images).to(device).permute(0, 3, 1, 2)).float().cpu().numpy()
+        resized = np.stack([resize(np.repeat(view[:, :, None], 3, axis=2)) for view in views])
+        images = torch.from_numpy(resized).to(device).permute(0, 3, 1, 2)
+        return model((images - 128) / 128).float().cpu().numpy()
 
     return network
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.errors import UserError
+from workflow_scripts.files import recorded_sha256, refuse_torchscript, sha256
 from workflow_scripts.study.config.names import BASELINES, TABLES
 
 # Downloads are made by a rule only into this folder; a file elsewhere is brought by hand.
@@ -56,13 +57,16 @@ def weight_files(config: Mapping[str, Any]) -> dict[str, WeightFile]:
 
 
 def require_files(config: Mapping[str, Any], needed: Collection[str]) -> None:
-    """Raise `UserError` unless every needed file of weights is here or its URL answers.
+    """Raise `UserError` unless every needed file of weights is here, and the one that was meant, or its URL answers.
 
     `needed` are the paths that the planned jobs read or make; files of weights among them are looked at, others ignored.
     """
     problems = []
     for weight in weight_files(config).values():
-        if weight.file not in needed or Path(weight.file).is_file():
+        if weight.file not in needed:
+            continue
+        if Path(weight.file).is_file():
+            _require_meant(weight)
             continue
         reason = _unreachable(weight.url) if weight.file.startswith(FOLDER) else f"it lies outside {FOLDER}"
         if reason:
@@ -75,6 +79,18 @@ def require_files(config: Mapping[str, Any], needed: Collection[str]) -> None:
             )
     if problems:
         raise UserError("networks that this run needs are not at hand:\n" + "\n".join(problems))
+
+
+def _require_meant(weight: WeightFile) -> None:
+    refuse_torchscript(weight.file)
+    # Stages compare the file with the record; it is read here only where the record does not say what the config does.
+    if weight.sha256 in ("", recorded_sha256(weight.file)):
+        return
+    if (digest := sha256(weight.file)) != weight.sha256:
+        raise UserError(
+            f"{weight.file} has the SHA-256 {digest}, but the config expects {weight.sha256}: it is another file, or "
+            "damaged; replace it, or correct the checksum in the config if this file is meant"
+        )
 
 
 def _unreachable(url: str) -> str:

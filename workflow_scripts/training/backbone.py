@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.files import atomic_path, verify_recorded_sha256
+from workflow_scripts.files import atomic_path, refuse_torchscript, verify_recorded_sha256
 from workflow_scripts.training.randomness import philox
 
 LAYOUTS = ("scratch", "torchvision", "uscl", "timm")
@@ -84,11 +84,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The named tensors of a .safetensors file or of what `torch.save` wrote; nothing else in it is unpickled.
 
     A state dictionary among other entries is unwrapped, and DataParallel's `module.` is dropped. A checksum recorded
-    beside the file (`<file>.sha256`) must hold. Raises `UserError` on files that are absent, damaged or something else.
+    beside the file (`<file>.sha256`) must hold. Raises `UserError` on files that are absent, damaged or something else,
+    TorchScript among them.
     """
     if not path.is_file():
         raise UserError(f"weights {path} do not exist; bring the file, or correct its path in the config")
     verify_recorded_sha256(path)
+    refuse_torchscript(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

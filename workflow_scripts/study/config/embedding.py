@@ -13,14 +13,19 @@ class Inception(Settings):
     """The FID Inception network."""
 
     file: str = Field(
-        "weights/inception-2015-12-05.pt",
-        description="Local file of the FID Inception network; fetched from url when absent.",
+        "weights/weights-inception-2015-12-05-6726825d.pth",
+        description="Local state dictionary of the FID Inception network, as torch-fidelity and pytorch-fid publish it; "
+        "fetched from url when absent. TorchScript (inception-2015-12-05.pt) is a program and is refused.",
     )
     url: str = Field(
-        "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
         description="Where the head node fetches the file.",
     )
-    sha256: Sha256 = Field("", description="Expected SHA-256; empty means recorded at the first fetch.")
+    sha256: Sha256 = Field(
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        description="Expected SHA-256, by default the published file's. Empty means unknown; then it is recorded beside "
+        "the file at the first fetch.",
+    )
 
 
 class TimmNetwork(Settings):
@@ -39,7 +44,7 @@ class Embedding(Settings):
     network: str = Field(
         "inception",
         pattern="^(inception|encoder:[A-Za-z][A-Za-z0-9_]*|timm:[A-Za-z0-9_.]+)$",
-        description="inception (clean-fid's FID features), encoder:<pretraining run>, a run on real sets only, "
+        description="inception (FID features of images resized as clean-fid does), encoder:<pretraining run>, a run on real sets only, "
         "or timm:<model>, with embedding.timm.file.",
     )
     inception: Inception = Field(default_factory=Inception, description="The FID Inception network.")
