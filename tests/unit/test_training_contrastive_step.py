@@ -70,7 +70,9 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
     """Both views of eight images (2, 8, 1, H, W), and their organs (8,)."""
     views, indices = mix(), np.arange(8)
     images = torch.from_numpy(views.take(indices))
-    return augment_pairs(images, view_recipes(TINY.augmentation), 0, step, indices).double(), torch.from_numpy(views.organs)
+    return augment_pairs(images, view_recipes(TINY.augmentation), 0, step, indices).double(), torch.from_numpy(
+        views.organs
+    )
 
 
 def three_steps(recipe: PretrainingRecipe, statistics: bool, processes: Processes) -> State:
