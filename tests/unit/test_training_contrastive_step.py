@@ -22,7 +22,7 @@ from workflow_scripts.cli import run
 from workflow_scripts.errors import UserError
 from workflow_scripts.files import write_npy
 from workflow_scripts.study.config.pretraining import PretrainingRecipe
-from workflow_scripts.training.augmentation import augment_pairs
+from workflow_scripts.training.augmentation import augment_pairs, view_recipes
 from workflow_scripts.training.backbone import create_backbone, load_initialisation, standardise
 from workflow_scripts.training.contrastive import Encoder, nt_xent, organ_loss
 from workflow_scripts.training.contrastive_step import check_batch, compute_gradients
@@ -70,7 +70,9 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
     """Both views of eight images (2, 8, 1, H, W), and their organs (8,)."""
     views, indices = mix(), np.arange(8)
     images = torch.from_numpy(views.take(indices))
-    return augment_pairs(images, TINY.views, 0, step, indices).double(), torch.from_numpy(views.organs)
+    return augment_pairs(images, view_recipes(TINY.augmentation), 0, step, indices).double(), torch.from_numpy(
+        views.organs
+    )
 
 
 def three_steps(recipe: PretrainingRecipe, statistics: bool, processes: Processes) -> State:
