@@ -29,7 +29,7 @@ $(READY): requirements.lock
 demo: $(READY)
 	@echo "drawing phantoms, training and testing on them: about 8 minutes on two cores …"
 	@$(BIN)/snakemake --configfile demo/config.yaml --cores $(CORES) --quiet rules host reason
-	@$(BIN)/python -m workflow_scripts.show_results --results results/demo
+	@$(BIN)/python -m workflow_scripts.tools.show_results --results results/demo
 
 test: test-fast
 	@echo "running the workflow itself: about 17 minutes on two cores …"

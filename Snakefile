@@ -20,19 +20,15 @@ report: "docs/captions/workflow.rst"
 
 include: "rules/common.smk"
 include: "rules/data.smk"
-include: "rules/weights.smk"
 include: "rules/audit.smk"
-include: "rules/pretraining.smk"
 include: "rules/diffusion.smk"
 include: "rules/synthesis.smk"
+include: "rules/privacy.smk"
+include: "rules/pretraining.smk"
 include: "rules/finetuning.smk"
+include: "rules/classifier.smk"
 include: "rules/tables.smk"
-include: "rules/figures.smk"
 include: "rules/targets.smk"
-
-
-localrules:
-    all,
 
 
 rule all:
@@ -44,6 +40,7 @@ rule all:
         result("review.html"),
         result("claims.html"),
         result("report.html"),
+    localrule: True
 
 
 # Before the first job of a run: are the downloaded networks that it needs at hand, or can they be fetched?

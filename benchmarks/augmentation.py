@@ -36,9 +36,9 @@ def sides(count: int, size: int) -> dict[str, Callable[[], Any]]:
     import numpy as np
     import torch
 
-    from workflow_scripts.imaging.phantom import draw_frame
+    from workflow_scripts.data.phantom import draw_frame
+    from workflow_scripts.pretraining.augmentation import augment
     from workflow_scripts.study.config.pretraining import PretrainingAugmentation
-    from workflow_scripts.training.augmentation import augment
 
     recipe = PretrainingAugmentation()
     top, left = 150, 200

@@ -93,7 +93,7 @@ def main(images: Path) -> dict[str, Any]:
     import numpy as np
     from PIL import Image
 
-    from workflow_scripts.imaging.sonogram import find_sonograms
+    from workflow_scripts.data.sonogram import find_sonograms
 
     frames = {}
     for path in sorted(images.glob("*.jpg")):

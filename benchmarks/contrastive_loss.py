@@ -24,7 +24,7 @@ def sides(images: int, dimensions: int) -> dict[str, Callable[[], Any]]:
     from torch import Tensor
     from torch.nn import functional as F
 
-    from workflow_scripts.training.contrastive import nt_xent
+    from workflow_scripts.networks.contrastive import nt_xent
 
     pair = torch.randn(2, images, dimensions, generator=torch.Generator().manual_seed(0))
 

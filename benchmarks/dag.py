@@ -31,7 +31,7 @@ PAPER = (220, 25_790)  # patients of two labelled views, unlabelled views
 FEW, MANY = 5, 45  # jobs of the two runs whose difference is the cost of a job
 PROCESSES = {
     "python -c pass": ["-c", "pass"],
-    "a cheap stage, --help": ["-m", "workflow_scripts.folds", "--help"],
+    "a cheap stage, --help": ["-m", "workflow_scripts.data.draw_folds", "--help"],
     "import numpy": ["-c", "import numpy"],
     "import pandas": ["-c", "import pandas"],
     "import torch": ["-c", "import torch"],
@@ -114,7 +114,7 @@ def per_job(folder: Path, environment: Mapping[str, str], repeats: int) -> list[
     """Seconds that a job adds to a run on one core: a trivial one, and one that starts a cheap stage's process."""
     shells = {
         "a trivial job": "touch {output}",
-        "a job that starts a cheap stage": f"{sys.executable} -m workflow_scripts.folds --help > {{output}}",
+        "a job that starts a cheap stage": f"{sys.executable} -m workflow_scripts.data.draw_folds --help > {{output}}",
     }
     commands = {
         (name, jobs): [*plain_workflow(folder / f"{i}_{jobs}", 1, jobs, shell), "--cores", "1", "--forceall"]

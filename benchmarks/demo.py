@@ -1,6 +1,6 @@
 """The demo from end to end: `make demo`'s command in a folder of its own, and where its time goes, stage by stage.
 
-Seconds of the stages are those of their own records (workflow_scripts/study/costs.py), from start to end of each process,
+Seconds of the stages are those of their own records (workflow_scripts/runtime/costs.py), from start to end of each process,
 imports included. `busy_share` is the processor time of everything, over the wall time of all cores: what is missing is
 waiting, for the next job's inputs or for Snakemake. The tables' digests tell whether two runs computed the same.
 Compiled modules are absent at first, as after an installation.
@@ -25,7 +25,7 @@ from benchmarks.measure import bytecode_in, spent, write_result
 
 def stages(logs: Path) -> list[dict[str, Any]]:
     """Seconds and jobs of each stage, the largest first."""
-    from workflow_scripts.study.costs import read_costs
+    from workflow_scripts.runtime.costs import read_costs
 
     rows: dict[str, dict[str, Any]] = {}
     for cost in read_costs(logs):

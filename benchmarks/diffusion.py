@@ -98,8 +98,8 @@ def sides(task: str, threads: int) -> dict[str, Callable[[], None]]:
     from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas, spaced_timesteps
     from workflow_scripts.diffusion.sampler import image_noise, reverse_steps
     from workflow_scripts.diffusion.training import Trainer, unet_of
-    from workflow_scripts.training.device import select_device
-    from workflow_scripts.training.processes import Processes
+    from workflow_scripts.runtime.device import select_device
+    from workflow_scripts.runtime.processes import Processes
 
     device = select_device("auto", threads)
     recipe, side, steps = sizes(device.type == "cuda")
@@ -142,8 +142,7 @@ def main() -> None:
     import torch
 
     from workflow_scripts.diffusion.training import unet_of
-    from workflow_scripts.training.device import select_device
-    from workflow_scripts.training.precision import Precision
+    from workflow_scripts.runtime.device import Precision, select_device
 
     device = select_device("auto", arguments.threads)
     gpu = device.type == "cuda"

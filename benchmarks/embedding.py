@@ -25,7 +25,7 @@ def write_network(folder: Path) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from workflow_scripts.manifold.inception import fid_inception
+    from workflow_scripts.synthesis.inception import fid_inception
 
     torch.manual_seed(0)
     network = fid_inception().eval()
@@ -59,8 +59,8 @@ def sides(folder: Path, batch_size: int, threads: int) -> dict[str, Callable[[],
     from cleanfid.fid import get_folder_features
     from cleanfid.inception_torchscript import InceptionV3W
 
-    from workflow_scripts.manifold.features import embed, load_inception
-    from workflow_scripts.training.device import select_device
+    from workflow_scripts.runtime.device import select_device
+    from workflow_scripts.synthesis.features import embed, load_inception
 
     device = select_device("auto", threads)
     views = np.load(folder / "views.npy")
@@ -95,7 +95,7 @@ def main() -> None:
 
         import numpy as np
 
-        from workflow_scripts.training.device import select_device
+        from workflow_scripts.runtime.device import select_device
 
         device = select_device("auto", arguments.threads)
         functions = sides(folder, arguments.batch_size, arguments.threads)

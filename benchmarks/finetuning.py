@@ -47,7 +47,7 @@ def draw_views(size: int) -> tuple[Any, Any]:
     import numpy as np
     from PIL import Image
 
-    from workflow_scripts.imaging.phantom import draw_frame
+    from workflow_scripts.data.phantom import draw_frame
 
     views, labels = [], []
     for i in range(VIEWS // 4):
@@ -64,10 +64,10 @@ def ours(views: Any, settings: dict[str, Any], device: str) -> None:
     import numpy as np
     import torch
 
+    from workflow_scripts.core.randomness import uniforms
+    from workflow_scripts.networks.backbone import standardise, to_unit
+    from workflow_scripts.networks.cross_validation import augment, augmentation_draws
     from workflow_scripts.study.config.finetuning import FinetuningAugmentation
-    from workflow_scripts.training.backbone import standardise, to_unit
-    from workflow_scripts.training.finetuning import augment, augmentation_draws
-    from workflow_scripts.training.randomness import uniforms
 
     augmentation = FinetuningAugmentation(**settings)
     draws = uniforms(0, "benchmark", 0, np.arange(len(views)), augmentation_draws(augmentation))
@@ -160,12 +160,12 @@ def train(views: Any, labels: Any, recipe: dict[str, Any], epochs: int, device: 
     import numpy as np
     import torch
 
+    from workflow_scripts.networks.cross_validation import cross_validate, initial_classifier
+    from workflow_scripts.runtime.work import Clock, WorkDir
     from workflow_scripts.study.config.finetuning import FinetuningRecipe
-    from workflow_scripts.training.finetuning import cross_validate, initial_classifier
-    from workflow_scripts.training.work import Clock, WorkDir
 
     start = time.perf_counter()
-    imports = "import torch, workflow_scripts.training.finetuning"
+    imports = "import torch, workflow_scripts.networks.cross_validation"
     subprocess.run([sys.executable, "-c", imports], check=True, cwd=REPOSITORY)
     startup = time.perf_counter() - start
 

@@ -82,7 +82,7 @@ def answer_of(method: str, threads: int) -> Any:
 
         return product
     if method == "ours":
-        from workflow_scripts.manifold.metrics import frechet, moments
+        from workflow_scripts.synthesis.metrics import frechet, moments
 
         return lambda real, generated: frechet(moments(real), moments(generated))
     if method == "clean-fid":

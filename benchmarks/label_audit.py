@@ -46,8 +46,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "audit.md"
 
 def load_images(folder: Path) -> tuple[np.ndarray, pd.DataFrame]:
     """Views, uint8 (N, SIZE, SIZE), and their index with the true labels; near-duplicates are one patient."""
-    from workflow_scripts.imaging.crop import letterbox, resize
-    from workflow_scripts.imaging.duplicates import fingerprints, near_duplicates
+    from workflow_scripts.data.duplicates import fingerprints, near_duplicates
+    from workflow_scripts.data.profiles import letterbox, resize
 
     with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         rows = [
@@ -77,9 +77,9 @@ def train(views: np.ndarray, targets: Mapping[int, np.ndarray], folds: np.ndarra
     """Cross-validate in this process; the results of the folds without weights, and the seconds it took."""
     import torch
 
+    from workflow_scripts.networks.cross_validation import cross_validate, initial_classifier
+    from workflow_scripts.runtime.work import Clock, WorkDir
     from workflow_scripts.study.config.finetuning import FinetuningRecipe
-    from workflow_scripts.training.finetuning import cross_validate, initial_classifier
-    from workflow_scripts.training.work import Clock, WorkDir
 
     torch.set_num_threads(1)
     models = {fold: initial_classifier(BACKBONE, "scratch", None, start + seed, fold) for fold in targets}
@@ -94,7 +94,7 @@ def train(views: np.ndarray, targets: Mapping[int, np.ndarray], folds: np.ndarra
 
 def folds_of(index: pd.DataFrame, seed: int) -> np.ndarray:
     """The folds of a seed, stratified on the noisy labels."""
-    from workflow_scripts.evaluation.folds import assign_folds
+    from workflow_scripts.data.draw_folds import assign_folds
 
     fold = assign_folds(zip(index["patient_id"], index["label"] == POSITIVE, strict=True), FOLDS, seed)
     return index["patient_id"].map(fold).to_numpy()
@@ -145,9 +145,9 @@ def label_sets(
     losses: Mapping[str, pd.DataFrame], oof: Mapping[str, pd.DataFrame], index: pd.DataFrame
 ) -> dict[str, dict[int, pd.DataFrame]]:
     """Label sets by name and seed, as tables (view_id, label, keep) or, nested, with a column fold."""
-    from workflow_scripts.evaluation.controls import random_decisions
-    from workflow_scripts.evaluation.labels import apply_decisions
-    from workflow_scripts.evaluation.suspicion import judge
+    from workflow_scripts.audit.change_at_random import random_decisions
+    from workflow_scripts.audit.labels import apply_decisions
+    from workflow_scripts.audit.suspicion import judge
     from workflow_scripts.study.config.audit import VoteRule
 
     complete = [
@@ -184,8 +184,8 @@ def downstream(
     pool: ProcessPoolExecutor, views: np.ndarray, index: pd.DataFrame, sets: Mapping[str, Mapping[int, pd.DataFrame]]
 ) -> list[dict[str, Any]]:
     """Train on each label set; score on its own labels and on the true ones, percent, mean and std over folds x seeds."""
-    from workflow_scripts.evaluation.aggregation import aggregate, run_scores
-    from workflow_scripts.training.inputs import join_tables, training_targets
+    from workflow_scripts.networks.fold_inputs import join_tables, training_targets
+    from workflow_scripts.tables.aggregation import aggregate, run_scores
 
     jobs = []
     for name, by_seed in sets.items():
@@ -222,7 +222,7 @@ def image_by_image(views: np.ndarray, labels: np.ndarray) -> float:
     from torch.nn import functional as F
     from torchvision.transforms import v2
 
-    from workflow_scripts.training.finetuning import initial_classifier
+    from workflow_scripts.networks.cross_validation import initial_classifier
 
     torch.set_num_threads(1)
     shift = SETTINGS["augmentation"]["shift"]
@@ -285,7 +285,7 @@ def write_page(record: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Flip, audit, score, clean, train, time; write benchmarks/results/label_audit.json and the tables of docs/audit.md."""
-    from workflow_scripts.evaluation.audit_scores import score_methods
+    from workflow_scripts.audit.score_audit import score_methods
     from workflow_scripts.study.config.audit import VoteRule
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -36,13 +36,13 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from workflow_scripts.imaging.crop import resize
-    from workflow_scripts.imaging.phantom import draw_frame
+    from workflow_scripts.data.phantom import draw_frame
+    from workflow_scripts.data.profiles import resize
+    from workflow_scripts.networks.backbone import create_backbone
+    from workflow_scripts.pretraining.loop import make_encoder
+    from workflow_scripts.pretraining.mix import ViewUnion
+    from workflow_scripts.runtime.device import select_device
     from workflow_scripts.study.config.pretraining import PretrainingRecipe
-    from workflow_scripts.training.backbone import create_backbone
-    from workflow_scripts.training.device import select_device
-    from workflow_scripts.training.mix import ViewUnion
-    from workflow_scripts.training.pretraining import make_encoder
 
     device = select_device("auto", 1)
     stores = []

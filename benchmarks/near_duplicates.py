@@ -66,8 +66,8 @@ def ours(path: Path, hash_distance: int) -> dict[str, Any]:
     """Both steps of the stage, timed one by one. Peak memory counts the pages of the mapped file that were read."""
     import numpy as np
 
-    from workflow_scripts.files import read_npy
-    from workflow_scripts.imaging.duplicates import candidates, confirmed, fingerprints, near_duplicates
+    from workflow_scripts.core.files import read_npy
+    from workflow_scripts.data.duplicates import candidates, confirmed, fingerprints, near_duplicates
 
     views = read_npy(path)
     patients = np.arange(len(views))
@@ -99,7 +99,7 @@ def loop(path: Path, count: int) -> dict[str, Any]:
     from imagehash import phash
     from PIL import Image
 
-    from workflow_scripts.files import read_npy
+    from workflow_scripts.core.files import read_npy
 
     views = read_npy(path)
     start = time.perf_counter()

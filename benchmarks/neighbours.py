@@ -78,7 +78,7 @@ def answer_of(method: str, threads: int) -> Any:
             fake[start : start + 2048] @ real.T
 
     def ours(real: np.ndarray, fake: np.ndarray, k: int) -> np.ndarray:
-        from workflow_scripts.manifold.neighbours import membership, radii
+        from workflow_scripts.synthesis.neighbours import membership, radii
 
         return membership(real, radii(real, k), fake).inside
 

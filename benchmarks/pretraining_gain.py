@@ -54,8 +54,8 @@ class Task:
 
 def phantoms(patients: int = 96, others: int = 240) -> Task:
     """A fifth of the testicles inhomogeneous; two views of each of a patient's two testicles."""
-    from workflow_scripts.imaging.crop import resize
-    from workflow_scripts.imaging.phantom import draw_frame
+    from workflow_scripts.data.phantom import draw_frame
+    from workflow_scripts.data.profiles import resize
 
     def views_of(frame: np.ndarray) -> list[np.ndarray]:
         return [resize(frame[130:430, left : left + 300], SIZE) for left in (185, 485)]
@@ -76,7 +76,7 @@ def phantoms(patients: int = 96, others: int = 240) -> Task:
 
 def real_images(folder: Path) -> Task:
     """BUSI's benign and malignant breasts, letterboxed; its normal ones and DDTI's thyroids without labels."""
-    from workflow_scripts.imaging.crop import letterbox, resize
+    from workflow_scripts.data.profiles import letterbox, resize
 
     views, index = load_images(folder)
     others: dict[str, list[np.ndarray]] = {"breast": [], "thyroid": []}
@@ -94,12 +94,12 @@ def pretrained_weights(task: Task, training: np.ndarray, seed: int, folder: Path
     """Pretrain on the views of `training` (rows) and all others; the backbone's file."""
     import torch
 
+    from workflow_scripts.networks.backbone import create_backbone, save_weights
+    from workflow_scripts.pretraining.loop import make_encoder, pretrain
+    from workflow_scripts.pretraining.mix import ViewUnion
+    from workflow_scripts.runtime.processes import Processes
+    from workflow_scripts.runtime.work import Clock, WorkDir
     from workflow_scripts.study.config.pretraining import PretrainingRecipe
-    from workflow_scripts.training.backbone import create_backbone, save_weights
-    from workflow_scripts.training.mix import ViewUnion
-    from workflow_scripts.training.pretraining import make_encoder, pretrain
-    from workflow_scripts.training.processes import Processes
-    from workflow_scripts.training.work import Clock, WorkDir
 
     recipe = PretrainingRecipe(**PRETRAINING, seed=seed)
     stores = [task.views, *(store for store, _ in task.others)]
@@ -118,9 +118,9 @@ def run_fold(task: Task, folds: np.ndarray, fold: int, seed: int) -> list[dict[s
     import torch
     from sklearn.metrics import roc_auc_score
 
+    from workflow_scripts.networks.cross_validation import cross_validate, initial_classifier
+    from workflow_scripts.runtime.work import Clock, WorkDir
     from workflow_scripts.study.config.finetuning import FinetuningRecipe
-    from workflow_scripts.training.finetuning import cross_validate, initial_classifier
-    from workflow_scripts.training.work import Clock, WorkDir
 
     torch.set_num_threads(1)
     training, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
@@ -154,7 +154,7 @@ def run_fold(task: Task, folds: np.ndarray, fold: int, seed: int) -> list[dict[s
 
 def summary(task: str, scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row per share of labels and metric: means, and the difference with its interval."""
-    from workflow_scripts.evaluation.statistics import corrected_paired_test
+    from workflow_scripts.core.statistics import corrected_paired_test
 
     rows = []
     for name in SHARES:

@@ -45,12 +45,12 @@ def product_step(encoder: Any, views: Any, recipe: Any, device: Any) -> Callable
     """The product's step, each call the next one; it returns the loss, for which a GPU is waited for."""
     import torch
 
-    from workflow_scripts.training.augmentation import augment_pairs, view_recipes
-    from workflow_scripts.training.contrastive_step import compute_gradients
-    from workflow_scripts.training.device import to_device
-    from workflow_scripts.training.mix import batch_indices
-    from workflow_scripts.training.optimisers import learning_rate, make_optimiser
-    from workflow_scripts.training.processes import Processes
+    from workflow_scripts.pretraining.augmentation import augment_pairs, view_recipes
+    from workflow_scripts.pretraining.contrastive_step import compute_gradients
+    from workflow_scripts.pretraining.mix import batch_indices
+    from workflow_scripts.pretraining.optimisers import learning_rate, make_optimiser
+    from workflow_scripts.runtime.device import to_device
+    from workflow_scripts.runtime.processes import Processes
 
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     encoder.to(device).to(memory_format=layout).train()
@@ -79,8 +79,8 @@ def peer_step(views: Any, organs: int, recipe: Any, backbone: str, device: Any) 
     import torch
     from lightly.loss import NTXentLoss
 
-    from workflow_scripts.training.backbone import create_backbone, standardise
-    from workflow_scripts.training.pretraining import make_encoder
+    from workflow_scripts.networks.backbone import create_backbone, standardise
+    from workflow_scripts.pretraining.loop import make_encoder
 
     encoder = make_encoder(create_backbone(backbone, 0), organs, views, recipe).to(device).train()
     transforms = torchvision_view(recipe.augmentation, views.stores[0].shape[1])
@@ -127,7 +127,7 @@ def moved_bytes(encoder: Any, pairs: Any, bytes_each: int) -> dict[str, float]:
     """What batch norm and ReLU must at least read and write in a step, counted in a forward pass."""
     import torch
 
-    from workflow_scripts.training.backbone import standardise
+    from workflow_scripts.networks.backbone import standardise
 
     counts = {"batch norm": 0.0, "ReLU": 0.0}
 
@@ -154,8 +154,8 @@ def study(gpu: bool) -> tuple[Any, Any]:
     """Views of two organs, and the recipe: batch 1024 at 256 pixels on a GPU, batch 32 at 96 pixels elsewhere."""
     import numpy as np
 
+    from workflow_scripts.pretraining.mix import ViewUnion
     from workflow_scripts.study.config.pretraining import PretrainingRecipe
-    from workflow_scripts.training.mix import ViewUnion
 
     side, batch = (256, 1024) if gpu else (96, 32)
     recipe = PretrainingRecipe(batch_size=batch)
@@ -165,9 +165,9 @@ def study(gpu: bool) -> tuple[Any, Any]:
 
 def sides(backbone: str, threads: int) -> dict[str, Callable[[], object]]:
     """Our step and the peer's."""
-    from workflow_scripts.training.backbone import create_backbone
-    from workflow_scripts.training.device import select_device
-    from workflow_scripts.training.pretraining import make_encoder
+    from workflow_scripts.networks.backbone import create_backbone
+    from workflow_scripts.pretraining.loop import make_encoder
+    from workflow_scripts.runtime.device import select_device
 
     device = select_device("auto", threads)
     views, recipe = study(device.type == "cuda")
@@ -190,9 +190,9 @@ def main() -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from workflow_scripts.training.backbone import create_backbone
-    from workflow_scripts.training.device import autocast, select_device
-    from workflow_scripts.training.pretraining import make_encoder
+    from workflow_scripts.networks.backbone import create_backbone
+    from workflow_scripts.pretraining.loop import make_encoder
+    from workflow_scripts.runtime.device import autocast, select_device
 
     device = select_device("auto", arguments.threads)
     gpu = device.type == "cuda"

@@ -23,14 +23,14 @@ GPU = ("diffusion_gpu", "embedding_gpu", "pretraining_step_gpu")
 STAGES = 12  # of the demo that have a line of their own
 # Each fast path has a plain version that a test compares it with.
 TESTS = {
-    "view store on threads, frame by frame": "test_imaging_store.py",
-    "marker drawing in windows": "test_imaging_markers.py",
-    "NT-Xent as one matrix product": "test_training_contrastive.py",
-    "gradient caching, several processes": "test_training_contrastive_step.py",
-    "batched augmentation": "test_training_augmentation.py",
-    "blocked neighbours with exact rims": "test_manifold_neighbours.py",
-    "Fréchet distance by QR and singular values": "test_manifold_metrics.py",
-    "near-duplicate search by fingerprints": "test_near_duplicates.py",
+    "view store on threads, frame by frame": "data/test_store.py",
+    "marker drawing in windows": "networks/test_markers.py",
+    "NT-Xent as one matrix product": "networks/test_contrastive.py",
+    "gradient caching, several processes": "pretraining/test_contrastive_step.py",
+    "batched augmentation": "pretraining/test_augmentation.py",
+    "blocked neighbours with exact rims": "synthesis/test_neighbours.py",
+    "Fréchet distance by QR and singular values": "synthesis/test_metrics.py",
+    "near-duplicate search by fingerprints": "data/test_find_near_duplicates.py",
 }
 
 

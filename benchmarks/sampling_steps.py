@@ -30,15 +30,15 @@ def main() -> None:
 
     import numpy as np
 
-    from workflow_scripts.cli import progress
+    from workflow_scripts.core.files import read_csv, read_npy
+    from workflow_scripts.core.log import progress
     from workflow_scripts.diffusion.pipeline import load_pipeline
     from workflow_scripts.diffusion.process import GaussianProcess
     from workflow_scripts.diffusion.sampler import image_noise, kept_timesteps, reverse_steps, to_grey
-    from workflow_scripts.files import read_csv, read_npy
-    from workflow_scripts.manifold.features import embed, load_encoder
-    from workflow_scripts.manifold.metrics import Generated
+    from workflow_scripts.runtime.device import select_device
     from workflow_scripts.study.patients import real_masks
-    from workflow_scripts.training.device import select_device
+    from workflow_scripts.synthesis.features import embed, load_encoder
+    from workflow_scripts.synthesis.metrics import Generated
 
     device = select_device("auto", arguments.threads)
     folder = arguments.results

@@ -82,7 +82,7 @@ def filter_both(points: int, folder: Path) -> dict[str, float | int]:
 
 
 def _filter(points: int, centres: int) -> dict[str, float | int]:
-    from workflow_scripts.manifold.neighbours import membership, radii
+    from workflow_scripts.synthesis.neighbours import membership, radii
 
     real, generated = features(centres, 0), features(points, 1)
     membership(real[:64], radii(real[:64], 3), generated[:64])  # imports, thread pools
@@ -91,7 +91,7 @@ def _filter(points: int, centres: int) -> dict[str, float | int]:
 
 def distance(points: int, folder: Path) -> dict[str, float | int]:
     """The Fréchet distance of so many views from the real ones."""
-    from workflow_scripts.manifold.metrics import frechet, moments
+    from workflow_scripts.synthesis.metrics import frechet, moments
 
     real, generated = features(CENTRES, 0), features(points, 1)
     frechet(moments(real[:64, :32]), moments(generated[:64, :32]))

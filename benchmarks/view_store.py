@@ -36,7 +36,7 @@ def draw(folder: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    from workflow_scripts.imaging.phantom import draw_frame
+    from workflow_scripts.data.phantom import draw_frame
 
     for i in range(DISTINCT):
         phantom = draw_frame(0, f"F{i}", f"P{i}", "testicle", inhomogeneous=i % 5 == 0, thyroid=False)
@@ -55,7 +55,7 @@ def file_names(frames: int, extension: str) -> list[str]:
 
 def view_store(folder: Path, names: list[str], threads: int) -> Path:
     """Ours: `names` may repeat a file."""
-    from workflow_scripts.imaging.store import write_store
+    from workflow_scripts.data.store import write_store
 
     rows = [
         {"image_id": f"F{i}", "path": name, "patient_id": f"P{i}", "organ": "testicle", "label": "", "side": "left",

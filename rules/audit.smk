@@ -1,21 +1,26 @@
-# Noisy-label audit: training losses, votes, label sets (paper, Sec. 3).
+# Noisy-label audit: training losses, votes, label sets, review (paper, Sec. 3).
 AUDITS = [f"{init}_seed{seed}" for init in config["audit"]["initialisations"] for seed in SEEDS]
 LOSSES = [result(f"audit/{audit}.csv") for audit in AUDITS]
 OUT_OF_FOLD = [result(f"audit/{audit}_oof.csv") for audit in AUDITS]
 
 
-localrules:
-    count_votes,
-    clean_labels,
-    nest_labels,
-    change_at_random,
-    sweep_votes,
-    make_review_page,
-    measure_agreement,
-    score_audit,
+rule complete_labels:
+    input:
+        index=result("views/labelled.csv"),
+    output:
+        labels=result("labels/complete.csv"),
+    log:
+        log_of("complete_labels"),
+    localrule: True
+    conda:
+        "../envs/data.yaml"
+    params:
+        **stage("audit.complete_labels"),
+    shell:
+        "{params.command} --log {log:q}"
 
 
-rule audit_train:
+rule train_audit:
     input:
         views=result("views/labelled.npy"),
         index=result("views/labelled.csv"),
@@ -25,7 +30,7 @@ rule audit_train:
         losses=result("audit/{init}_seed{seed}.csv"),
         oof=result("audit/{init}_seed{seed}_oof.csv"),
     log:
-        log_of("audit_train/{init}_seed{seed}"),
+        log_of("train_audit/{init}_seed{seed}"),
     conda:
         "../envs/training.yaml"
     threads: 1
@@ -33,20 +38,18 @@ rule audit_train:
         runtime=0,
         gpu=1,
     params:
-        settings=flags(config["audit"]["recipe"]),
-        record=config["audit"]["record"],
-        classes=CLASSES,
-        backbone=config["model"]["backbone"],
-        layout=lambda wildcards: start_layout(wildcards.init),
-        work=result("work/audit/{init}_seed{seed}"),
-        code=code_version("audit"),
+        **stage(
+            "audit.train_audit",
+            resume="{init}_seed{seed}",
+            settings=config["audit"]["recipe"],
+            record=config["audit"]["record"],
+            seed=wildcard("seed"),
+            classes=CLASSES,
+            backbone=config["model"]["backbone"],
+            layout=lambda wildcards: start_layout(wildcards.init),
+        ),
     shell:
-        "exec python -m workflow_scripts.audit --views {input.views:q} --index {input.index:q}"
-        " --folds {input.folds:q} --seed {wildcards.seed} --classes {params.classes}"
-        " --backbone {params.backbone} --layout {params.layout} --weights {input.weights:q}"
-        " --output {output.losses:q} --output-oof {output.oof:q} --record {params.record} {params.settings}"
-        " --work-dir {params.work:q} --code-version {params.code} --time-limit {resources.runtime}"
-        " --threads {threads} --log {log:q}"
+        "{params.command} --log {log:q}"
 
 
 # `votes.csv` counts by the config's rule, `votes_x4.csv` asks for four exceedances.
@@ -62,40 +65,37 @@ rule count_votes:
         log_of("count_votes{variant}"),
     wildcard_constraints:
         variant=r"(_x\d+)?",
+    localrule: True
     conda:
         "../envs/data.yaml"
     params:
-        settings=lambda wildcards: flags(vote_settings(wildcards.variant)),
-        positive=quote(DATA["classes"][1]),
-        code=code_version("vote"),
+        **stage(
+            "audit.count_votes",
+            settings=lambda wildcards: vote_settings(wildcards.variant),
+            positive=POSITIVE,
+        ),
     shell:
-        "exec python -m workflow_scripts.vote --losses {input.losses:q} --oof {input.oof:q} --index {input.index:q}"
-        " --positive {params.positive} {params.settings} --output {output.votes:q} --output-bias {output.bias:q}"
-        " --log {log:q}"
+        "{params.command} --log {log:q}"
 
 
 rule clean_labels:
     input:
         votes=votes_of_labels,
         complete=result("labels/complete.csv"),
-        decisions=[config["audit"]["decisions"]] if config["audit"]["decisions"] else [],
+        decisions=config["audit"]["decisions"] or [],
     output:
         labels=result("labels/{labels}.csv"),
     log:
         log_of("clean_labels/{labels}"),
     wildcard_constraints:
         labels=label_sets_of("paper"),
+    localrule: True
     conda:
         "../envs/data.yaml"
     params:
-        policy=lambda wildcards: label_set(wildcards.labels).policy,
-        classes=CLASSES,
-        decisions=f"--decisions {quote(config['audit']['decisions'])}" if config["audit"]["decisions"] else "",
-        code=code_version("clean_labels"),
+        **stage("audit.clean_labels", policy=policy_of_labels, classes=CLASSES),
     shell:
-        "exec python -m workflow_scripts.clean_labels --policy {params.policy} --votes {input.votes:q}"
-        " --complete {input.complete:q} --classes {params.classes} {params.decisions}"
-        " --output {output.labels:q} --log {log:q}"
+        "{params.command} --log {log:q}"
 
 
 # Only the audit's runs that never saw a fold judge what its model learns; the fold keeps its original labels.
@@ -110,19 +110,21 @@ rule nest_labels:
         log_of("nest_labels/{labels}_seed{seed}"),
     wildcard_constraints:
         labels=label_sets_of("nested"),
+    localrule: True
     conda:
         "../envs/data.yaml"
     params:
-        policy=lambda wildcards: label_set(wildcards.labels).policy,
-        settings=lambda wildcards: flags(vote_settings(label_set(wildcards.labels).votes)),
-        classes=CLASSES,
-        code=code_version("nest_labels"),
+        **stage(
+            "audit.nest_labels",
+            settings=lambda wildcards: vote_settings(label_set(wildcards.labels).votes),
+            policy=policy_of_labels,
+            classes=CLASSES,
+        ),
     shell:
-        "exec python -m workflow_scripts.nest_labels --policy {params.policy} --losses {input.losses:q}"
-        " --index {input.index:q} --complete {input.complete:q} --classes {params.classes} {params.settings}"
-        " --output {output.labels:q} --log {log:q}"
+        "{params.command} --log {log:q}"
 
 
+# As many labels as the audit changes, of views drawn at random: the control of Table 1.
 rule change_at_random:
     input:
         votes=votes_of_labels,
@@ -133,16 +135,13 @@ rule change_at_random:
         log_of("change_at_random/{labels}_seed{seed}"),
     wildcard_constraints:
         labels=label_sets_of("random"),
+    localrule: True
     conda:
         "../envs/data.yaml"
     params:
-        policy=lambda wildcards: label_set(wildcards.labels).policy,
-        classes=CLASSES,
-        code=code_version("clean_labels"),
+        **stage("audit.change_at_random", policy=policy_of_labels, classes=CLASSES, seed=wildcard("seed")),
     shell:
-        "exec python -m workflow_scripts.clean_labels --policy {params.policy} --votes {input.votes:q}"
-        " --complete {input.complete:q} --classes {params.classes} --at-random {wildcards.seed}"
-        " --output {output.labels:q} --log {log:q}"
+        "{params.command} --log {log:q}"
 
 
 rule sweep_votes:
@@ -159,96 +158,119 @@ rule sweep_votes:
         ),
     log:
         log_of("sweep_votes"),
+    localrule: True
     conda:
         "../envs/evaluation.yaml"
     params:
-        # The paper's counts belong beside real views only.
-        reference="" if ORIGIN else "--reference",
-        threshold=config["audit"]["vote"]["threshold"],
-        origin=ORIGIN_FLAG,
-        code=code_version("sweep_votes"),
+        **stage(
+            "audit.sweep_votes",
+            threshold=config["audit"]["vote"]["threshold"],
+            reference_numbers=not ORIGIN,
+            origin=ORIGIN,
+        ),
     shell:
-        "exec python -m workflow_scripts.sweep_votes --losses {input.losses:q} --index {input.index:q}"
-        " --threshold {params.threshold} {params.reference} {params.origin} --output {output.sweep:q}"
-        " --output-figure {output.figure:q} --log {log:q}"
+        "{params.command} --log {log:q}"
+
+
+rule draw_votes:
+    input:
+        votes=result("audit/votes.csv"),
+        index=result("views/labelled.csv"),
+        # Only phantoms know their true class.
+        manifest=DATA["manifest"] if ORIGIN else [],
+        patient_key=PATIENT_KEY if ORIGIN else [],
+    output:
+        figure=report(
+            result("figures/audit_votes.png"),
+            category="Label audit",
+            labels={"figure": "votes"},
+            caption="../docs/captions/audit_votes.rst",
+        ),
+    log:
+        log_of("draw_votes"),
+    localrule: True
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        **stage("audit.draw_votes", reference_numbers=not ORIGIN, origin=ORIGIN),
+    shell:
+        "{params.command} --log {log:q}"
 
 
 rule make_review_page:
     input:
+        sorted(map(str, Path(workflow.basedir, "workflow_scripts/audit/review_page").iterdir())),
         votes=result("audit/votes.csv"),
         losses=LOSSES,
         views=result("views/labelled.npy"),
         index=result("views/labelled.csv"),
-        template=sorted(map(str, Path(workflow.basedir, "workflow_scripts/evaluation/review_page").iterdir())),
     output:
         page=result("review.html"),
     log:
         log_of("make_review_page"),
+    localrule: True
     conda:
         "../envs/evaluation.yaml"
     params:
-        classes=CLASSES,
-        threshold=config["audit"]["vote"]["threshold"],
-        mode=config["audit"]["review"]["mode"],
-        controls=config["audit"]["review"]["controls"],
-        origin=ORIGIN_FLAG,
-        code=code_version("review_page"),
-    shell:
-        "exec python -m workflow_scripts.review_page --votes {input.votes:q} --losses {input.losses:q}"
-        " --views {input.views:q} --index {input.index:q} --classes {params.classes} --threshold {params.threshold}"
-        " --mode {params.mode} --controls {params.controls} {params.origin} --output {output.page:q} --log {log:q}"
-
-
-# How far the clinician agrees with the original labels, and with the audit's.
-rule measure_agreement:
-    input:
-        decisions=config["audit"]["decisions"] or [],
-        complete=result("labels/complete.csv"),
-        flipped=result("labels/flipped.csv"),
-        votes=result("audit/votes.csv"),
-        index=result("views/labelled.csv"),
-    output:
-        agreement=result("audit/agreement.csv"),
-    log:
-        log_of("measure_agreement"),
-    conda:
-        "../envs/evaluation.yaml"
-    params:
-        classes=CLASSES,
-        code=code_version("agreement"),
-    shell:
-        "exec python -m workflow_scripts.agreement --decisions {input.decisions:q} --complete {input.complete:q}"
-        " --flipped {input.flipped:q} --votes {input.votes:q} --index {input.index:q} --classes {params.classes}"
-        " --output {output.agreement:q} --log {log:q}"
-
-
-# Phantoms know which labels are wrong, so there the audit itself can be judged.
-rule score_audit:
-    input:
-        losses=LOSSES,
-        oof=OUT_OF_FOLD,
-        index=result("views/labelled.csv"),
-        manifest=DATA["manifest"],
-        key=KEY,
-    output:
-        scores=result("audit/scores.csv"),
-        figure=report(
-            result("figures/audit_scores.png"),
-            category="Label audit",
-            labels={"figure": "planted errors"},
-            caption="../docs/captions/audit_scores.rst",
+        **stage(
+            "audit.make_review_page",
+            classes=CLASSES,
+            threshold=config["audit"]["vote"]["threshold"],
+            mode=config["audit"]["review"]["mode"],
+            controls=config["audit"]["review"]["controls"],
+            origin=ORIGIN,
         ),
-    log:
-        log_of("score_audit"),
-    conda:
-        "../envs/evaluation.yaml"
-    params:
-        settings=flags(config["audit"]["vote"]),
-        positive=quote(DATA["classes"][1]),
-        key=KEY_FLAG,
-        origin=ORIGIN_FLAG,
-        code=code_version("score_audit"),
     shell:
-        "exec python -m workflow_scripts.score_audit --losses {input.losses:q} --oof {input.oof:q}"
-        " --index {input.index:q} --manifest {input.manifest:q} --positive {params.positive} {params.settings}"
-        " {params.key} {params.origin} --output {output.scores:q} --output-figure {output.figure:q} --log {log:q}"
+        "{params.command} --log {log:q}"
+
+
+if config["audit"]["decisions"]:
+
+    # How far the clinician agrees with the original labels, and with the audit's.
+    rule measure_agreement:
+        input:
+            decisions=config["audit"]["decisions"],
+            complete=result("labels/complete.csv"),
+            flipped=result("labels/flipped.csv"),
+            votes=result("audit/votes.csv"),
+            index=result("views/labelled.csv"),
+        output:
+            agreement=result("audit/agreement.csv"),
+        log:
+            log_of("measure_agreement"),
+        localrule: True
+        conda:
+            "../envs/evaluation.yaml"
+        params:
+            **stage("audit.measure_agreement", classes=CLASSES),
+        shell:
+            "{params.command} --log {log:q}"
+
+
+if ORIGIN:
+
+    # Phantoms know which labels are wrong, so there the audit itself can be judged.
+    rule score_audit:
+        input:
+            losses=LOSSES,
+            oof=OUT_OF_FOLD,
+            index=result("views/labelled.csv"),
+            manifest=DATA["manifest"],
+            patient_key=PATIENT_KEY,
+        output:
+            scores=result("audit/scores.csv"),
+            figure=report(
+                result("figures/audit_scores.png"),
+                category="Label audit",
+                labels={"figure": "planted errors"},
+                caption="../docs/captions/audit_scores.rst",
+            ),
+        log:
+            log_of("score_audit"),
+        localrule: True
+        conda:
+            "../envs/evaluation.yaml"
+        params:
+            **stage("audit.score_audit", settings=config["audit"]["vote"], positive=POSITIVE, origin=ORIGIN),
+        shell:
+            "{params.command} --log {log:q}"

@@ -1,26 +1,26 @@
-# What the rules share: the validated study, artefact paths, cohorts. Rules that take seconds are `localrules`: on a
-# cluster they run where Snakemake does, and no submission is spent on them.
+# What the rules share: the validated study, artefact paths, cohorts, and how a rule becomes a command. Rules that take
+# seconds are local (`localrule: True`): on a cluster they run where Snakemake does, and no submission is spent on them.
 import json
 import sys
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
 
 sys.path.insert(0, workflow.basedir)
 from snakemake.exceptions import WorkflowError
 
-from workflow_scripts.cli import flags
-from workflow_scripts.errors import UserError
+from workflow_scripts.runtime.arguments import flags
+from workflow_scripts.core.errors import UserError
 from workflow_scripts.study import experiments as study
-from workflow_scripts.study.code_version import code_version
-from workflow_scripts.study.cohorts import cohorts, left_out
+from workflow_scripts.runtime.code_version import code_version
+from workflow_scripts.study.experiments import cohorts, left_out
 from workflow_scripts.study.config import (
     SYNTHETIC_SETS,
     TABLES as ROW_TABLES,
     load_config,
 )
-from workflow_scripts.study.environment import stay_with_squeue, use_for_stages
+from workflow_scripts.runtime.cluster import stay_with_squeue, use_for_stages
 from workflow_scripts.study.label_sets import LabelSet, label_set
-from workflow_scripts.study.locks import cancel_orphans, note_run, remove_stale_locks
+from workflow_scripts.runtime.cluster import cancel_orphans, note_run, remove_stale_locks
 from workflow_scripts.study.manifest import filled_sets, load_manifest, telling_ids
 from workflow_scripts.study.pseudonyms import read_key
 from workflow_scripts.study.weights import require_files, weight_files
@@ -39,12 +39,12 @@ CONFIG_FLAGS = " ".join(
 
 try:
     config = load_config(config, [Path("config.yaml"), *map(Path, _changes)])
+    if config["data"]["patient_key"]:
+        read_key(Path(config["data"]["patient_key"]))
     EXPERIMENTS = study.experiments(config)
     PRETRAINED = study.pretraining_runs(config)
     _frames = load_manifest(config["data"]["manifest"], config["data"])
     REAL_SETS = filled_sets(_frames, config, PRETRAINED)
-    if config["data"]["patient_key"]:
-        read_key(Path(config["data"]["patient_key"]))
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -53,19 +53,20 @@ DATA = config["data"]
 SEEDS = config["seeds"]
 FOLDS = range(config["folds"])
 RUNS = config["pretraining"]["runs"]
-CLASSES = " ".join(quote(name) for name in DATA["classes"])
+CLASSES = DATA["classes"]
+POSITIVE = CLASSES[1]
 # Phantoms must never pass for patients: everything a person looks at carries this.
 ORIGIN = "PHANTOM" if DATA["source"] == "phantoms" else ""
-ORIGIN_FLAG = f"--origin {ORIGIN}" if ORIGIN else ""
+# The paper's numbers belong beside those of patients only.
+REFERENCE_NUMBERS = config["tables"]["reference"] and not ORIGIN
 # Input of every stage that writes the manifest's ids or joins by them: another key means other ids throughout.
-KEY = [DATA["patient_key"]] if DATA["patient_key"] else []
-KEY_FLAG = f"--patient-key {quote(DATA['patient_key'])}" if KEY else ""
+PATIENT_KEY = DATA["patient_key"] or []
 # Jobs of their own read this file too and would repeat it.
-if workflow.is_main_process and not KEY and not ORIGIN and (_warning := telling_ids(_frames)):
+if workflow.is_main_process and not PATIENT_KEY and not ORIGIN and (_warning := telling_ids(_frames)):
     print(_warning, file=sys.stderr)
 COHORTS = cohorts(config)
 READY_MODEL = config["diffusion"]["model"]
-ASKED_CLASSES = CLASSES if config["diffusion"]["class_conditional"] else ""
+ASKED_CLASSES = CLASSES if config["diffusion"]["class_conditional"] else []
 # A training whose checkpoint is chosen afterwards keeps snapshots beside its last weights.
 SELECTING = config["diffusion"]["select"] != "last" and not READY_MODEL
 SHOWN_TABLES = [table for table in ROW_TABLES if config["tables"][table]["rows"]]
@@ -107,16 +108,62 @@ def log_of(path):
     return f"{RESULTS}/logs/{path}.log"
 
 
+def stage(module, resume="", settings=None, shared=False, **parameters):
+    """The params of a rule that runs `python -m workflow_scripts.<module>`; its shell is "{params.command} --log {log:q}".
+
+    Every named input and output of the rule becomes a flag (outputs: --output-<name>), and so does every parameter and
+    every entry of `settings`; each may be a function of the wildcards. `resume` names the work directory of a stage that
+    survives interruptions, after the stage's own name; `shared`: its GPUs share each batch. Inputs without a name are
+    waited for and not passed on.
+    """
+    name = module.rpartition(".")[2]
+    asked = {**parameters, **({"settings": settings} if settings else {})}
+
+    def value(parameter, wildcards):
+        return parameter(wildcards) if callable(parameter) else parameter
+
+    # Snakemake leaves what is made from inputs, threads or resources out of its comparison with the last run, so a command
+    # that looks different reruns nothing; the parameters it is made from are compared one by one.
+    def command(wildcards, input, output, threads, resources):
+        words = {**_named(input), **{f"output_{key}": files for key, files in _named(output).items()}}
+        words |= {key: value(parameter, wildcards) for key, parameter in parameters.items()}
+        words |= value(settings, wildcards) or {}
+        words |= {"threads": threads, "code_version": code_version(module)}
+        if resume:
+            work = f"{name}/{resume.format(**wildcards)}"
+            words |= {"work_dir": result(f"work/{work}"), "time_limit": resources.runtime}
+            if shared:
+                words |= {"processes": resources.gpu, "tensorboard": result(f"tensorboard/{work}")}
+        return f"exec python -m workflow_scripts.{module} {join(flags(words))}"
+
+    # As functions, since Snakemake would look for wildcards in the text of a config.
+    wrapped = {key: lambda wildcards, asked=each: value(asked, wildcards) for key, each in asked.items()}
+    return {**wrapped, "code": code_version(module), "command": command}
+
+
+def _named(files):
+    """The named files of a rule's inputs or outputs: one path, or a list; a name without files is left out."""
+    paths = {
+        name: files[start] if end is None else list(files[start:end]) for name, (start, end) in files._names.items()
+    }
+    return {name: path for name, path in paths.items() if path}
+
+
+def wildcard(name):
+    """A parameter that is a wildcard of the rule."""
+    return lambda wildcards: wildcards[name]
+
+
 def left_out_folds(wildcards):
     """The fold file that names the patients a cohort leaves out, if it leaves out any."""
     out = left_out(wildcards.cohort)
     return [result(f"folds/seed{out[0]}.csv")] if out else []
 
 
-def left_out_flags(wildcards):
-    """The flags that keep a cohort's left-out patients away."""
+def excluded_fold(wildcards):
+    """The fold of `left_out_folds` whose patients a cohort leaves out, if it leaves out any."""
     out = left_out(wildcards.cohort)
-    return f"--folds {quote(result(f'folds/seed{out[0]}.csv'))} --exclude-fold {out[1]}" if out else ""
+    return out[1] if out else None
 
 
 def start_layout(init):
@@ -150,9 +197,8 @@ def require_weights(jobs):
         raise WorkflowError(str(error)) from None
 
 
-def frames_of_phantoms(wildcards):
-    """The drawn frames, where the study is one of phantoms."""
-    return [result("phantoms/frames.csv")] if ORIGIN else []
+# The drawn frames, where the study is one of phantoms: what reads frames waits for them.
+DRAWN_FRAMES = [result("phantoms/frames.csv")] if ORIGIN else []
 
 
 def mix(wildcards, suffix):
@@ -212,6 +258,11 @@ def votes_of_labels(wildcards):
     return result(f"audit/votes{label_set(wildcards.labels).votes}.csv")
 
 
+def policy_of_labels(wildcards):
+    """What a label set does with suspicious labels: filtered, flipped, reviewed."""
+    return label_set(wildcards.labels).policy
+
+
 def label_sets_of(protocol):
     """Pattern of the study's label sets of one protocol, but for the original labels."""
     names = [name for name in sorted(LABEL_SETS) if label_set(name).protocol == protocol]
@@ -241,7 +292,7 @@ def table_rows(table):
     for row in rows:
         if row["init"] in RUNS:
             row["parameters"] = result(f"pretraining/{row['init']}/{COHORTS[0]}parameters.json")
-    return quote(json.dumps(rows, ensure_ascii=False))
+    return json.dumps(rows, ensure_ascii=False)
 
 
 CLASSIFIER = [experiment.name for experiment in study.classifier_experiments(config)]

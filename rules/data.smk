@@ -1,64 +1,80 @@
-# Frames -> views, folds and the original labels (paper, Sec. 3).
-localrules:
-    draw_folds,
-    complete_labels,
-    find_near_duplicates,
+# Frames -> views, folds, and a first look at them (paper, Sec. 3); downloads of networks that others trained.
+WEIGHTS = weight_files(config)
 
 
-rule draw_phantoms:
-    input:
-        manifest=DATA["manifest"],
-        key=KEY,
+# Fetched where there is a network (head nodes), never on a compute node.
+rule fetch_weights:
     output:
-        frames=result("phantoms/frames.csv"),
+        weights="weights/{file}",
     log:
-        log_of("draw_phantoms"),
+        log_of("fetch_weights/{file}"),
+    localrule: True
     conda:
         "../envs/data.yaml"
-    threads: 2
     params:
-        root=quote(DATA["root"]),
-        key=KEY_FLAG,
-        target=DATA["target_organ"],
-        positive=quote(DATA["classes"][1]),
-        code=code_version("phantoms"),
+        **stage(
+            "data.fetch_weights",
+            url=lambda wildcards: WEIGHTS[f"weights/{wildcards.file}"].url,
+            sha256=lambda wildcards: WEIGHTS[f"weights/{wildcards.file}"].sha256,
+        ),
     shell:
-        "exec python -m workflow_scripts.phantoms frames --manifest {input.manifest:q} --root {params.root}"
-        " --target-organ {params.target} --positive {params.positive} {params.key} --output {output.frames:q}"
-        " --threads {threads} --log {log:q}"
+        "{params.command} --log {log:q}"
+
+
+if ORIGIN:
+
+    rule draw_phantoms:
+        input:
+            manifest=DATA["manifest"],
+            patient_key=PATIENT_KEY,
+        output:
+            frames=result("phantoms/frames.csv"),
+        log:
+            log_of("draw_phantoms"),
+        conda:
+            "../envs/data.yaml"
+        threads: 2
+        params:
+            **stage(
+                "data.draw_phantoms",
+                root=DATA["root"],
+                target_organ=DATA["target_organ"],
+                positive=POSITIVE,
+            ),
+        shell:
+            "{params.command} --log {log:q}"
 
 
 # The frames themselves are no inputs: 26 000 of them would be looked at in every start of Snakemake. After
 # replacing frames in place, `snakemake -R crop_views` cuts them again.
 rule crop_views:
     input:
+        DRAWN_FRAMES,
         manifest=DATA["manifest"],
-        phantoms=frames_of_phantoms,
-        key=KEY,
+        patient_key=PATIENT_KEY,
     output:
         views=result("views/{real_set}.npy"),
         index=result("views/{real_set}.csv"),
     log:
         log_of("crop_views/{real_set}"),
-    # Before what takes a core for hours: this takes two for minutes, and every training waits for it.
+    # Before what takes a core for hours: this takes two for minutes, and every training run waits for it.
     priority: 2
     conda:
         "../envs/data.yaml"
     threads: 2
     params:
-        root=quote(DATA["root"]),
-        target=DATA["target_organ"],
-        profiles=quote(json.dumps(DATA["crop_profiles"])),
-        size=DATA["size"],
-        frames=quote(DATA["frames"]),
-        key=KEY_FLAG,
-        bad=DATA["on_bad_frame"],
-        code=code_version("crop"),
+        **stage(
+            "data.crop_views",
+            root=DATA["root"],
+            set=wildcard("real_set"),
+            target_organ=DATA["target_organ"],
+            profiles=json.dumps(DATA["crop_profiles"]),
+            size=DATA["size"],
+            clip_frames=DATA["frames"],
+            on_bad_frame=DATA["on_bad_frame"],
+        ),
     shell:
-        "exec python -m workflow_scripts.crop --manifest {input.manifest:q} --root {params.root}"
-        " --set {wildcards.real_set} --target-organ {params.target} --profiles {params.profiles}"
-        " --size {params.size} --frames {params.frames} {params.key} --on-bad-frame {params.bad} --threads {threads}"
-        " --output-views {output.views:q} --output-index {output.index:q} --log {log:q}"
+        "{params.command} --log {log:q}"
 
 
 rule draw_folds:
@@ -70,39 +86,26 @@ rule draw_folds:
         log_of("draw_folds/{split}seed{seed}"),
     wildcard_constraints:
         split="(by_view/)?",
+    localrule: True
     conda:
         "../envs/data.yaml"
     params:
-        folds=config["folds"],
-        positive=quote(DATA["classes"][1]),
-        split_by=lambda wildcards: "view" if wildcards.split else config["split_by"],
-        code=code_version("folds"),
+        **stage(
+            "data.draw_folds",
+            fold_count=config["folds"],
+            seed=wildcard("seed"),
+            positive=POSITIVE,
+            split_by=lambda wildcards: "view" if wildcards.split else config["split_by"],
+        ),
     shell:
-        "exec python -m workflow_scripts.folds --index {input.index:q} --folds {params.folds}"
-        " --seed {wildcards.seed} --positive {params.positive} --split-by {params.split_by} --output {output.folds:q} --log {log:q}"
-
-
-rule complete_labels:
-    input:
-        index=result("views/labelled.csv"),
-    output:
-        labels=result("labels/complete.csv"),
-    log:
-        log_of("complete_labels"),
-    conda:
-        "../envs/data.yaml"
-    params:
-        code=code_version("complete_labels"),
-    shell:
-        "exec python -m workflow_scripts.complete_labels --index {input.index:q}"
-        " --output {output.labels:q} --log {log:q}"
+        "{params.command} --log {log:q}"
 
 
 # Nearly identical views of different patients leak as a shared patient does.
 rule find_near_duplicates:
     input:
         views=[result(f"views/{name}.npy") for name in REAL_SETS],
-        indexes=[result(f"views/{name}.csv") for name in REAL_SETS],
+        index=[result(f"views/{name}.csv") for name in REAL_SETS],
     output:
         pairs=result("checks/near_duplicates.csv"),
         figure=report(
@@ -113,13 +116,67 @@ rule find_near_duplicates:
         ),
     log:
         log_of("find_near_duplicates"),
+    localrule: True
     conda:
         "../envs/evaluation.yaml"
     params:
-        names=" ".join(REAL_SETS),
-        origin=ORIGIN_FLAG,
-        code=code_version("near_duplicates"),
+        **stage("data.find_near_duplicates", names=REAL_SETS, origin=ORIGIN),
     shell:
-        "exec python -m workflow_scripts.near_duplicates --names {params.names} --views {input.views:q}"
-        " --indexes {input.indexes:q} {params.origin} --output {output.pairs:q}"
-        " --output-figure {output.figure:q} --log {log:q}"
+        "{params.command} --log {log:q}"
+
+
+rule draw_frames:
+    input:
+        DRAWN_FRAMES,
+        manifest=DATA["manifest"],
+        patient_key=PATIENT_KEY,
+    output:
+        figure=report(
+            result("figures/figure1.png"),
+            category="Data",
+            labels={"figure": "1: frames and crop boxes"},
+            caption="../docs/captions/figure1.rst",
+        ),
+    log:
+        log_of("draw_frames"),
+    localrule: True
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        **stage(
+            "data.draw_frames",
+            root=DATA["root"],
+            profiles=json.dumps(DATA["crop_profiles"]),
+            shown=config["figures"]["frames"],
+            blur=config["figures"]["blur"],
+            origin=ORIGIN,
+        ),
+    shell:
+        "{params.command} --log {log:q}"
+
+
+rule draw_views:
+    input:
+        views=result("views/{real_set}.npy"),
+        index=result("views/{real_set}.csv"),
+    output:
+        figure=report(
+            result("figures/views_{real_set}.png"),
+            category="Data",
+            labels={"figure": "views: {real_set}"},
+            caption="../docs/captions/views.rst",
+        ),
+    log:
+        log_of("draw_views/{real_set}"),
+    localrule: True
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        **stage(
+            "data.draw_views",
+            title=wildcard("real_set"),
+            shown=config["figures"]["views_per_sheet"],
+            origin=ORIGIN,
+        ),
+    shell:
+        "{params.command} --log {log:q}"

@@ -1,4 +1,7 @@
 # Contrastive pretraining per data mix (paper, Sec. 4.1).
+AUGMENTED = study.distinct_augmentations(config)
+
+
 rule pretrain:
     input:
         views=lambda wildcards: mix(wildcards, ".npy"),
@@ -20,23 +23,67 @@ rule pretrain:
         runtime=0,
         gpu=1,
     params:
-        settings=lambda wildcards: flags(study.repeated_recipe(wildcards.run, wildcards.repeat, config)),
-        organs=" ".join(DATA["organs"]),
-        shares=lambda wildcards: " ".join(
-            str(RUNS[wildcards.run]["weights"].get(name, 1)) for name in RUNS[wildcards.run]["sets"]
+        **stage(
+            "pretraining.pretrain",
+            resume="{run}/{repeat}{cohort}run",
+            shared=True,
+            settings=lambda wildcards: study.repeated_recipe(wildcards.run, wildcards.repeat, config),
+            organs=DATA["organs"],
+            set_shares=lambda wildcards: [
+                RUNS[wildcards.run]["weights"].get(name, 1) for name in RUNS[wildcards.run]["sets"]
+            ],
+            exclude_fold=excluded_fold,
+            backbone=config["model"]["backbone"],
+            layout=lambda wildcards: start_layout(RUNS[wildcards.run]["init"]),
         ),
-        left_out=left_out_flags,
-        backbone=config["model"]["backbone"],
-        layout=lambda wildcards: start_layout(RUNS[wildcards.run]["init"]),
-        work=result("work/pretrain/{run}/{repeat}{cohort}run"),
-        board=result("tensorboard/pretraining/{run}/{repeat}{cohort}run"),
-        code=code_version("pretrain"),
     shell:
-        "exec python -m workflow_scripts.pretrain --views {input.views:q} --index {input.index:q}"
-        " --shares {params.shares} --organs {params.organs} {params.left_out} --backbone {params.backbone}"
-        " --layout {params.layout} --weights {input.weights:q} {params.settings}"
-        " --output {output.backbone:q} --output-heads {output.heads:q}"
-        " --output-metrics {output.metrics:q} --output-sheet {output.sheet:q}"
-        " --output-parameters {output.parameters:q}"
-        " --work-dir {params.work:q} --tensorboard {params.board:q} --processes {resources.gpu}"
-        " --code-version {params.code} --time-limit {resources.runtime} --threads {threads} --log {log:q}"
+        "{params.command} --log {log:q}"
+
+
+rule draw_augmented:
+    input:
+        sheets=[result(f"pretraining/{run}/{COHORTS[0]}sheet.npy") for run in AUGMENTED],
+    output:
+        figure=report(
+            result("figures/augmented.png"),
+            category="Training",
+            labels={"figure": "views of pretraining"},
+            caption="../docs/captions/augmented.rst",
+        ),
+    log:
+        log_of("draw_augmented"),
+    localrule: True
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        **stage("pretraining.draw_augmented", names=AUGMENTED, origin=ORIGIN),
+    shell:
+        "{params.command} --log {log:q}"
+
+
+rule draw_training:
+    input:
+        metrics=[
+            *[result(f"pretraining/{run}/{COHORTS[0]}metrics.jsonl") for run in PRETRAINED],
+            *([result(f"diffusion/{COHORTS[0]}metrics.jsonl")] if not READY_MODEL else []),
+        ],
+    output:
+        figure=report(
+            result("figures/training.png"),
+            category="Training",
+            labels={"figure": "loss curves"},
+            caption="../docs/captions/training.rst",
+        ),
+    log:
+        log_of("draw_training"),
+    localrule: True
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        **stage(
+            "pretraining.draw_training",
+            names=[*PRETRAINED, *(["diffusion"] if not READY_MODEL else [])],
+            origin=ORIGIN,
+        ),
+    shell:
+        "{params.command} --log {log:q}"

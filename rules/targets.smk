@@ -1,19 +1,47 @@
-# The named targets: everything that a stage makes (`all` is in the Snakefile).
-localrules:
-    crop,
-    audit,
-    diffusion,
-    synthesis,
-    pretraining,
-    finetuning,
-    tables,
-    figures,
-    report,
+# The named targets: everything that a stage makes (`all` is in the Snakefile), and the report that gathers it.
+FIGURES = [
+    "figure1",
+    *[f"views_{name}" for name in REAL_SETS],
+    "near_duplicates",
+    *[f"{cohort}figure4" for cohort in COHORTS],
+    *[f"{cohort}closest_pairs" for cohort in COHORTS],
+    "audit_votes",
+    "audit_sweep",
+    *(["audit_scores"] if ORIGIN else []),
+    *(["augmented"] if AUGMENTED else []),
+    "training",
+    *(["selection"] if SELECTING else []),
+    *(["calibration"] if CALIBRATION else []),
+    *(["figure5"] if EXPLAINED else []),
+]
+
+
+# A Snakemake inside Snakemake: the report can only be made when everything in it exists. --nolock, since the outer
+# one holds the lock; it starts no job.
+rule make_report:
+    input:
+        tables=[result(f"tables/{table}.html") for table in TABLES],
+        claims=result("claims.html"),
+        figures=[result(f"figures/{figure}.png") for figure in FIGURES],
+    output:
+        html=result("report.html"),
+    log:
+        log_of("make_report"),
+    localrule: True
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        snakefile=quote(str(Path(workflow.main_snakefile).resolve())),
+        config=CONFIG_FLAGS,
+    shell:
+        "snakemake --snakefile {params.snakefile} {params.config} --nolock --cores 1"
+        " --report {output.html:q} tables figures 2> {log:q}"
 
 
 rule crop:
     input:
         [result(f"views/{name}.npy") for name in REAL_SETS],
+    localrule: True
 
 
 rule audit:
@@ -22,11 +50,13 @@ rule audit:
         result("review.html"),
         [result("audit/agreement.csv")] if config["audit"]["decisions"] else [],
         [result(f"labels/{policy}.csv") for policy in ("complete", "filtered", "flipped")],
+    localrule: True
 
 
 rule diffusion:
     input:
-        [config["diffusion"]["model"] or result(f"diffusion/{cohort}model") for cohort in COHORTS],
+        [READY_MODEL or result(f"diffusion/{cohort}model") for cohort in COHORTS],
+    localrule: True
 
 
 rule synthesis:
@@ -34,6 +64,7 @@ rule synthesis:
         [result(f"synthesis/{cohort}{name}") for cohort in COHORTS for name in ("metrics.csv", "privacy.json")],
         [result(f"release/{cohort}synthetic.zip") for cohort in COHORTS],
         PNG_FOLDERS,
+    localrule: True
 
 
 rule pretraining:
@@ -44,24 +75,35 @@ rule pretraining:
             for repeat in study.repeats(config)
             for cohort in COHORTS
         ],
+    localrule: True
 
 
 rule finetuning:
     input:
         [result(f"finetuning/{experiment}/seed{seed}.csv") for experiment in EXPERIMENTS for seed in SEEDS],
+    localrule: True
+
+
+rule classifier:
+    input:
+        [result("classifier")] if CLASSIFIER else [],
+    localrule: True
 
 
 rule tables:
     input:
         table_files(),
         result("claims.html"),
+    localrule: True
 
 
 rule figures:
     input:
         [result(f"figures/{figure}.png") for figure in FIGURES],
+    localrule: True
 
 
 rule report:
     input:
         result("report.html"),
+    localrule: True

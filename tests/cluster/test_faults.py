@@ -10,7 +10,7 @@ import psutil
 from tests.cluster.conftest import PACE, TABLE, Run, profile_with
 from tests.cluster.slurm import Cluster, wait_until
 from tests.workflow.study import Study
-from workflow_scripts.files import read_json
+from workflow_scripts.core.files import read_json
 
 L40S = "l40s-a"
 

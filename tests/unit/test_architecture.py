@@ -1,47 +1,50 @@
-"""The house: imports run one way, entry points -> packages."""
+"""The layout: a folder per stage of the paper, and imports that run one way."""
 
 import ast
 
 import pytest
 
-from tests.shared import REPOSITORY
+from tests.shared import REPOSITORY, stages
 
 PACKAGE = REPOSITORY / "workflow_scripts"
-FOUNDATION = {"files", "errors", "cli", "study"}
-# What each package may import of the others.
-ALLOWED = {
-    "study": set(),
-    "imaging": set(),
-    "training": {"imaging"},
-    "diffusion": {"training"},
-    "manifold": set(),
-    "evaluation": set(),
-}
+# A folder imports only itself and folders before it.
+ORDER = (
+    "core", "study", "runtime", "networks", "data", "audit", "diffusion", "synthesis", "privacy", "pretraining",
+    "finetuning", "classifier", "tables", "tools",
+)  # fmt: skip
 
 
 def imported(file) -> set[str]:
-    """The first-level names below workflow_scripts that a file imports."""
+    """The folders of workflow_scripts that a file imports from."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}: relative import"
+            modules += [node.module or ""]
+            assert node.module != "workflow_scripts", f"{file}: import from a folder's modules, not from the package"
         names |= {module.split(".")[1] for module in modules if module.startswith("workflow_scripts.")}
     return names
 
 
-@pytest.mark.parametrize("package", sorted(ALLOWED))
-def test_packages_import_only_what_lies_below_them(package: str):
-    for file in sorted((PACKAGE / package).rglob("*.py")):
-        assert imported(file) <= FOUNDATION | ALLOWED[package] | {package}, file
+@pytest.mark.parametrize("folder", ORDER)
+def test_a_folder_imports_only_itself_and_folders_before_it(folder: str):
+    allowed = set(ORDER[: ORDER.index(folder) + 1])
+    for file in sorted((PACKAGE / folder).rglob("*.py")):
+        assert imported(file) <= allowed, file
 
 
-def test_every_package_has_its_place():
-    assert {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").exists()} == set(ALLOWED)
+def test_the_package_holds_these_folders_and_no_loose_scripts():
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(ORDER)
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py"}
 
 
-def test_no_rule_computes_and_every_stage_is_a_plain_command():
-    stages = {file.stem for file in PACKAGE.glob("*.py")} - {"__init__", "cli", "errors", "files"}
-    for stage in stages:
-        text = (PACKAGE / f"{stage}.py").read_text(encoding="utf-8")
-        assert 'if __name__ == "__main__":' in text, stage
-        assert "run(main, parser())" in text, stage
+def test_tests_are_kept_by_folder():
+    folders = {path.name for path in (REPOSITORY / "tests/unit").iterdir() if path.is_dir()} - {"__pycache__"}
+    assert folders == set(ORDER)
+
+
+@pytest.mark.parametrize("stage", stages())
+def test_every_stage_is_a_plain_command(stage: str):
+    text = PACKAGE.joinpath(*stage.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+    assert "run(main, parser())" in text

@@ -71,5 +71,5 @@ def test_with_sdm_apptainer_jobs_run_in_the_container(tmp_path, monkeypatch: pyt
     study.snakemake("--cores", "1", "--sdm", "apptainer", "--apptainer-args=--nv", "results/phantoms/frames.csv")
     assert "exec --home" in calls.read_text()
     assert "--nv" in calls.read_text()
-    assert "python -m workflow_scripts.phantoms" in calls.read_text()
+    assert "python -m workflow_scripts.data.draw_phantoms" in calls.read_text()
     assert (study.folder / "results/phantoms/frames.csv").exists()

@@ -84,7 +84,7 @@ def phantom_study(folder: Path, changes: list[Path], *manifest: str) -> Study:
         [
             sys.executable,
             "-m",
-            "workflow_scripts.phantoms",
+            "workflow_scripts.data.draw_phantoms",
             "manifest",
             "--output",
             folder / "data_manifest.csv",

@@ -10,7 +10,7 @@ import pytest
 
 from tests.shared import REPOSITORY
 from tests.workflow.study import ENVIRONMENT, SNAKEMAKE, Study
-from workflow_scripts.study.code_version import reached_modules
+from workflow_scripts.runtime.code_version import reached_modules
 
 HEADER = ["image_id", "path", "patient_id", "organ", "label", "device", "side", "truth"]
 

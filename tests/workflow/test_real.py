@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, PngImagePlugin
 
 from tests.shared import REPOSITORY, SHARED, needs_real
 from tests.workflow.study import SMALLEST, Study
-from workflow_scripts.files import read_csv
+from workflow_scripts.core.files import read_csv
 from workflow_scripts.study.manifest import own_ids, read_manifest
 
 SHIPPED = yaml.safe_load((REPOSITORY / "config.yaml").read_text())

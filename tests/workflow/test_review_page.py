@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 
 from tests.chromium import Chromium, needs_chromium, until
-from workflow_scripts import agreement, clean_labels, review_page
-from workflow_scripts.evaluation.labels import rows_of_clinician
-from workflow_scripts.files import read_rows, write_csv, write_npy
+from workflow_scripts.audit import clean_labels
+from workflow_scripts.audit import make_review_page as review_page
+from workflow_scripts.audit import measure_agreement as agreement
+from workflow_scripts.audit.labels import rows_of_clinician
+from workflow_scripts.core.files import read_rows, write_csv, write_npy
 
 pytestmark = needs_chromium
 CLASSES = ["homogeneous", "inhomogeneous"]

@@ -15,7 +15,7 @@ import pytest
 
 from tests.shared import REPOSITORY
 from tests.workflow.study import ENVIRONMENT, Study, smallest_study
-from workflow_scripts.files import read_csv, read_npy
+from workflow_scripts.core.files import read_csv, read_npy
 
 pytestmark = pytest.mark.slow
 
@@ -131,7 +131,7 @@ def edited(finished: Study, tmp_path: Path) -> Study:
 
 # They name files of the repository by their place, and the copy has another.
 MOVED = {"make_review_page": 1, "make_report": 1}
-LOSS = "workflow_scripts/training/contrastive.py"
+LOSS = "workflow_scripts/networks/contrastive.py"
 
 
 def edit(study: Study, file: str, old: str, new: str) -> None:
@@ -147,7 +147,12 @@ def test_comments_retrain_nothing_and_a_plot_draws_itself_alone(edited: Study):
     edit(edited, LOSS, "        count = len(views)\n", "        # Both views of each.\n        count = len(views)\n")
     edit(edited, "rules/pretraining.smk", "rule pretrain:\n", "# A word.\nrule pretrain:\n")
     assert edited.planned() == MOVED
-    edit(edited, "workflow_scripts/training_figure.py", "runs, arguments.origin", "dict(runs), arguments.origin")
+    edit(
+        edited,
+        "workflow_scripts/pretraining/draw_training.py",
+        "runs, arguments.origin",
+        "dict(runs), arguments.origin",
+    )
     assert edited.planned() == {"draw_training": 1, **MOVED}
 
 
@@ -178,7 +183,7 @@ def test_the_classifier_is_packed_and_reads_a_new_frame(finished: Study, tmp_pat
         frame = study.folder / "data" / "phantoms" / next(csv.DictReader(file))["path"]
     subprocess.run(
         [
-            sys.executable, "-m", "workflow_scripts.predict", "--model", study.folder / "results" / "classifier",
+            sys.executable, "-m", "workflow_scripts.classifier.predict", "--model", study.folder / "results" / "classifier",
             "--device", "esaote_mylab", "--output", tmp_path / "predictions.csv", frame,
         ],
         cwd=REPOSITORY, env=ENVIRONMENT, check=True,

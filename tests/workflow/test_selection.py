@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.workflow.study import Study
-from workflow_scripts.files import read_csv, read_json
+from workflow_scripts.core.files import read_csv, read_json
 
 pytestmark = pytest.mark.slow
 

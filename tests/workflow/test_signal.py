@@ -14,18 +14,18 @@ from sklearn.metrics import roc_auc_score
 
 from tests.shared import REPOSITORY
 from tests.workflow.study import Study
+from workflow_scripts.core.files import read_csv, read_npy, read_rows
 from workflow_scripts.diffusion.pipeline import load_pipeline
 from workflow_scripts.diffusion.process import GaussianProcess, spaced_timesteps
 from workflow_scripts.diffusion.sampler import image_noise, reverse_steps, to_grey
-from workflow_scripts.files import read_csv, read_npy, read_rows
-from workflow_scripts.manifold.features import embed, load_encoder
-from workflow_scripts.manifold.metrics import frechet, moments
-from workflow_scripts.manifold.neighbours import inside, radii
-from workflow_scripts.plan import read_config
+from workflow_scripts.networks.cross_validation import cross_validate, initial_classifier
+from workflow_scripts.runtime.device import select_device
+from workflow_scripts.runtime.work import Clock, WorkDir
 from workflow_scripts.study.config.finetuning import FinetuningRecipe
-from workflow_scripts.training.device import select_device
-from workflow_scripts.training.finetuning import cross_validate, initial_classifier
-from workflow_scripts.training.work import Clock, WorkDir
+from workflow_scripts.synthesis.features import embed, load_encoder
+from workflow_scripts.synthesis.metrics import frechet, moments
+from workflow_scripts.synthesis.neighbours import inside, radii
+from workflow_scripts.tools.plan import read_config
 
 pytestmark = pytest.mark.slow
 DEMO_CONFIG = REPOSITORY / "demo" / "config.yaml"

@@ -14,8 +14,8 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from workflow_scripts.training.geometry import affine_matrices, warp
-from workflow_scripts.training.randomness import normals, uniforms
+from workflow_scripts.core.randomness import normals, uniforms
+from workflow_scripts.networks.geometry import affine_matrices, warp
 
 # EDM's probability for data sets of this kind, and its spreads; its turns are whole ones, ours a few degrees.
 PROBABILITY = 0.15

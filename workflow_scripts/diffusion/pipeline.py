@@ -10,10 +10,10 @@ import numpy as np
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.utils import logging as diffusers_logging
 
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import read_json
 from workflow_scripts.diffusion.process import linear_range, schedule_betas
 from workflow_scripts.diffusion.unet import IMAGE_CHANNELS, OUTPUT_CHANNELS
-from workflow_scripts.errors import UserError
-from workflow_scripts.files import read_json
 
 MARKER = "model_index.json"
 BETA_SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}

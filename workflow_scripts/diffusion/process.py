@@ -16,7 +16,7 @@ import math
 import numpy as np
 import torch
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.core.errors import UserError
 
 # Where the discretised likelihood stops trusting small probabilities.
 SMALLEST_PROBABILITY = 1e-12

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, UNet2DModel
 
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.randomness import normals
 from workflow_scripts.diffusion.process import GaussianProcess, spaced_timesteps
-from workflow_scripts.errors import UserError
-from workflow_scripts.training.device import autocast
-from workflow_scripts.training.randomness import normals
+from workflow_scripts.runtime.device import autocast
 
 STREAM = "sample"
 DPM = "dpmsolver++"

@@ -11,12 +11,12 @@ from diffusers import UNet2DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.randomness import normals
 from workflow_scripts.diffusion.process import GaussianProcess
 from workflow_scripts.diffusion.sampler import Condition, image_noise, reverse_steps, to_grey
 from workflow_scripts.diffusion.training import SNAPSHOTS
-from workflow_scripts.errors import UserError
-from workflow_scripts.training.device import autocast
-from workflow_scripts.training.randomness import normals
+from workflow_scripts.runtime.device import autocast
 
 # Noise levels at which denoising is measured: the middles of so many equal parts of the timesteps.
 LEVELS = 8

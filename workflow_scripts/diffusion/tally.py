@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from workflow_scripts.training.processes import Processes
+from workflow_scripts.runtime.processes import Processes
 
 QUARTERS = 4
 STEP_SUMS = 3

@@ -22,21 +22,21 @@ from diffusers import UNet2DModel
 from safetensors.torch import save_file
 from torch.nn.parallel import DistributedDataParallel
 
-from workflow_scripts.cli import progress
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.figures import contact_sheet, save_picture
+from workflow_scripts.core.files import atomic_path
+from workflow_scripts.core.log import progress
+from workflow_scripts.core.randomness import epoch_order, normals, philox, uniforms
 from workflow_scripts.diffusion.augmentation import ToldUNet, draw_labels, transform
 from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas, spaced_timesteps
 from workflow_scripts.diffusion.sampler import Condition, image_noise, reverse_steps, to_grey
-from workflow_scripts.diffusion.sheet import contact_sheet, save_picture
 from workflow_scripts.diffusion.tally import Tally
 from workflow_scripts.diffusion.unet import build_unet
-from workflow_scripts.errors import UserError
-from workflow_scripts.files import atomic_path
+from workflow_scripts.runtime.board import Board
+from workflow_scripts.runtime.device import Precision
+from workflow_scripts.runtime.processes import Processes
+from workflow_scripts.runtime.work import Clock, Interrupted, WorkDir
 from workflow_scripts.study.config.diffusion import DiffusionRecipe
-from workflow_scripts.training.board import Board
-from workflow_scripts.training.precision import Precision
-from workflow_scripts.training.processes import Processes
-from workflow_scripts.training.randomness import epoch_order, normals, philox, uniforms
-from workflow_scripts.training.work import Clock, Interrupted, WorkDir
 
 CHECKPOINT, GRIDS, SNAPSHOTS = "checkpoint.pt", "samples", "snapshots"
 # Steps per line of metrics, each the mean over them: reading a value off a GPU makes it wait.

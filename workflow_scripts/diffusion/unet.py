@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import UNet2DModel
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.core.errors import UserError
 
 GROUPS = 32  # of every group norm, as in guided-diffusion
 IMAGE_CHANNELS, OUTPUT_CHANNELS = 1, 2  # grey; predicted noise and variance position

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.core.errors import UserError
 from workflow_scripts.study.config.names import LABELLED_SET
 from workflow_scripts.study.pseudonyms import ID_COLUMNS, hide_ids, read_key
 

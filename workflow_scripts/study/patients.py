@@ -8,13 +8,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workflow_scripts.errors import UserError
-from workflow_scripts.files import read_csv
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import read_csv
 
 if TYPE_CHECKING:
     import argparse
 
     import pandas as pd
+import pandas as pd
+
+
+# FOLDED
+# The organ that a view shows: its views share one truth, however they are labelled.
+def numbered_testicles(index: pd.DataFrame) -> pd.Series:
+    """A number per testicle, aligned with `index`: a patient's side where the side is known, else the frame.
+
+    `index` is that of a view store (patient_id, side, image_id).
+    """
+    names = [
+        f"{patient}\0{side}" if side else image
+        for patient, side, image in zip(index["patient_id"], index["side"], index["image_id"], strict=True)
+    ]
+    return pd.Series(pd.factorize(np.array(names, dtype=object))[0], index=index.index)
 
 
 def add_reference(parser: argparse.ArgumentParser, holdout_required: bool = False) -> None:

@@ -7,7 +7,7 @@ import hmac
 from collections.abc import Mapping
 from pathlib import Path
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.core.errors import UserError
 
 # A shorter key could be found by trying.
 SHORTEST_KEY = 16

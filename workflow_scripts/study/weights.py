@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workflow_scripts.errors import UserError
-from workflow_scripts.files import recorded_sha256, refuse_torchscript, sha256
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import recorded_sha256, refuse_torchscript, sha256
 from workflow_scripts.study.config.names import BASELINES, TABLES
 
 # Downloads are made by a rule only into this folder; a file elsewhere is brought by hand.

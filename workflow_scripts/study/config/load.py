@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.core.errors import UserError
 from workflow_scripts.study.config.base import INVALID, KeyPath, Problem, Settings
 from workflow_scripts.study.config.errors import LONGEST_TEXT, bare, is_settings, problems_of
 from workflow_scripts.study.config.lines import Lines

@@ -1,0 +1,281 @@
+"""Backbones and the four key layouts they start from; files are made here in the original layouts."""
+
+import copy
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from timm.models.resnet import BasicBlock, ResNet
+from torch import nn
+
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.networks.backbone import (
+    Classifier,
+    create_backbone,
+    feature_count,
+    load_classifier,
+    load_initialisation,
+    normalise,
+    read_parameters,
+    read_weights,
+    save_weights,
+    seed_weights,
+    to_unit,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    """One ResNet-18 for all tests, since drawing its weights takes longest."""
+    return create_backbone("resnet18").eval()
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A small network with the keys of ResNet-18's first blocks, and its classifier."""
+    network = ResNet(BasicBlock, (1, 1, 1, 1), channels=(8, 8, 8, 8), num_classes=3)
+    network.default_cfg = {"classifier": "fc"}
+    return network
+
+
+@pytest.fixture(scope="module")
+def original():
+    """A torchvision ResNet-18 with running statistics of its own."""
+    with seed_weights(5, "a stranger's network"):
+        network = torchvision.models.resnet18()
+        for name, buffer in network.named_buffers():
+            if buffer.is_floating_point():
+                buffer.add_(torch.rand_like(buffer)) if "var" in name else buffer.normal_()
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def image():
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def features(network, image):
+    """What the original gives before its classifier."""
+    with torch.no_grad():
+        return nn.Sequential(*list(network.children())[:-1])(image).flatten(1)
+
+
+def load(backbone, layout, path, image):
+    """The features of the backbone after loading, and after nothing of the test before is left in it."""
+    with torch.no_grad():
+        for value in backbone.state_dict().values():
+            value.zero_()
+        load_initialisation(backbone, layout, path, seed=0)
+        return backbone(image)
+
+
+def refuse(network, layout, path):
+    """What the loader says to weights that a network without classifier cannot take."""
+    backbone = copy.deepcopy(network)
+    backbone.reset_classifier(0)
+    with pytest.raises(UserError, match=path.name) as error:
+        load_initialisation(backbone, layout, path, seed=0)
+    return str(error.value)
+
+
+def uscl_keys(network):
+    """The keys of USCL's network: the children of a ResNet by number, and two projection layers."""
+    state = {
+        f"features.{key}": value for key, value in nn.Sequential(*list(network.children())[:-1]).state_dict().items()
+    }
+    return state | {"l1.weight": torch.zeros(512, 512), "l2.bias": torch.zeros(256), "fc.weight": torch.zeros(3, 512)}
+
+
+def test_torchvision_layout_gives_the_original_features(backbone, original, image, tmp_path):
+    torch.save(original.state_dict(), tmp_path / "resnet18.pth")
+    found = load(backbone, "torchvision", tmp_path / "resnet18.pth", image)
+    torch.testing.assert_close(found, features(original, image))
+
+
+@pytest.mark.parametrize(
+    "wrap", [dict, lambda s: {"epoch": 3, "state_dict": s}, lambda s: {f"module.{k}": v for k, v in s.items()}]
+)
+def test_uscl_layout_gives_the_original_features(backbone, original, image, tmp_path, wrap):
+    torch.save(wrap(uscl_keys(original)), tmp_path / "best_model.pth")
+    found = load(backbone, "uscl", tmp_path / "best_model.pth", image)
+    torch.testing.assert_close(found, features(original, image))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_timm_layout_drops_the_classifier(tmp_path, suffix):
+    image = torch.rand(1, 3, 32, 32)
+    whole = timm.create_model("test_resnet", num_classes=7).eval()
+    file = tmp_path / f"whole{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(whole.state_dict(), file)
+    with torch.no_grad():
+        expected = whole.forward_head(whole.forward_features(image), pre_logits=True)
+    backbone = create_backbone("test_resnet").eval()
+    torch.testing.assert_close(load(backbone, "timm", file, image), expected)
+
+
+def test_missing_batch_counts_are_no_error(small, tmp_path):
+    state = {k: v for k, v in small.state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "old.pth")
+    backbone = copy.deepcopy(small)
+    backbone.reset_classifier(0)
+    load_initialisation(backbone, "torchvision", tmp_path / "old.pth", seed=0)
+
+
+@pytest.mark.parametrize("layout", ["torchvision", "uscl", "timm"])
+@pytest.mark.parametrize("mistake", ["extra key", "missing key", "other shape", "not finite"])
+def test_misfits_are_named(small, tmp_path, layout, mistake):
+    state = uscl_keys(small) if layout == "uscl" else dict(small.state_dict())
+    key = "features.4.0.conv1.weight" if layout == "uscl" else "layer1.0.conv1.weight"
+    if mistake == "extra key":
+        state["stem.weight"] = torch.zeros(1)
+    elif mistake == "missing key":
+        del state[key]
+    elif mistake == "other shape":
+        state[key] = torch.zeros(8, 64, 1, 1)
+    else:
+        state[key] = torch.full((8, 64, 3, 3), torch.nan)
+    torch.save(state, tmp_path / "wrong.pth")
+    named = {"extra key": "stem.weight", "not finite": key}.get(mistake, "layer1.0.conv1.weight")
+    assert named in refuse(small, layout, tmp_path / "wrong.pth")
+
+
+def test_another_layout_is_an_error(small, tmp_path):
+    torch.save(uscl_keys(small), tmp_path / "uscl.pth")
+    assert "features.0.weight" in refuse(small, "torchvision", tmp_path / "uscl.pth")
+    torch.save(small.state_dict(), tmp_path / "torchvision.pth")
+    assert "not in the file" in refuse(small, "uscl", tmp_path / "torchvision.pth")
+
+
+class Opened:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize(
+    "kind", ["truncated", "pickled", "pickled by torch", "text", "truncated safetensors", "no tensors"]
+)
+def test_damaged_and_pickled_files_are_refused(small, tmp_path, kind):
+    trace = tmp_path / "executed"
+    file = tmp_path / ("weights.safetensors" if "safetensors" in kind else "weights.pth")
+    if kind == "truncated":
+        buffer = io.BytesIO()
+        torch.save(small.state_dict(), buffer)
+        file.write_bytes(buffer.getvalue()[:20_000])
+    elif kind == "pickled":
+        file.write_bytes(pickle.dumps({"conv1.weight": Opened(trace)}, protocol=2))
+    elif kind == "pickled by torch":
+        torch.save({"conv1.weight": Opened(trace)}, file)
+    elif kind == "text":
+        file.write_text("<html>not found</html>")
+    elif kind == "no tensors":
+        torch.save({"epoch": 3}, file)
+    else:
+        save_file({"conv1.weight": torch.zeros(64, 3, 7, 7)}, file)
+        file.write_bytes(file.read_bytes()[:-10])
+    assert "state dictionary" in refuse(small, "timm", file)
+    assert not trace.exists()
+
+
+def test_files_and_layouts_must_go_together(tmp_path):
+    backbone = create_backbone("test_resnet")
+    with pytest.raises(UserError, match="do not exist"):
+        load_initialisation(backbone, "timm", tmp_path / "absent.pth", 0)
+    with pytest.raises(UserError, match="needs a file"):
+        load_initialisation(backbone, "timm", None, 0)
+    with pytest.raises(UserError, match="takes no weights"):
+        load_initialisation(backbone, "scratch", tmp_path / "absent.pth", 0)
+    with pytest.raises(UserError, match="none of"):
+        load_initialisation(backbone, "keras", tmp_path / "absent.pth", 0)
+    with pytest.raises(UserError, match="test_resnet"):
+        create_backbone("test_resne")
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_scratch_is_a_function_of_the_seed_and_leaves_the_generator_alone():
+    def scratch(seed):
+        torch.rand(3)
+        backbone = create_backbone("test_resnet", seed)
+        load_initialisation(backbone, "scratch", None, seed)
+        return backbone
+
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    create_backbone("test_resnet", 0)
+    Classifier(create_backbone("test_resnet", 0), 0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(scratch(0), scratch(0))
+    assert not same(scratch(0), scratch(1))
+
+
+def test_scratch_is_kaiming_normal(backbone):
+    load_initialisation(backbone, "scratch", None, seed=0)
+    convolution = backbone.layer3[0].conv2.weight
+    assert float(convolution.detach().std()) == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.02)
+    # timm would start residual blocks at 0, torchvision does not.
+    assert bool((backbone.layer1[0].bn2.weight == 1).all())
+
+
+def test_head_is_a_function_of_the_seed():
+    backbone = create_backbone("test_resnet")
+    assert torch.equal(Classifier(backbone, 1).head.weight, Classifier(backbone, 1).head.weight)
+    assert not torch.equal(Classifier(backbone, 1).head.weight, Classifier(backbone, 2).head.weight)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "mobilenetv3_small_050"])
+def test_any_timm_network_will_do(name):
+    network = create_backbone(name).eval()
+    size = network.default_cfg["input_size"][-1] if "vit" in name else 32
+    views = torch.zeros(2, size, size, dtype=torch.uint8)
+    assert network(normalise(views)).shape == (2, feature_count(network))
+    assert Classifier(network, 0).eval()(normalise(views)).shape == (2, 2)
+
+
+def test_normalisation():
+    views = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)
+    assert to_unit(views).shape == (1, 1, 16, 16)
+    networks_input = normalise(views)
+    assert networks_input.shape == (1, 3, 16, 16)
+    expected = (np.arange(256).reshape(16, 16) / 255 - 0.5) / 0.25
+    for channel in networks_input[0]:
+        np.testing.assert_allclose(channel.numpy(), expected, atol=1e-6)
+
+
+def test_saved_classifier_comes_back(tmp_path):
+    model = Classifier(create_backbone("test_resnet", 4), 4)
+    file = tmp_path / "seed0_fold0.safetensors"
+    save_weights(model.state_dict(), {"backbone": "test_resnet", "seed": 0, "title": "Hodenähnlich"}, file)
+    found, parameters = load_classifier(file)
+    assert same(found, model)
+    assert not found.training
+    assert parameters == read_parameters(file) == {"backbone": "test_resnet", "seed": 0, "title": "Hodenähnlich"}
+    save_file(model.state_dict(), file)
+    with pytest.raises(UserError, match="names no backbone"):
+        load_classifier(file)
+
+
+def test_changed_weights_are_noticed(tmp_path):
+    file = tmp_path / "w.safetensors"
+    save_file({"a": torch.zeros(1)}, file)
+    (tmp_path / "w.safetensors.sha256").write_text("0" * 64 + "  w.safetensors\n")
+    with pytest.raises(UserError, match="has changed since"):
+        read_weights(file)

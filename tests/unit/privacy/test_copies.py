@@ -1,0 +1,340 @@
+"""The copy audit on textured views: it finds planted copies, and lets other patients' views pass."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from tests.shared import SHARED, needs_real
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.privacy import audit_privacy as stage
+from workflow_scripts.privacy import copies as privacy
+from workflow_scripts.privacy import draw_closest_pairs as privacy_figure
+from workflow_scripts.privacy import planted
+
+SIZE, TRAINING, HELD_OUT, FRESH = 64, 60, 30, 40
+
+
+def textured(seed: int, patients: int) -> np.ndarray:
+    """Two views per patient: anatomy of their own (alike within the patient) under fresh speckle, uint8 (N, SIZE,
+    SIZE)."""
+    generator = np.random.default_rng(seed)
+    anatomy = gaussian_filter(generator.standard_normal((patients, SIZE, SIZE)), 5, axes=(1, 2))
+    anatomy /= anatomy.std(axis=(1, 2), keepdims=True)
+    common = gaussian_filter(np.random.default_rng(0).standard_normal((SIZE, SIZE)), 8)
+    speckle = gaussian_filter(generator.standard_normal((2 * patients, SIZE, SIZE)), 0.8, axes=(1, 2))
+    image = np.repeat(anatomy, 2, axis=0) + 2 * common / common.std() + speckle / speckle.std()
+    return np.clip(110 + 25 * image, 0, 255).astype(np.uint8)
+
+
+def features(views: np.ndarray) -> np.ndarray:
+    """A stand-in for a network: random projections of the shrunk view."""
+    small = privacy.shrink(views, 16).reshape(len(views), -1)
+    return (small @ np.random.default_rng(1).standard_normal((small.shape[1], 32))).astype(np.float32)
+
+
+TRAINED, UNSEEN, OTHERS = textured(1, TRAINING // 2), textured(2, HELD_OUT // 2), textured(3, FRESH // 2)
+
+
+@pytest.fixture(autouse=True)
+def few_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planted, "COPIES", 10)
+
+
+@pytest.fixture(scope="module")
+def detector() -> tuple[privacy.Scale, float]:
+    scale = privacy.scale_of(
+        privacy.closeness_within(TRAINED, features(TRAINED), np.arange(TRAINING) // 2, 4).evidence()
+    )
+    null = privacy.closeness(UNSEEN, features(UNSEEN), TRAINED, features(TRAINED), 4)
+    return scale, privacy.threshold_of(scale.score(null.evidence())[0], 0.01)
+
+
+@pytest.mark.parametrize("name", ["exact", "mirrored", "noise 5 %", "noise 15 %", "shifted", "gamma 0.7", "blurred"])
+def test_planted_copies_are_flagged_and_traced(detector: tuple[privacy.Scale, float], name: str) -> None:
+    scale, threshold = detector
+    copies = planted.planted_copies(TRAINED, 4, seed=0)[name]
+    found = privacy.closeness(copies, features(copies), TRAINED, features(TRAINED), 4)
+    scores, strongest = scale.score(found.evidence())
+    assert (scores > threshold).mean() >= 0.9
+    assert (found.nearest_rows(strongest) == np.arange(TRAINING))[scores > threshold].mean() >= 0.9
+
+
+def test_other_patients_pass(detector: tuple[privacy.Scale, float]) -> None:
+    scale, threshold = detector
+    found = privacy.closeness(OTHERS, features(OTHERS), TRAINED, features(TRAINED), 4)
+    assert (scale.score(found.evidence())[0] > threshold).mean() <= 0.1
+
+
+def test_power_tells_kinds_and_misses(detector: tuple[privacy.Scale, float]) -> None:
+    copies = planted.planted_copies(TRAINED[:20], 4, seed=0)
+    own = np.stack([features(copy) for copy in copies.values()])
+    rows = planted.power(copies, own, TRAINED, features(TRAINED), *detector, 4)
+    found = {row["kind"]: row["found"] for row in rows}
+    assert found["exact"] == found["mirrored"] == 1
+    assert len(found) == 11
+    for row in rows:
+        assert row["found"] >= max(row["by_pixels"], row["by_encoder"])
+        assert row["missed"] == round(20 * (1 - row["found"]))
+    blind = planted.power(copies, own, TRAINED, features(TRAINED), detector[0], np.inf, 4)
+    assert {row["missed"] for row in blind} == {20}
+
+
+def test_the_scale_looks_at_other_patients_only() -> None:
+    patients = np.arange(TRAINING) // 2
+    views = np.repeat(TRAINED[::2], 2, axis=0)  # a patient's two views are the same picture
+    found = privacy.closeness_within(views, features(views), patients, 4)
+    for rows in (found.by_correlation, found.by_feature):
+        assert rows.shape == (TRAINING, privacy.NEIGHBOURS)
+        assert (patients[rows] != patients[:, None]).all()
+    assert found.correlation.max() < 0.9
+    assert (np.diff(found.distance, axis=1) >= 0).all()
+    with pytest.raises(UserError, match="one patient"):
+        privacy.closeness_within(views, features(views), np.zeros(TRAINING), 4)
+
+
+def test_correlation_equals_a_slow_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(privacy, "BLOCK", 3)
+    views, training = OTHERS[:4], TRAINED[:5]
+    found, rows = privacy.nearest_by_correlation(views, training, 2, 3)
+    smooth = [privacy.high_pass(privacy.shrink(v, SIZE)) for v in (views, training)]
+    expected = np.zeros((4, 5))
+    for i, view in enumerate(smooth[0][:, 2:-2, 2:-2]):
+        for j, image in enumerate(smooth[1]):
+            expected[i, j] = max(
+                np.corrcoef(candidate.ravel(), image[y : y + SIZE - 4, x : x + SIZE - 4].ravel())[0, 1]
+                for candidate in (view, view[:, ::-1]) for y in range(5) for x in range(5)
+            )  # fmt: skip
+    np.testing.assert_allclose(found, -np.sort(-expected, axis=1)[:, :3], atol=1e-5)
+    np.testing.assert_array_equal(rows, np.argsort(-expected, axis=1)[:, :3])
+
+
+def test_a_view_without_contrast_resembles_nothing() -> None:
+    flat = np.full((1, SIZE, SIZE), 90, dtype=np.uint8)
+    assert abs(privacy.nearest_by_correlation(flat, TRAINED, 2, 1)[0].item()) < 1e-6
+
+
+def test_shrinking_averages_areas() -> None:
+    view = np.arange(36, dtype=np.uint8).reshape(1, 6, 6)
+    np.testing.assert_allclose(privacy.shrink(view, 3)[0], view[0].reshape(3, 2, 3, 2).mean(axis=(1, 3)), rtol=1e-6)
+    np.testing.assert_allclose(privacy.shrink(view, 4).mean(), view.mean(), rtol=1e-6)
+    np.testing.assert_allclose(privacy.shrink(view, 6), view, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("views", "rate", "alarms"), [(50, 0.01, 0), (100, 0.01, 1), (200, 0.1, 20)])
+def test_threshold_allows_just_the_false_alarms(views: int, rate: float, alarms: int) -> None:
+    scores = np.random.default_rng(0).standard_normal(views)
+    assert (scores > privacy.threshold_of(scores, rate)).sum() == alarms
+
+
+def test_bound_of_false_alarms_holds() -> None:
+    assert privacy.false_alarm_bound(300, 0.001) == pytest.approx(1 - 0.05 ** (1 / 300))  # the rule of three
+    generator = np.random.default_rng(0)
+    thresholds = np.array([privacy.threshold_of(generator.random(60), 0.05) for _ in range(2000)])
+    # The true rate of a threshold on uniform scores is 1 - threshold.
+    assert np.mean(1 - thresholds <= privacy.false_alarm_bound(60, 0.05)) == pytest.approx(0.95, abs=0.02)
+
+
+def test_the_control_is_cross_fitted() -> None:
+    scores, patients = np.array([9.0, 8.0, 1.0, 2.0, 3.0]), np.array(["a", "a", "b", "b", "c"])
+    assert privacy.cross_fitted_alarms(scores, patients, 0.01).tolist() == [True, True, False, False, False]
+
+
+def test_duplicates_under_another_patient_do_not_calibrate() -> None:
+    unseen = privacy.really_unseen(np.array([0.1, 0.99, 0.2, 0.3]), np.array(["a", "a", "b", "c"]))
+    assert unseen.tolist() == [False, False, True, True]
+
+
+def write_study(folder: Path, generated: np.ndarray, unseen: np.ndarray = UNSEEN) -> None:
+    real = np.concatenate([TRAINED, unseen])
+    patients = [f"t{i // 2:02d}" for i in range(TRAINING)] + [f"h{i // 2:02d}" for i in range(len(unseen))]
+    np.save(folder / "views.npy", real)
+    np.save(folder / "real.npy", features(real))
+    np.save(folder / "synthetic_views.npy", generated)
+    np.save(folder / "synthetic.npy", features(generated))
+    views = [f"{p}#{i % 2}" for i, p in enumerate(patients)]
+    pd.DataFrame({"view_id": views, "patient_id": patients}).to_csv(folder / "index.csv", index=False)
+    pd.DataFrame({"patient_id": sorted({p for p in patients if p[0] == "h"})}).to_csv(
+        folder / "holdout.csv", index=False
+    )
+    chosen = TRAINED[planted.planted_rows(TRAINING, 0)]
+    np.save(folder / "planted.npy", np.stack([features(c) for c in planted.planted_copies(chosen, 4, 0).values()]))
+    errors = np.random.default_rng(4).normal(0.1, 0.01, len(views))
+    pd.DataFrame({"view_id": views, "patient_id": patients, "held_out": 0, "error": errors})[::-1].to_csv(
+        folder / "denoising.csv", index=False
+    )
+    inside = (np.arange(len(generated)) % 4 > 0).astype(int)
+    pd.DataFrame({"index": range(len(generated)), "inside": inside, "distance_ratio": 0.5}).to_csv(
+        folder / "filter.csv", index=False
+    )
+
+
+def run_audit(folder: Path, *more: str) -> tuple[pd.DataFrame, dict]:
+    stage.main(stage.parser().parse_args([
+        "--real", f"{folder}/real.npy", "--real-views", f"{folder}/views.npy", "--real-index", f"{folder}/index.csv",
+        "--synthetic", f"{folder}/synthetic.npy", "--synthetic-views", f"{folder}/synthetic_views.npy",
+        "--denoising", f"{folder}/denoising.csv", "--filter", f"{folder}/filter.csv",
+        "--holdout", f"{folder}/holdout.csv", "--shift", "4",
+        "--copy-real", f"{folder}/real.npy", "--copy-synthetic", f"{folder}/synthetic.npy",
+        "--copy-planted", f"{folder}/planted.npy", "--output-html", f"{folder}/privacy.html",
+        "--output", f"{folder}/privacy.csv", "--output-summary", f"{folder}/privacy.json", *more,
+    ]))  # fmt: skip
+    return pd.read_csv(folder / "privacy.csv"), json.loads((folder / "privacy.json").read_text())
+
+
+def test_stage_tells_copies_from_fresh_views(tmp_path: Path) -> None:
+    copies = planted.planted_copies(TRAINED[:20], 4, seed=5)["noise 5 %"]
+    write_study(tmp_path, np.concatenate([OTHERS, copies]))
+    table, summary = run_audit(tmp_path, "--origin", "PHANTOM")
+    columns = "index nearest_view feature_distance correlation similarity score copy authentic"
+    assert list(table.columns) == columns.split()
+    # A copy lies nearer to its original than the original's nearest neighbour does.
+    assert table["authentic"][FRESH:].mean() < 0.1
+    assert summary["authentic"]["unfiltered"] == pytest.approx(table["authentic"].mean())
+    assert 0.2 < summary["authentic"]["held_out"] <= 1
+    page = (tmp_path / "privacy.html").read_text()
+    assert all(text in page for text in ("rotated 8°", "missed", "PHANTOM", "membership AUC"))
+    assert table["copy"][FRESH:].mean() >= 0.9
+    assert table["copy"][:FRESH].mean() <= 0.1
+    assert table["nearest_view"][FRESH] == "t00#0"
+    assert summary["flagged"]["unfiltered"] == {
+        "views": 60,
+        "copies": int(table["copy"].sum()),
+        "share": table["copy"].mean(),
+    }
+    assert summary["flagged"]["filtered"]["views"] == 45
+    assert summary["origin"] == "PHANTOM"
+    assert summary["excess"]["unfiltered"]["low"] > 0.1
+    # 30 held-out views are fewer than 1 / 0.01.
+    assert not summary["rate_certified"]
+    assert "cannot be certified" in summary["caveats"]
+    assert "anonymous" in summary["may_not_say"]
+    assert summary["generator"]["auc"]["low"] < 0.5 < summary["generator"]["auc"]["high"]
+    assert "does not exclude stronger attacks on its weights" in summary["caveats"]
+    assert "a training patient is denoised better" in page
+    _, looser = run_audit(tmp_path, "--false-alarms", "0.1")
+    assert looser["rate_certified"]
+    assert "cannot be certified" not in looser["caveats"]
+
+
+def test_stage_sees_a_memoriser_by_its_membership_auc(tmp_path: Path) -> None:
+    write_study(tmp_path, TRAINED)
+    assert run_audit(tmp_path)[1]["membership_auc"]["unfiltered"]["low"] > 0.9
+    write_study(tmp_path, OTHERS)
+    auc = run_audit(tmp_path)[1]["membership_auc"]["unfiltered"]
+    assert 0.3 < auc["value"] < 0.7
+
+
+def test_stage_sees_what_the_weights_give_away(tmp_path: Path) -> None:
+    write_study(tmp_path, OTHERS)
+    table = pd.read_csv(tmp_path / "denoising.csv")
+    table.loc[table["patient_id"].str.startswith("t"), "error"] -= 0.03
+    table.to_csv(tmp_path / "denoising.csv", index=False)
+    summary = run_audit(tmp_path)[1]
+    assert summary["generator"]["auc"]["low"] > 0.9
+    assert summary["generator"]["caught"]["value"] > 0.8
+    assert summary["generator"]["training_patients"] == TRAINING // 2
+    assert "Share the views, not the generator" in summary["caveats"]
+
+
+def test_stage_survives_a_duplicate_among_the_held_out(tmp_path: Path) -> None:
+    """A training view under a held-out patient's id would raise the threshold above every copy."""
+    write_study(tmp_path, TRAINED, np.concatenate([UNSEEN[:-1], TRAINED[:1]]))
+    table, summary = run_audit(tmp_path)
+    assert table["copy"].mean() >= 0.9
+    assert summary["same_pictures"] == 1
+    assert summary["held_out_patients"] == HELD_OUT // 2 - 1
+    assert "Remove duplicates" in summary["caveats"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda f: pd.DataFrame({"patient_id": []}).to_csv(f / "holdout.csv", index=False),
+            r"0 held-out.*diffusion.holdout_patients",
+        ),
+        (lambda f: np.save(f / "synthetic.npy", np.zeros((3, 32), "f4")), r"synthetic.npy 3"),
+        (lambda f: np.save(f / "real.npy", np.zeros((90, 7), "f4")), r"7"),
+        (lambda f: pd.read_csv(f / "denoising.csv")[:80].to_csv(f / "denoising.csv"), r"denoising.csv lacks 10 of"),
+    ],
+)
+def test_stage_refuses(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+    write_study(tmp_path, OTHERS)
+    damage(tmp_path)
+    with pytest.raises(UserError, match=message):
+        run_audit(tmp_path)
+
+
+def test_shift_must_leave_something(tmp_path: Path) -> None:
+    write_study(tmp_path, OTHERS)
+    with pytest.raises(UserError, match=r"shift = 17.*64 pixels.*at most 16"):
+        run_audit(tmp_path, "--shift", "17")
+
+
+def test_figure_shows_the_closest_pairs(tmp_path: Path) -> None:
+    write_study(tmp_path, np.concatenate([OTHERS, TRAINED[:4]]))
+    run_audit(tmp_path)
+    privacy_figure.main(privacy_figure.parser().parse_args([
+        "--privacy", f"{tmp_path}/privacy.csv", "--real-views", f"{tmp_path}/views.npy", "--real-index",
+        f"{tmp_path}/index.csv",
+        "--synthetic-views", f"{tmp_path}/synthetic_views.npy", "--output", f"{tmp_path}/pairs.png", "--origin",
+        "PHANTOM",
+    ]))  # fmt: skip
+    from PIL import Image
+
+    picture = np.asarray(Image.open(tmp_path / "pairs.png").convert("RGB")).astype(int)
+    assert (picture == [0xD7, 0x19, 0x1C]).all(axis=2).sum() > 1000
+    index = pd.read_csv(tmp_path / "index.csv")
+    index["view_id"] += "x"
+    index.to_csv(tmp_path / "index.csv", index=False)
+    with pytest.raises(UserError, match="run the audit again"):
+        privacy_figure.main(privacy_figure.parser().parse_args([
+            "--privacy", f"{tmp_path}/privacy.csv", "--real-views", f"{tmp_path}/views.npy", "--real-index",
+            f"{tmp_path}/index.csv",
+            "--synthetic-views", f"{tmp_path}/synthetic_views.npy", "--output", f"{tmp_path}/no.png",
+        ]))  # fmt: skip
+
+
+@needs_real
+def test_planted_copies_of_real_ultrasound_are_found() -> None:
+    from PIL import Image
+
+    table = pd.read_csv(SHARED / "real" / "manifest.csv", dtype=str)
+    table = table[table["organ"] == "thyroid"]
+
+    def crop(path: str) -> np.ndarray:
+        image = Image.open(SHARED / "real" / path).convert("L")
+        width, height = image.size
+        box = (
+            int(0.2 * width),
+            int(0.12 * height),
+            int(0.8 * width),
+            int(0.88 * height),
+        )  # away from the burnt-in text
+        return np.asarray(image.crop(box).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+
+    views = np.stack([crop(path) for path in table["path"]])
+    patients = table["patient_id"].to_numpy()
+    group = (
+        np.random.default_rng(0).permutation(len(np.unique(patients)))[np.unique(patients, return_inverse=True)[1]] % 4
+    )
+    training, unseen, others = views[group < 2], views[group == 2], views[group == 3]
+    null = privacy.closeness(unseen, features(unseen), training, features(training), 2)
+    usable = privacy.really_unseen(null.correlation[:, 0], patients[group == 2])
+    scale = privacy.scale_of(privacy.closeness_within(training, features(training), patients[group < 2], 2).evidence())
+    threshold = privacy.threshold_of(scale.score(null.evidence()[usable])[0], 0.01)
+    copies = planted.planted_copies(training[planted.planted_rows(len(training), 0)], 2, seed=0)
+    own = np.stack([features(copy) for copy in copies.values()])
+    power = {
+        row["kind"]: row["found"]
+        for row in planted.power(copies, own, training, features(training), scale, threshold, 2)
+    }
+    for name in ("exact", "mirrored", "noise 5 %", "shifted", "gamma 0.7", "blurred", "elastic"):
+        assert power[name] >= 0.9, name
+    fresh = privacy.closeness(others, features(others), training, features(training), 2)
+    assert (scale.score(fresh.evidence())[0] > threshold).mean() <= 0.1

@@ -1,0 +1,114 @@
+"""The copy encoder and its stage: what a copy keeps, it recognises."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.textures import textures
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.privacy.copy_encoder import altered, copy_features, info_nce, train_copy_encoder
+from workflow_scripts.privacy.planted import planted_copies
+from workflow_scripts.synthesis import embed as stage
+
+CPU = torch.device("cpu")
+
+
+def trained(views: np.ndarray, steps: int) -> torch.nn.Module:
+    return list(train_copy_encoder(views, steps, 0, CPU))[-1]
+
+
+def test_a_trained_encoder_finds_rotated_copies_better_than_a_fresh_one() -> None:
+    random = np.random.default_rng(0)
+    views = np.kron(random.integers(30, 220, (24, 4, 4)), np.ones((8, 8))).astype(np.uint8)
+    copies = planted_copies(views, 2, seed=0)["rotated 8°"]
+
+    def right(network: torch.nn.Module) -> float:
+        similar = copy_features(network, copies, CPU) @ copy_features(network, views, CPU).T
+        return float((similar.argmax(axis=1) == np.arange(24)).mean())
+
+    def margin(network: torch.nn.Module) -> float:
+        similar = copy_features(network, copies, CPU) @ copy_features(network, views, CPU).T
+        own = similar[np.arange(24), np.arange(24)].copy()
+        np.fill_diagonal(similar, -1)
+        return float((own - similar.max(axis=1)).mean())
+
+    before, after = trained(views, 1), trained(views, 25)
+    assert right(after) >= 0.9
+    assert margin(after) > margin(before) + 0.1
+
+
+def test_features_are_unit_vectors_that_ignore_mirroring_gain_and_batches() -> None:
+    views = textures(6)
+    network = trained(views, 2)
+    plain = copy_features(network, views, CPU)
+    np.testing.assert_allclose(np.linalg.norm(plain, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(copy_features(network, views[:, :, ::-1], CPU), plain, atol=1e-4)
+    np.testing.assert_allclose(copy_features(network, views[2:3], CPU), plain[2:3], atol=1e-5)
+    dim = (views // 2).astype(np.uint8)
+    assert (copy_features(network, dim, CPU) * plain).sum(axis=1).min() > 0.99
+
+
+def test_training_is_repeatable() -> None:
+    views = textures(8)
+    first, second = (copy_features(trained(views, 3), views, CPU) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_loss_is_chance_for_equal_features_and_small_for_right_pairs() -> None:
+    same = torch.nn.functional.normalize(torch.ones(5, 3), dim=1)
+    assert info_nce(same, same).item() == pytest.approx(np.log(9), rel=1e-5)
+    apart = torch.eye(5)
+    assert info_nce(apart, apart).item() < 1e-4
+
+
+def test_alterations_change_every_image_and_stay_finite() -> None:
+    images = torch.from_numpy(textures(6)).float()[:, None] / 255
+    changed = altered(images, torch.Generator().manual_seed(0))
+    assert changed.shape == images.shape
+    assert torch.isfinite(changed).all()
+    assert (changed - images).abs().mean(dim=(1, 2, 3)).min() > 0.02
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    np.save(tmp_path / "real.npy", textures(12))
+    np.save(tmp_path / "synthetic.npy", textures(5, seed=1))
+    patients = [f"p{i // 2}" for i in range(12)]
+    pd.DataFrame({"view_id": [f"v{i}" for i in range(12)], "patient_id": patients}).to_csv(
+        tmp_path / "real.csv", index=False
+    )
+    pd.DataFrame({"patient_id": ["p5"]}).to_csv(tmp_path / "holdout.csv", index=False)
+    return tmp_path
+
+
+def run_stage(study: Path) -> None:
+    import timm
+
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), study / "network.safetensors")
+    stage.main(stage.parser().parse_args([
+        "--network", "encoder", "--backbone", "test_resnet", "--weights", f"{study}/network.safetensors", "--views",
+        f"{study}/real.npy", f"{study}/synthetic.npy", "--output", f"{study}/d.npy", f"{study}/e.npy", "--real-index",
+        f"{study}/real.csv", "--holdout", f"{study}/holdout.csv", "--output-copies", f"{study}/a.npy",
+        f"{study}/b.npy", f"{study}/c.npy", "--device", "cpu", "--encoder-steps", "2", "--shift", "2",
+        "--work-dir", f"{study}/work",
+    ]))  # fmt: skip
+
+
+def test_stage_embeds_all_views_and_copies_of_training_views(study: Path) -> None:
+    run_stage(study)
+    real, synthetic, planted = (np.load(study / f"{name}.npy") for name in "abc")
+    assert [len(real), len(synthetic), len(planted)] == [12, 5, 11]
+    assert planted.shape[1] == 10  # of the ten training views
+    np.testing.assert_allclose(planted[0], real[:10], atol=1e-5)
+
+
+def test_stage_refuses_files_that_do_not_belong_together(study: Path) -> None:
+    np.save(study / "real.npy", textures(11))
+    with pytest.raises(UserError, match=r"11.*12"):
+        run_stage(study)
+    with pytest.raises(UserError, match="at least 4, there are 3"):
+        trained(textures(3), 1)

@@ -1,0 +1,117 @@
+"""Attacks that ask who was trained on: closed forms, and a generator that learnt its views by heart."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.unit.diffusion.test_training import TINY, command
+from tests.unit.privacy.test_checkpoint_selection import trained, write_study
+from workflow_scripts.diffusion import train_diffusion
+from workflow_scripts.privacy import measure_denoising as denoising_errors
+from workflow_scripts.privacy.membership import attack_on_weights, membership_auc
+from workflow_scripts.runtime import work as work_module
+from workflow_scripts.runtime.cli import run
+
+__all__ = ["trained"]  # a fixture
+
+
+def test_membership_auc_closed_forms() -> None:
+    patients = np.repeat(np.arange(10), 2)
+    near, far = np.arange(20.0), np.arange(100.0, 120.0)
+    assert membership_auc(near, patients, far, patients, 0) == (1, 1, 1)
+    value, low, high = membership_auc(near, patients, near, patients, 0)
+    assert value == 0.5
+    assert low < 0.5 < high
+
+
+def test_weights_that_know_their_patients_are_found_out() -> None:
+    patients = np.repeat(np.arange(40), 2)
+    held_out = patients >= 20
+    known = attack_on_weights(np.where(held_out, 0.2, 0.1), patients, held_out, 0)
+    assert known["auc"] == {"value": 1, "low": 1, "high": 1}
+    assert known["caught"] == {"value": 1, "low": 1, "high": 1}
+    assert (known["training_patients"], known["held_out_patients"]) == (20, 20)
+    other_way = attack_on_weights(np.where(held_out, 0.1, 0.2), patients, held_out, 0)
+    assert other_way["auc"]["value"] == other_way["caught"]["value"] == 0
+
+
+def test_two_of_twenty_unseen_patients_may_be_taken_for_members() -> None:
+    patients = np.arange(40)
+    errors = np.concatenate([np.arange(20) + 0.5, np.arange(20)])
+    # Unseen patients 0 and 1 lie below the threshold 2, and training patients 0.5 and 1.5.
+    assert attack_on_weights(errors, patients, patients >= 20, 0)["caught"]["value"] == pytest.approx(2 / 20)
+
+
+def test_a_patient_counts_once_and_few_patients_have_no_tenth() -> None:
+    errors = np.array([0.1, 0.1, 0.1, 0.9, 0.5, 0.6])
+    patients = np.array(["a", "a", "a", "b", "c", "d"])
+    result = attack_on_weights(errors, patients, np.array([0, 0, 0, 0, 1, 1], dtype=bool), 0)
+    assert result["auc"]["value"] == 0.5
+    assert result["caught"] is None
+
+
+def test_intervals_hold_what_they_promise() -> None:
+    generator = np.random.default_rng(0)
+    patients, held_out = np.arange(60), np.arange(60) >= 30
+    covered = []
+    for seed in range(100):
+        errors = generator.standard_normal(60) + held_out  # P(smaller) = Phi(1 / sqrt 2)
+        auc = attack_on_weights(errors, patients, held_out, seed)["auc"]
+        covered.append(auc["low"] <= 0.760 <= auc["high"])
+    assert np.mean(covered) > 0.85
+
+
+def measured(study: list[str], model: Path, folder: Path, name: str = "errors") -> pd.DataFrame:
+    words = [*study, "--model", str(model), "--noises", "4", "--batch-size", "10", "--work-dir", str(folder / "work")]
+    run(denoising_errors.main, denoising_errors.parser(), [*words, "--output", str(folder / f"{name}.csv")])
+    return pd.read_csv(folder / f"{name}.csv", dtype={"patient_id": str})
+
+
+def test_an_interrupted_measurement_goes_on(
+    trained: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, study = trained
+    table = measured(study, folder / "model", tmp_path, "whole")
+    assert list(table.columns) == ["view_id", "patient_id", "held_out", "error"]
+    assert table["held_out"].sum() == 8
+
+    class OverSoon(work_module.Clock):
+        asked = 0
+
+        def is_over(self) -> bool:
+            self.asked += 1
+            return self.asked in (6, 7)  # in the second of four rounds
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work_module, "Clock", OverSoon)
+        with pytest.raises(SystemExit):
+            measured(study, folder / "model", tmp_path, "interrupted")
+    assert "time is over after 6 of 16 batches" in capsys.readouterr().err
+    measured(study, folder / "model", tmp_path, "interrupted")
+    assert "continuing" in capsys.readouterr().err
+    assert (tmp_path / "interrupted.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_views_of_another_size_are_refused(
+    trained: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, study = trained
+    np.save(tmp_path / "labelled.npy", np.zeros((32, 24, 24), dtype=np.uint8))
+    with pytest.raises(SystemExit):
+        measured([*study, "--views", str(tmp_path / "labelled.npy")], folder / "model", tmp_path)
+    assert "knows views of 16 pixels" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_generator_that_learnt_by_heart_gives_its_patients_away(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    words = [*study, "--output", str(tmp_path / "model"), "--output-metrics", str(tmp_path / "metrics.jsonl")]
+    settings = {**TINY, "steps": 800, "batch_size": 16, "dropout": 0.0, "checkpoint_every": 1000, "ema": 0.9}
+    settings |= {"attention_resolutions": [8]}
+    run(train_diffusion.main, train_diffusion.parser(), [*words, "--work-dir", str(tmp_path / "w"), *command(settings)])
+    table = measured(study, tmp_path / "model", tmp_path)
+    attack = attack_on_weights(table["error"].to_numpy(), table["patient_id"], table["held_out"].to_numpy() == 1, 0)
+    assert attack["auc"]["value"] > 0.8
+    assert attack["auc"]["low"] > 0.5

@@ -1,0 +1,83 @@
+"""Draw the audit's votes: how many views were flagged in at least n of N evaluations.
+
+With --reference the paper's released counts stand beside them. With --manifest (phantoms, whose true class is known)
+the bars are split into right and wrong labels, and the title tells precision and recall of the suspicious views.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.log import say
+from workflow_scripts.runtime.cli import add_patient_key, run, stage_parser
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("--votes", type=Path, required=True, help="CSV of the audit's votes")
+    parser.add_argument("--index", type=Path, required=True, help="CSV index of the labelled views")
+    parser.add_argument("--manifest", type=Path, help="manifest with the column truth (phantoms)")
+    add_patient_key(parser)
+    parser.add_argument("--reference", action="store_true", help="draw the paper's released counts beside")
+    parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
+    parser.add_argument("--output", type=Path, required=True, help="PNG")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Read, count, draw."""
+    from workflow_scripts.audit.figures import RELEASED_EVALUATIONS, votes_figure
+    from workflow_scripts.core.figures import save
+    from workflow_scripts.core.files import read_csv
+
+    votes = read_csv(arguments.votes).merge(
+        read_csv(arguments.index)[["view_id", "image_id"]], on="view_id", validate="1:1"
+    )
+    evaluations = int(votes["evaluations"].max())
+    if evaluations < 1:
+        raise UserError(f"{arguments.votes}: no view was evaluated")
+    if arguments.reference and evaluations != RELEASED_EVALUATIONS:
+        say(f"the paper's counts are left out: they are of {RELEASED_EVALUATIONS} evaluations, these of {evaluations}")
+    wrong = wrong_labels(votes, arguments.manifest, arguments.patient_key) if arguments.manifest else None
+    figure = votes_figure(
+        votes["votes"].to_numpy(), evaluations, wrong, arguments.reference, headline(votes, wrong), arguments.origin
+    )
+    save(figure, arguments.output)
+
+
+def wrong_labels(votes: pd.DataFrame, manifest: Path, key: Path | None = None) -> np.ndarray:
+    """Where the label is not the class that was drawn, bool (V,)."""
+    from workflow_scripts.study.manifest import true_classes
+
+    return (votes["image_id"].map(true_classes(manifest, votes["image_id"], key)) != votes["label"]).to_numpy()
+
+
+def headline(votes: pd.DataFrame, wrong: np.ndarray | None) -> list[str]:
+    """The title: suspicious views, by class; frames of which only some views are; precision and recall."""
+    suspicious = votes["suspicious"].to_numpy() == 1
+    by_class = [
+        f"{int(rows.sum())} of {len(rows)} {label}" for label, rows in votes["suspicious"].groupby(votes["label"])
+    ]
+    per_frame = votes["suspicious"].groupby(votes["image_id"]).mean()
+    flagged, partly = int((per_frame > 0).sum()), int(((per_frame > 0) & (per_frame < 1)).sum())
+    lines = [f"{int(suspicious.sum())} of {len(votes)} views are suspicious ({', '.join(by_class)})"]
+    if flagged:
+        lines.append(f"They lie on {flagged} frames; {partly} of these have views that are not suspicious")
+    if wrong is not None:
+        hits = int((suspicious & wrong).sum())
+        precision = f"{hits / suspicious.sum():.2f}" if suspicious.any() else "–"
+        recall = f"{hits / wrong.sum():.2f}" if wrong.any() else "–"
+        lines.append(f"Planted errors: {int(wrong.sum())} views; found with precision {precision}, recall {recall}")
+    return lines
+
+
+if __name__ == "__main__":
+    run(main, parser())

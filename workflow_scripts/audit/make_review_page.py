@@ -1,0 +1,149 @@
+"""Make the label audit's review page: one HTML file on which a clinician decides the doubtful views (paper, Sec. 3).
+
+It opens in any browser, needs no network, and gives decisions.csv for the label policy `reviewed`. Blind, the reader
+says which class she sees, without label or votes, in random order and with unsuspicious controls mixed in; whether
+that keeps or flips the label follows from it. Open, the label and votes are shown and she keeps or flips.
+
+    python -m workflow_scripts.audit.make_review_page --votes audit/votes.csv --losses audit/imagenet_seed0.csv \\
+        --views views/labelled.npy --index views/labelled.csv --classes homogeneous inhomogeneous --output review.html
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.log import say
+from workflow_scripts.runtime.cli import run, stage_parser
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("--votes", type=Path, required=True, help="CSV of the audit's votes")
+    parser.add_argument("--losses", type=Path, nargs="+", required=True, help="CSVs view_id,fold,epoch,loss")
+    parser.add_argument("--views", type=Path, required=True, help="store of the labelled views, uint8 .npy")
+    parser.add_argument("--index", type=Path, required=True, help="its index CSV")
+    parser.add_argument("--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="label names")
+    parser.add_argument("--threshold", type=float, default=1.0, help="the vote's loss threshold (default: 1.0)")
+    parser.add_argument(
+        "--controls", type=float, default=1.0, help="unsuspicious views per suspicious one of a label (default: 1.0)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw and of the order (default: 0)")
+    parser.add_argument("--mode", choices=["blind", "open"], default="blind", help="what is shown (default: blind)")
+    parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
+    parser.add_argument("--output", type=Path, required=True, help="HTML file")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Read, choose, write the page."""
+    from workflow_scripts.audit.review import choose_cards, ordered, review_html, trajectories
+    from workflow_scripts.core.files import read_csv, read_npy, write_text
+    from workflow_scripts.study.patients import numbered_testicles
+
+    if arguments.controls < 0:
+        raise UserError(f"--controls {arguments.controls}: it must not be negative")
+    index, views = read_csv(arguments.index), read_npy(arguments.views)
+    if len(views) != len(index):
+        raise UserError(f"{arguments.views} has {len(views)} views, but {arguments.index} describes {len(index)}")
+    votes = checked_votes(read_csv(arguments.votes), index, arguments)
+    curves = trajectories(read_csv(path) for path in arguments.losses)
+    mean_loss = curves.groupby("view_id")["mean"].mean()
+    testicle = numbered_testicles(index)
+    votes["testicle"] = votes["view_id"].map(dict(zip(index["view_id"], testicle, strict=True)))
+    cards = choose_cards(votes, mean_loss, arguments.controls, arguments.seed)
+    if cards.empty:
+        raise UserError(f"{arguments.votes}: no view was evaluated, so that there is nothing to review")
+    cards = ordered(cards, arguments.mode, mean_loss, arguments.seed)
+    study = contents(cards, curves, index, testicle.to_numpy(), views, arguments)
+    write_text(review_html(study), arguments.output)
+    counts = ", ".join(f"{count} {group}" for group, count in cards["group"].value_counts().items())
+    say(f"{len(cards)} views to read ({counts}), {arguments.mode}; {arguments.output.stat().st_size / 2**20:.1f} MiB")
+
+
+def checked_votes(votes: pd.DataFrame, index: pd.DataFrame, arguments: argparse.Namespace) -> pd.DataFrame:
+    """`votes`, of views that `index` has and with labels that are classes; else `UserError`."""
+    unknown = sorted(set(votes["view_id"]) - set(index["view_id"]))
+    if unknown:
+        raise UserError(
+            f"{arguments.votes}: {len(unknown)} of its views are not in {arguments.index}, for example {unknown[0]}; "
+            "one of the two is out of date"
+        )
+    wrong = votes[~votes["label"].isin(arguments.classes)]
+    if len(wrong):
+        raise UserError(
+            f"{arguments.votes}: {wrong['view_id'].iloc[0]} has the label {wrong['label'].iloc[0]!r}; "
+            f"the classes are {' and '.join(arguments.classes)}"
+        )
+    return votes
+
+
+def contents(
+    cards: pd.DataFrame, curves: pd.DataFrame, index: pd.DataFrame, testicle: np.ndarray, views: np.ndarray,
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:  # fmt: skip
+    """What the page embeds. Patients stay out of it: a testicle is a number."""
+    from workflow_scripts.audit.review import fingerprint, neighbours
+
+    position = {view: i for i, view in enumerate(index["view_id"])}
+    losses = {str(view): rows for view, rows in curves.groupby("view_id")}
+    images: dict[int, str] = {}
+    listed = []
+    for card in cards.to_dict("records"):
+        own = position[card["view_id"]]
+        others = neighbours(own, index, testicle)
+        for i in (own, *others):
+            images.setdefault(i, png(views[i]))
+        rows = losses.get(card["view_id"])
+        listed.append(
+            {
+                "id": card["view_id"],
+                "label": card["label"],
+                "votes": int(card["votes"]),
+                "evaluations": int(card["evaluations"]),
+                "group": card["group"],
+                "testicle": int(card["testicle"]),
+                "image": own,
+                "plane": index["view"].iloc[own],
+                "others": [
+                    {
+                        "image": i,
+                        "plane": index["view"].iloc[i],
+                        "same_frame": bool(index["image_id"].iloc[i] == index["image_id"].iloc[own]),
+                    }
+                    for i in others
+                ],
+                "losses": [] if rows is None else rows[["epoch", "mean", "low", "high"]].round(4).to_numpy().tolist(),
+            }
+        )
+    return {
+        "fingerprint": fingerprint([{**card, "pixels": images[card["image"]]} for card in listed], arguments.mode),
+        "mode": arguments.mode,
+        "classes": list(arguments.classes),
+        "threshold": arguments.threshold,
+        "origin": arguments.origin,
+        "cards": listed,
+        "images": {str(i): image for i, image in images.items()},
+    }
+
+
+def png(view: np.ndarray) -> str:
+    """A view (H, H) uint8 as a lossless data URL."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(view).save(buffer, format="PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+if __name__ == "__main__":
+    run(main, parser())

@@ -1,0 +1,317 @@
+"""Predict new frames with a classifier to use: probability, agreement, likeness to the training views, heat maps.
+
+FRAMES are files (PNG, BMP, JPEG, TIFF, DICOM; of a clip the first frame) or folders, which are searched at any depth.
+Each frame is cropped by the profile --device (one of the model's) and each view is predicted. Nothing but pixels is
+read of a file. What cannot be read is named and left out, and the exit status is then 1.
+
+Research software, not a medical device.
+
+    python -m workflow_scripts.classifier.predict --model results/classifier --output predictions.csv --overlays heat frames/
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workflow_scripts.classifier.pack_classifier import DESCRIPTION, ENSEMBLE, ONNX, REFERENCE
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.log import progress, say
+from workflow_scripts.runtime.cli import run, stage_parser
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+    from onnxruntime import InferenceSession
+
+# From a batch, its rows and the number of views before it to rows that name the heat maps.
+Writer = Callable[[Sequence["Cropped"], Sequence[dict[str, Any]], int], list[dict[str, Any]]]
+NOTICE = "Research software, not a medical device: not for any decision about a patient."
+COLUMNS = ("file", "view", "prediction", "probability", "lowest", "highest", "agreement", "distance_percentile")
+PICTURES = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff"}
+BATCH = 16
+# Percentile of the distance beyond which a view is called unlike the training views.
+FAR = 95
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to predict: how it was named, where it lies, and the folder that it must not lead out of."""
+
+    name: str
+    path: Path
+    root: Path
+
+
+@dataclass(frozen=True)
+class Cropped:
+    """A view of a frame."""
+
+    file: str
+    view: str
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a classifier's folder holds, but for the PyTorch weights."""
+
+    facts: Mapping[str, Any]
+    session: InferenceSession
+    reference: Mapping[str, np.ndarray]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="folder that the stage classifier wrote")
+    parser.add_argument("--device", default="", help="crop profile of the frames (default: the model's, if it has one)")
+    parser.add_argument("--output", type=Path, help="CSV, one row per view (default: only the table on the terminal)")
+    parser.add_argument("--overlays", type=Path, help="folder for Grad-CAM++ heat maps; needs PyTorch")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("frames", type=Path, nargs="+", metavar="FRAMES", help="files and folders")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Find the files, crop, predict, write."""
+    model = load_model(arguments.model, arguments.threads)
+    profile = chosen_profile(model.facts["crop_profiles"], arguments.device)
+    draw = overlay_writer(arguments.model, model.facts, arguments.overlays, arguments.threads)
+    say(NOTICE)
+    if model.facts["origin"]:
+        say(f"{model.facts['origin']}: the classifier learnt from drawn phantoms; what it says of a patient is void.")
+    sources, bad = find_files(arguments.frames)
+    count = len(sources) + len(bad)
+    views = cropped_views(progress(sources, "predict", "file", len(sources)), profile, model.facts["size"], bad)
+    rows: list[dict[str, Any]] = []
+    while batch := list(islice(views, BATCH)):
+        predicted = predict(model, batch)
+        rows += draw(batch, predicted, len(rows)) if draw else predicted
+
+    if rows:
+        report(rows, model.facts["origin"], arguments.output)
+    if bad:
+        raise UserError("\n  ".join([f"{len(bad)} of {count} files could not be predicted:", *bad]))
+
+
+def load_model(folder: Path, threads: int) -> Model:
+    """The classifier in `folder`; `UserError` where a file is absent or not the one that was written with it."""
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidProtobuf
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    from workflow_scripts.core.files import read_json
+
+    if not (folder / DESCRIPTION).is_file():
+        raise UserError(f"{folder} holds no {DESCRIPTION}: --model must be a folder that the stage classifier wrote")
+    facts = read_json(folder / DESCRIPTION)
+    for name in (ONNX, REFERENCE):
+        require_unchanged(folder, name, facts)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(folder / ONNX, options, providers=["CPUExecutionProvider"])
+        return Model(facts, session, load_file(folder / REFERENCE))
+    except (InvalidProtobuf, SafetensorError) as error:
+        raise UserError(
+            f"{folder}: {ONNX} or {REFERENCE} is a file of another kind ({error}); copy the folder again"
+        ) from error
+
+
+def require_unchanged(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
+    """Raise `UserError` unless a file of the classifier has the checksum that its description names."""
+    from workflow_scripts.core.files import sha256
+
+    if sha256(folder / name) != facts["files"][name]:
+        raise UserError(f"{folder / name} is not the file that {DESCRIPTION} describes; copy the whole folder again")
+
+
+def chosen_profile(profiles: Mapping[str, Any], device: str) -> Mapping[str, Any]:
+    """The crop profile named `device`, or the only one where none is named."""
+    known = ", ".join(profiles)
+    if not device and len(profiles) > 1:
+        raise UserError(f"the model has several crop profiles; name the one of these frames with --device: {known}")
+    if device and device not in profiles:
+        raise UserError(f"the model has no crop profile {device!r} (--device); there are: {known}")
+    return profiles[device or next(iter(profiles))]
+
+
+def find_files(given: Sequence[Path]) -> tuple[list[Source], list[str]]:
+    """The files that are named or lie in named folders, sorted within each, and what is wrong with other names.
+
+    A file that is named is always tried; in a folder those that are called like pictures or begin as DICOM files do,
+    whatever they are called, and no hidden ones.
+    """
+    sources, bad = [], []
+    for path in given:
+        if path.is_dir():
+            inside = [file for file in sorted(path.rglob("*")) if is_frame(file, path)]
+            sources += [Source(str(file), file.absolute(), path.absolute()) for file in inside]
+            if not inside:
+                bad.append(f"{path}: no picture and no DICOM file lies in this folder")
+        elif path.is_file():
+            real = path.resolve()
+            sources.append(Source(str(path), real, real.parent))
+        else:
+            bad.append(f"{path}: does not exist")
+    return sources, bad
+
+
+def is_frame(file: Path, folder: Path) -> bool:
+    """Whether a file found in `folder` may be a frame."""
+    if any(part.startswith(".") for part in file.relative_to(folder).parts) or not file.is_file():
+        return False
+    if file.suffix.lower() in PICTURES:
+        return True
+    try:
+        with file.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM" and file.name != "DICOMDIR"
+    except OSError:
+        return False
+
+
+def cropped_views(
+    sources: Iterator[Source], profile: Mapping[str, Any], size: int, bad: list[str]
+) -> Iterator[Cropped]:
+    """The views of all files in order; what is wrong with a file is added to `bad`."""
+    from workflow_scripts.data.frames import read_frames
+    from workflow_scripts.data.profiles import cut_views
+
+    for source in sources:
+        try:
+            views = [
+                view
+                for frame in read_frames(source.path, source.root, source.name)
+                for view in cut_views(frame, profile, size, source.name)
+            ]
+        except UserError as error:
+            bad.append(str(error))
+            continue
+        yield from (Cropped(source.name, view.name, view.pixels) for view in views)
+
+
+def predict(model: Model, views: Sequence[Cropped]) -> list[dict[str, Any]]:
+    """One row of `COLUMNS` per view."""
+    import numpy as np
+
+    from workflow_scripts.classifier.novelty import neighbour_distances, percentiles, unit_length
+    from workflow_scripts.finetuning.predictions import DECISION, decide
+
+    stack = np.stack([view.pixels for view in views])
+    probability, members, embeddings = model.session.run(None, {model.session.get_inputs()[0].name: stack})
+    agreement = ((members > DECISION) == (probability > DECISION)[:, None]).mean(axis=1)
+    neighbours = model.facts["novelty"]["neighbours"]
+    far = [
+        percentiles(
+            neighbour_distances(
+                unit_length(embeddings[:, number]), model.reference[f"member{number}.embeddings"], neighbours
+            ),
+            model.reference[f"member{number}.distances"],
+        )
+        for number in range(members.shape[1])
+    ]
+    values = (
+        decide(probability, model.facts["classes"]), probability, members.min(axis=1), members.max(axis=1), agreement,
+        np.mean(far, axis=0),
+    )  # fmt: skip
+    return [
+        dict(zip(COLUMNS, (view.file, view.view, *row), strict=True))
+        for view, row in zip(views, zip(*(column.tolist() for column in values), strict=True), strict=True)
+    ]
+
+
+def report(rows: Sequence[Mapping[str, Any]], origin: str, output: Path | None) -> None:
+    """Print the table, and write it where a path is given; an origin becomes a column of both."""
+    from workflow_scripts.core.files import write_rows
+
+    columns = [*rows[0], *(["origin"] if origin else [])]
+    stamped = [{**row, "origin": origin} if origin else dict(row) for row in rows]
+    if output:
+        write_rows(
+            [{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in stamped],
+            columns, output,
+        )  # fmt: skip
+    cells = [columns] + [
+        [f"{row[key]:.{0 if key == 'distance_percentile' else 2}f}" if isinstance(row[key], float) else row[key]
+         for key in columns]
+        for row in stamped
+    ]  # fmt: skip
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    for line in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    far = sum(row["distance_percentile"] > FAR for row in rows)
+    if far:
+        say(
+            f"{far} of {len(rows)} views lie farther from the training views than {FAR} % of the views of unseen patients"
+            " did: do not rely on their probabilities"
+        )
+
+
+def overlay_writer(folder: Path, facts: Mapping[str, Any], output: Path | None, threads: int) -> Writer | None:
+    """A function that draws a batch's heat maps and adds their file names to its rows; None without `output`."""
+    if output is None:
+        return None
+    try:
+        import torch
+
+        from workflow_scripts.classifier.ensemble import load_ensemble
+        from workflow_scripts.core.figures import save
+        from workflow_scripts.finetuning.explanation import heat_maps, last_stage
+        from workflow_scripts.networks.backbone import standardise, to_unit
+    except ModuleNotFoundError as error:
+        raise UserError(f"--overlays needs PyTorch, timm, grad-cam and matplotlib; {error.name} is missing") from None
+    import numpy as np
+
+    torch.set_num_threads(threads)
+    require_unchanged(folder, ENSEMBLE, facts)
+    members = load_ensemble(folder / ENSEMBLE).members
+
+    def draw(batch: Sequence[Cropped], rows: Sequence[dict[str, Any]], done: int) -> list[dict[str, Any]]:
+        images = standardise(to_unit(torch.from_numpy(np.stack([view.pixels for view in batch]))))
+        drawn = []
+        for number, (view, row) in enumerate(zip(batch, rows, strict=True)):
+            target = facts["classes"].index(row["prediction"])
+            single = images[number : number + 1]
+            heat = np.mean([heat_maps(member, last_stage(member.backbone), single, target)[0] for member in members], 0)
+            name = f"{done + number + 1:04d}_{Path(view.file).stem}_{view.view}.png"
+            save(overlay_figure(view, row, heat, facts), output / name)
+            drawn.append({**row, "overlay": name})
+        return drawn
+
+    return draw
+
+
+def overlay_figure(view: Cropped, row: Mapping[str, Any], heat: np.ndarray, facts: Mapping[str, Any]) -> Figure:
+    """The view, and the same with the members' mean Grad-CAM++ map (H, W) for the predicted class."""
+    from matplotlib.figure import Figure
+
+    from workflow_scripts.core.figures import stamp
+
+    figure = Figure(figsize=(6, 3.9), layout="constrained")
+    plain, marked = figure.subplots(1, 2)
+    for axis in (plain, marked):
+        axis.imshow(view.pixels, cmap="gray", vmin=0, vmax=255)
+        axis.set(xticks=[], yticks=[])
+    marked.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.55)
+    plain.set_title(f"view {view.view}", fontsize=9)
+    marked.set_title(f"what speaks for {row['prediction']} (Grad-CAM++)", fontsize=9)
+    figure.suptitle(
+        f"p({facts['classes'][1]}) = {row['probability']:.2f}, networks {row['lowest']:.2f} to {row['highest']:.2f},"
+        f" {100 * row['agreement']:.0f} % agree\nfarther from the training views than {row['distance_percentile']:.0f} % of"
+        " the views of unseen patients",
+        fontsize=9,
+    )
+    figure.supxlabel(NOTICE, fontsize=7)
+    stamp(figure, facts["origin"])
+    return figure
+
+
+if __name__ == "__main__":
+    run(main, parser())

@@ -1,0 +1,200 @@
+"""Reading and writing artefacts. Every write is atomic: a reader sees the old file or the whole new one."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workflow_scripts.core.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+# Columns that hold names, never numbers: "007" must stay "007".
+TEXT_COLUMNS = (
+    "view_id", "image_id", "patient_id", "organ", "label", "view", "device", "side", "path", "truth",
+    "label_original", "label_policy", "set", "metric", "origin", "set_a", "view_a", "patient_a", "set_b", "view_b",
+    "patient_b",
+)  # fmt: skip
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is fsynced and takes `path`'s place, on failure removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it takes `path`'s place (an old one goes), else it goes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        if path.is_dir():
+            # A folder cannot be replaced in one step unless it is empty: it steps aside first.
+            aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            os.replace(path, aside)
+            os.replace(temporary, path)
+            shutil.rmtree(aside)
+        else:
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write UTF-8 text."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(value: Any, path: str | Path) -> None:
+    """Write JSON with sorted keys."""
+    write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", path)
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_npy(array: np.ndarray, path: str | Path) -> None:
+    """Write an array as .npy without pickle."""
+    import numpy as np
+
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def write_npy_blocks(blocks: Iterable[np.ndarray], rows: int, path: str | Path) -> None:
+    """Write blocks (n_i, …) of one kind, `rows` in all and at least one, as one array; memory holds a block at a time."""
+    import numpy as np
+
+    with atomic_path(path) as temporary:
+        whole, done = None, 0
+        for block in blocks:
+            if whole is None:
+                shape = (rows, *block.shape[1:])
+                whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=block.dtype, shape=shape)
+            whole[done : done + len(block)] = block
+            done += len(block)
+        assert whole is not None
+        assert done == rows, f"{path}: {done} rows came, {rows} were announced"
+        whole.flush()
+
+
+def read_npy(path: str | Path) -> np.ndarray:
+    """Memory-map an .npy array, read-only; nothing is unpickled."""
+    import numpy as np
+
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def write_csv(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table as CSV: UTF-8, header, no index column, floats that read back bit for bit."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_csv(path: str | Path) -> pd.DataFrame:
+    """Read a CSV artefact; name columns stay text and an empty cell in them is the empty string."""
+    import pandas as pd
+
+    # Only an empty cell is missing: a patient may be called NA.
+    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
+    text = [column for column in table.columns if column in TEXT_COLUMNS]
+    table[text] = table[text].fillna("")
+    return table
+
+
+def read_rows(path: str | Path) -> list[dict[str, str]]:
+    """Read a CSV as dictionaries of text, without pandas (whose import costs more than most cheap stages)."""
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str], path: str | Path) -> None:
+    """Write dictionaries as CSV with the given columns, without pandas."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, or of a folder's files (names and bytes, sorted)."""
+    path = Path(path)
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{file.relative_to(path)}\0{sha256(file)}\0".encode())
+        return digest.hexdigest()
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_record(path: str | Path) -> Path:
+    """The file beside `path` that records its checksum, in the format of sha256sum."""
+    return Path(f"{path}.sha256")
+
+
+def recorded_sha256(path: str | Path) -> str:
+    """The checksum that is recorded beside `path`, or "" where none is."""
+    record = sha256_record(path)
+    return record.read_text(encoding="utf-8").partition(" ")[0].strip() if record.is_file() else ""
+
+
+def verify_recorded_sha256(path: str | Path) -> None:
+    """Raise `UserError` where a checksum is recorded beside `path` and `path` is another file now."""
+    recorded = recorded_sha256(path)
+    if recorded and (actual := sha256(path)) != recorded:
+        raise UserError(
+            f"{path} has the SHA-256 {actual}, but {sha256_record(path)} records {recorded}: the file has changed "
+            f"since it was fetched. Fetch it again, or delete {sha256_record(path)} if the change is meant"
+        )
+
+
+def refuse_torchscript(path: str | Path, name: str | Path = "") -> None:
+    """Raise `UserError` where `path` (called `name`, if given) is TorchScript: a program, which could do anything."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2] for name in archive.namelist()}
+    except zipfile.BadZipFile:
+        return
+    if "constants.pkl" in names:  # what torch itself tells TorchScript by
+        raise UserError(
+            f"{name or path} is TorchScript, which is a program and is never run here, whatever its checksum; name a file of "
+            "weights alone (a state dictionary) in the config. For embedding.inception that is the default"
+        )

@@ -1,0 +1,148 @@
+"""Cut the views of one set out of the raw frames and write them as a view store.
+
+Nothing but the cropped pixels goes on: no metadata of the files, no file names; ids are the manifest's, or with
+--patient-key keyed hashes of them, in messages too.
+
+    python -m workflow_scripts.data.crop_views --manifest data_manifest.csv --root data/frames --set labelled \\
+        --target-organ testicle --profiles '{"whole": {"kind": "none"}}' --size 256 \\
+        --output-views views/labelled.npy --output-index views/labelled.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import read_rows
+from workflow_scripts.core.log import say
+from workflow_scripts.runtime.cli import add_patient_key, run, stage_parser
+from workflow_scripts.study.config.names import LABELLED_SET
+
+NEEDED = ("image_id", "path", "patient_id", "organ", "label", "device", "side")
+# A view with a larger share of coloured pixels is reported: colour Doppler, or a coloured mark.
+COLOURED = 0.01
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("--manifest", type=Path, required=True, help="manifest of the study")
+    parser.add_argument("--root", type=Path, required=True, help="folder below which every frame lies")
+    parser.add_argument("--set", required=True, help="`labelled`, or an organ: its frames without a label")
+    parser.add_argument("--target-organ", required=True, help="the organ whose frames carry labels")
+    parser.add_argument("--profiles", required=True, help="JSON of the crop profiles by device")
+    parser.add_argument("--size", type=int, default=256, help="side of the views in pixels (default: 256)")
+    parser.add_argument(
+        "--frames",
+        default="first",
+        help="frames of a clip where the manifest does not say: first, all, every n (default: first)",
+    )
+    add_patient_key(parser)
+    parser.add_argument("--on-bad-frame", choices=("fail", "skip"), default="fail", help="(default: fail)")
+    parser.add_argument("--threads", type=int, default=1, help="threads that decode (default: 1)")
+    parser.add_argument("--output-views", type=Path, required=True, help="view store, .npy")
+    parser.add_argument("--output-index", type=Path, required=True, help="its index, .csv")
+    return parser
+
+
+def belongs(row: Mapping[str, str], name: str, target_organ: str) -> bool:
+    """Whether a manifest row's views are of the set `name`; the sets are disjoint."""
+    if name == LABELLED_SET:
+        return row["organ"] == target_organ and row["label"] != ""
+    return row["organ"] == name and row["label"] == ""
+
+
+def read_profiles(text: str) -> dict[str, Any]:
+    """The crop profiles by device, as the config's data.crop_profiles in JSON.
+
+    Raises `UserError` where the text is no such JSON; the config's schema has checked it in a workflow.
+    """
+    from workflow_scripts.data.profiles import KINDS
+
+    try:
+        profiles = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"--profiles is no JSON ({error}); expected {{device: {{kind: …}}, …}}") from None
+    if not isinstance(profiles, dict):
+        raise UserError("--profiles must be a JSON object of crop profiles by device")
+    for device, profile in profiles.items():
+        kind = profile.get("kind") if isinstance(profile, dict) else None
+        if kind not in KINDS:
+            raise UserError(f"--profiles, {device}: `kind` must be one of {', '.join(KINDS)}")
+        if kind != "boxes":
+            continue
+        boxes, views = profile.get("boxes", []), profile.get("views", [])
+        named = len(boxes) == len(views) == len(set(views))
+        if not boxes or not named or any(len(box) != 4 for box in boxes):
+            raise UserError(
+                f"--profiles, {device}: needs `boxes` of [top, left, height, width] and as many different `views`"
+            )
+    return profiles
+
+
+def rows_of_set(
+    rows: Sequence[Mapping[str, str]], name: str, target_organ: str, manifest: Path
+) -> list[Mapping[str, str]]:
+    """The manifest's rows of the set `name`, in its order.
+
+    Raises `UserError` when a column is missing, an image id stands twice or the set is empty.
+    """
+    missing = [column for column in NEEDED if rows and column not in rows[0]]
+    if missing:
+        raise UserError(f"{manifest} line 1: missing column {', '.join(missing)}")
+    twice = [image_id for image_id, count in Counter(row["image_id"] for row in rows).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{manifest}: image_id {', '.join(twice)} stands in more than one row; views are named after it"
+        )
+    chosen = [row for row in rows if belongs(row, name, target_organ)]
+    if not chosen:
+        organ, label = (target_organ, "with a label") if name == LABELLED_SET else (name, "with an empty label")
+        raise UserError(f"the set {name!r} is empty: {manifest} has no row of organ {organ!r} {label}")
+    return chosen
+
+
+def completed(rows: Sequence[Mapping[str, str]], frames: str) -> list[Mapping[str, str]]:
+    """The rows with `frames` wherever the manifest does not say."""
+    return [{**row, "frames": row.get("frames") or frames} for row in rows]
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Choose the rows, cut their views."""
+    from workflow_scripts.data.store import write_store
+    from workflow_scripts.study.manifest import read_manifest
+
+    if arguments.size < 1 or arguments.threads < 1:
+        raise UserError("--size and --threads must be at least 1")
+    profiles = read_profiles(arguments.profiles)
+    manifest = read_manifest(arguments.manifest, arguments.patient_key)
+    rows = rows_of_set(manifest, arguments.set, arguments.target_organ, arguments.manifest)
+    unknown = sorted({row["device"] for row in rows} - set(profiles))
+    if unknown:
+        raise UserError(
+            f"no crop profile for the device {', '.join(unknown)}; there are: {', '.join(profiles) or 'none'}"
+        )
+    rows = completed(rows, arguments.frames)
+    try:
+        count, bad = write_store(
+            rows, arguments.root, profiles, arguments.size, arguments.threads, arguments.output_views,
+            arguments.output_index, skip_bad=arguments.on_bad_frame == "skip",
+        )  # fmt: skip
+    except UserError as error:
+        raise UserError(f"the set {arguments.set!r}, {len(rows)} rows of {arguments.manifest}: {error}") from None
+    say(f"{arguments.set}: {count} views of {len(rows) - len(bad)} files")
+    if bad:
+        say("\n".join([f"skipped {len(bad)} of {len(rows)} files:", *(f"  {text}" for text in bad)]))
+    coloured = [row["view_id"] for row in read_rows(arguments.output_index) if float(row["coloured"]) > COLOURED]
+    if coloured:
+        listed = ", ".join(coloured[:20]) + (" …" if len(coloured) > 20 else "")
+        say(f"{len(coloured)} views hold colour on more than {COLOURED:.0%} of their pixels (Doppler?): {listed}")
+
+
+if __name__ == "__main__":
+    run(main, parser())

@@ -1,0 +1,100 @@
+"""Deal the labelled patients to folds, stratified on their original labels.
+
+The same folds serve every label policy and every experiment of a seed, so that table rows can be compared fold by fold.
+With --split-by view the views are dealt instead, as the paper's released code does: then training folds hold views of
+test patients. It is here to measure that leak, not to use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import read_rows, write_rows
+from workflow_scripts.core.log import say
+from workflow_scripts.runtime.cli import run, stage_parser
+
+
+# FOLDED
+# Cross-validation folds that never split a patient (paper, Sec. 4.3).
+def assign_folds(views: Iterable[tuple[str, bool]], folds: int, seed: int, unit: str = "patient") -> dict[str, int]:
+    """Deal patients to folds, stratified by the share of their views that is positive.
+
+    `views` yields one (patient, is the view positive) per view; where views themselves are dealt (`unit` names that in
+    messages), each is its own patient. Patients are shuffled, sorted by their share of
+    positive views (then by their number of views) and dealt out in turn. So folds differ by at most one patient, every
+    fold has patients with positive and with negative views, and positive views differ by at most one patient's.
+    Returns patient -> fold in 0..folds-1, in order of patient. Raises `UserError` where too few patients have a class.
+    """
+    counts: dict[str, list[int]] = {}
+    for patient, is_positive in views:
+        count = counts.setdefault(patient, [0, 0])
+        count[bool(is_positive)] += 1
+    with_class = [sum(1 for count in counts.values() if count[c]) for c in (0, 1)]
+    for name, patients in zip(("negative", "positive"), with_class, strict=True):
+        if patients < folds:
+            raise UserError(
+                f"{folds} folds need at least {folds} {unit}s with {name} labels, but of {len(counts)} labelled "
+                f"{unit}s only {patients} have any. Use fewer folds (config key folds) or label more {unit}s"
+            )
+    draw = random.Random(seed)
+    # From a sorted list, so that the order of the rows does not matter.
+    order = sorted(counts)
+    draw.shuffle(order)
+    order.sort(key=lambda patient: (-counts[patient][1] / sum(counts[patient]), -sum(counts[patient])))
+    # The fold that is dealt to first gets the richest patients; let chance say which one it is.
+    turn = list(range(folds))
+    draw.shuffle(turn)
+    fold_of = {patient: turn[i % folds] for i, patient in enumerate(order)}
+    return {patient: fold_of[patient] for patient in sorted(fold_of)}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("--index", type=Path, required=True, help="CSV index of the labelled views")
+    parser.add_argument("--folds", type=int, required=True, help="number of folds")
+    parser.add_argument("--seed", type=int, required=True, help="seed of the shuffle")
+    parser.add_argument("--positive", required=True, help="name of the positive class")
+    parser.add_argument("--split-by", choices=("patient", "view"), default="patient", help="(default: patient)")
+    parser.add_argument("--output", type=Path, required=True, help="CSV view_id,patient_id,fold")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Read the index, deal, write."""
+    if arguments.folds < 2:
+        raise UserError(f"--folds {arguments.folds}: a cross-validation needs at least 2 folds")
+    index = read_rows(arguments.index)
+    for row in index:
+        if not row["patient_id"] or not row["label"]:
+            raise UserError(
+                f"{arguments.index}: view {row['view_id']} has no patient or no label; it cannot be put in a fold"
+            )
+    unit = f"{arguments.split_by}_id"
+    fold_of = assign_folds(
+        ((row[unit], row["label"] == arguments.positive) for row in index), arguments.folds, arguments.seed,
+        arguments.split_by,
+    )  # fmt: skip
+    in_folds: dict[str, set[int]] = {}
+    for row in index:
+        in_folds.setdefault(row["patient_id"], set()).add(fold_of[row[unit]])
+    for fold in range(arguments.folds):
+        labels = [row["label"] for row in index if fold_of[row[unit]] == fold]
+        patients = sum(fold in folds for folds in in_folds.values())
+        positive = labels.count(arguments.positive)
+        say(f"fold {fold}: {patients} patients, {len(labels)} views, {positive} of them {arguments.positive}")
+    if arguments.split_by == "view":
+        split = sum(len(folds) > 1 for folds in in_folds.values())
+        say(
+            f"{split} of {len(in_folds)} patients have views in several folds: what this study measures includes a leak"
+        )
+    rows = [{"view_id": row["view_id"], "patient_id": row["patient_id"], "fold": fold_of[row[unit]]} for row in index]
+    write_rows(rows, ("view_id", "patient_id", "fold"), arguments.output)
+
+
+if __name__ == "__main__":
+    run(main, parser())

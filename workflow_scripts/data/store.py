@@ -1,0 +1,135 @@
+"""The view store: one uint8 array on disk and a CSV index beside it, written frame by frame in bounded memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import atomic_path, write_rows
+from workflow_scripts.core.log import progress
+from workflow_scripts.data.frames import read_frames
+from workflow_scripts.data.profiles import View, cut_views
+
+INDEX_COLUMNS = ("view_id", "image_id", "patient_id", "organ", "label", "side", "view", "coloured")
+# Rows per task: enough to hide what it costs to hand one out, few enough to keep the results that wait small. A row
+# that takes many frames of a clip is a task of its own.
+CHUNK = 8
+
+# View ids and views of a manifest row, or the text of what is wrong with its file.
+Views = list[tuple[str, View]] | str
+
+
+def views_of_row(row: Mapping[str, str], root: Path, profiles: Mapping[str, Any], size: int) -> Views:
+    """View ids and views of one manifest row, or the text of what is wrong with its file.
+
+    `row["frames"]` says which frames of a clip. A view is called image_id#view, in a clip image_id@frame#view.
+    """
+    image_id = row["image_id"]
+    views = []
+    try:
+        for frame in read_frames(row["path"], root, image_id, row["frames"]):
+            name = image_id if frame.number is None else f"{image_id}@{frame.number}"
+            views += [
+                (f"{name}#{view.name}", view) for view in cut_views(frame, profiles[row["device"]], size, image_id)
+            ]
+    except UserError as error:
+        return str(error)
+    return views
+
+
+def _views_of_rows(
+    rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int
+) -> list[Views]:
+    return [views_of_row(row, root, profiles, size) for row in rows]
+
+
+def _tasks(rows: Sequence[Mapping[str, str]]) -> Iterator[list[Mapping[str, str]]]:
+    """The rows in order, cut into what one process is handed at a time."""
+    for is_clip, group in groupby(rows, key=lambda row: row["frames"] != "first"):
+        members, step = list(group), 1 if is_clip else CHUNK
+        yield from (members[start : start + step] for start in range(0, len(members), step))
+
+
+def write_store(
+    rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int, threads: int,
+    views_path: Path, index_path: Path, skip_bad: bool,
+) -> tuple[int, list[str]]:  # fmt: skip
+    """Decode and crop the files of `rows` in `threads` threads, and write their views in the order of the rows.
+
+    A row has the manifest's cells and in `frames` which of a clip's frames to take. Returns the number of views and
+    what was wrong with each bad file. Raises `UserError` that lists all bad files unless `skip_bad`, and where no view
+    is left; then nothing is written. The index is written last: where it exists, the store is complete.
+    """
+    index: list[dict[str, str]] = []
+    bad: list[str] = []
+    with atomic_path(views_path) as temporary:
+        # Appended rather than mapped: skipped frames make the length known only at the end, and a full disk is then
+        # an error with a message, where a mapped file would end the process.
+        with temporary.open("wb") as file:
+            _write_header(file, 0, size)
+            start = file.tell()
+            decoded = _decoded(rows, root, profiles, size, threads)
+            for row, views in zip(rows, progress(decoded, "crop", "frame", len(rows)), strict=True):
+                if isinstance(views, str):
+                    bad.append(views)
+                    continue
+                for view_id, view in views:
+                    file.write(view.pixels.tobytes())
+                    index.append(_entry(row, view_id, view))
+            file.seek(0)
+            # NumPy leaves room in the header for any number of rows.
+            _write_header(file, len(index), size)
+            if file.tell() != start:
+                raise RuntimeError("the header of the view store has changed its length")
+        if bad and not skip_bad:
+            raise UserError(
+                f"{_listing(bad)}\nmend them or take their rows out of the manifest; "
+                "data.on_bad_frame: skip goes on without them"
+            )
+        if not index:
+            raise UserError(f"no frame is left, all were skipped: {_listing(bad)}")
+        index_path.unlink(missing_ok=True)  # an old index must not lie beside new views, should we die in between
+    write_rows(index, INDEX_COLUMNS, index_path)
+    return len(index), bad
+
+
+def _write_header(file: Any, count: int, size: int) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _entry(row: Mapping[str, str], view_id: str, view: View) -> dict[str, str]:
+    kept = {key: row[key] for key in ("image_id", "patient_id", "organ", "label", "side")}
+    return {"view_id": view_id, **kept, "view": view.name, "coloured": f"{view.coloured:.4g}"}
+
+
+def _decoded(
+    rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int, threads: int
+) -> Iterator[Views]:
+    """Views or complaints in the order of the rows; at most 2 `threads` + 1 tasks wait, which bounds the memory.
+
+    Threads do: Pillow decodes, converts and resizes outside Python's lock, and nothing has to be sent between processes.
+    """
+    waiting: deque[Future[list[Views]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for task in _tasks(rows):
+                waiting.append(pool.submit(_views_of_rows, task, root, profiles, size))
+                if len(waiting) > 2 * threads:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _listing(bad: Sequence[str]) -> str:
+    frames = "1 frame cannot be used" if len(bad) == 1 else f"{len(bad)} frames cannot be used"
+    return "\n".join([f"{frames}:", *(f"  {text}" for text in bad)])

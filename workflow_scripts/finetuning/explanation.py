@@ -1,0 +1,108 @@
+"""Where in a view a classifier finds its evidence: Grad-CAM++ (Chattopadhay et al. 2018; the paper's figure 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.figures import stamp
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def last_stage(backbone: nn.Module) -> nn.Module:
+    """The module of a timm network that gives its last feature maps (ResNet: layer4)."""
+    stages = getattr(backbone, "feature_info", None)
+    if not stages:
+        raise UserError(
+            "this backbone names no stages, so Grad-CAM++ has no layer to look at; leave figures.explained empty"
+        )
+    return backbone.get_submodule(stages[-1]["module"])
+
+
+def heat_maps(model: nn.Module, layer: nn.Module, images: Tensor, target: int, batch_size: int = 32) -> np.ndarray:
+    """Grad-CAM++ of one logit.
+
+    `model` maps `images` (N, 3, H, W) to logits; `layer` is the module whose (N, C, h, w) output is explained. Returns
+    float32 (N, H, W) in [0, 1], each map scaled to its own range; a map is 0 where nothing speaks for the target.
+    """
+    from pytorch_grad_cam import GradCAMPlusPlus
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    model.eval()
+    with GradCAMPlusPlus(model, [layer]) as cam:
+        parts = [
+            cam(input_tensor=chunk, targets=[ClassifierOutputTarget(target)] * len(chunk))
+            for chunk in images.split(batch_size)
+        ]
+    return np.concatenate(parts)
+
+
+@torch.inference_mode()
+def positive_probability(model: nn.Module, images: Tensor, batch_size: int = 64) -> np.ndarray:
+    """Probability of the second class, float32 (N,), of a classifier with two logits."""
+    model.eval()
+    return torch.cat([model(chunk).softmax(dim=1)[:, 1] for chunk in images.split(batch_size)]).cpu().numpy()
+
+
+def heat_share(maps: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Share of each map's heat within `mask`: maps (N, H, W) >= 0, mask bool (N, H, W) -> (N,); NaN without heat."""
+    total = maps.sum(axis=(1, 2), dtype=np.float64)
+    within = np.where(mask, maps, 0).sum(axis=(1, 2), dtype=np.float64)
+    return np.divide(within, total, out=np.full(len(maps), np.nan), where=total > 0)
+
+
+def spread_over_classes(labels: np.ndarray, count: int) -> np.ndarray:
+    """Positions of `count` views, alternating between the labels (sorted, last first) and evenly spaced within each."""
+    groups = [np.flatnonzero(labels == label) for label in sorted(set(labels), reverse=True)]
+    wanted = [len(range(i, count, len(groups))) for i in range(len(groups))]
+    picked = [
+        group[np.linspace(0, len(group) - 1, min(n, len(group))).astype(int)]
+        for group, n in zip(groups, wanted, strict=True)
+    ]
+    longest = max((len(group) for group in picked), default=0)
+    return np.array([group[i] for i in range(longest) for group in picked if i < len(group)], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One explained view: `images` (2, H, W) clean and with markers, in [0, 1]; `maps` (arms, 2, H, W) and
+    `probabilities` (arms, 2) of the positive class; `title` says which view it is."""
+
+    title: str
+    images: np.ndarray
+    maps: np.ndarray
+    probabilities: np.ndarray
+
+
+def explanation_figure(
+    views: Sequence[Explained], arms: Sequence[str], positive: str, summary: str, origin: str
+) -> Figure:
+    """Figure 5: per view two lines, clean and with markers; the image, then one Grad-CAM++ map per arm."""
+    from matplotlib.figure import Figure
+
+    columns = 1 + len(arms)
+    figure = Figure(figsize=(2.7 * columns, 2.95 * 2 * len(views) + 0.9), layout="constrained")
+    grid = figure.subplots(2 * len(views), columns, squeeze=False)
+    for i, view in enumerate(views):
+        for j, condition in enumerate(("clean", "with markers")):
+            line = grid[2 * i + j]
+            line[0].set_ylabel(f"{view.title}\n{condition}", fontsize=9)
+            for axis in line:
+                axis.imshow(view.images[j], cmap="gray", vmin=0, vmax=1)
+                axis.set(xticks=[], yticks=[])
+            for arm, axis in enumerate(line[1:]):
+                axis.imshow(view.maps[arm, j], cmap="inferno", vmin=0, vmax=1, alpha=0.55)
+                axis.set_xlabel(f"p({positive}) = {view.probabilities[arm, j]:.2f}", fontsize=8)
+    for axis, title in zip(grid[0], ("view", *arms), strict=True):
+        axis.set_title(title, fontsize=11)
+    figure.suptitle(f"What speaks for {positive} (Grad-CAM++)\n{summary}", fontsize=10)
+    stamp(figure, origin)
+    return figure

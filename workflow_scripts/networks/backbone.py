@@ -1,0 +1,255 @@
+"""Backbones, the weights they start from, and the classifier on top of them (paper, Sec. 3 and 4.1 and 4.3)."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import atomic_path, refuse_torchscript, verify_recorded_sha256
+from workflow_scripts.core.randomness import philox
+
+LAYOUTS = ("scratch", "torchvision", "uscl", "timm")
+# What the input of every classifier and encoder is normalised with (paper, Sec. 4.1).
+MEAN, STD = 0.5, 0.25
+# USCL numbers the children of a torchvision ResNet; those between (ReLU, pooling) have no weights.
+USCL_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+# Names under which training scripts usually store a state dictionary among other things.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+
+
+@contextmanager
+def seed_weights(seed: int, stream: str) -> Iterator[None]:
+    """Within it, torch's initialisers (on CPU) draw from (seed, stream) alone; outside nothing changes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(philox(seed, stream).integers(2**63)))
+        yield
+
+
+def create_backbone(name: str, seed: int = 0) -> nn.Module:
+    """A timm network without classifier on CPU, (N, 3, H, W) -> (N, feature_count); its weights are timm's random ones.
+
+    Raises `UserError` on a name that timm does not know.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name}*")[:5]
+        raise UserError(
+            f"backbone {name!r} is no timm network (config key model.backbone); "
+            + (f"near to it: {', '.join(close)}" if close else "timm.list_models() names them all")
+        )
+    with seed_weights(seed, "backbone"):
+        return timm.create_model(name, pretrained=False, num_classes=0)
+
+
+def feature_count(backbone: nn.Module) -> int:
+    """Number of features that a backbone without classifier gives per image."""
+    # Some networks (MobileNetV3) widen after what timm calls num_features.
+    return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
+
+
+def load_initialisation(backbone: nn.Module, layout: str, path: Path | None, seed: int) -> None:
+    """Set the weights that a training starts from, in place.
+
+    Layouts: `scratch` draws Kaiming-normal convolutions (as the released code) from `seed` and needs no file;
+    `torchvision` is a torchvision ResNet; `uscl` is USCL's `features.<i>.…` over the children of a torchvision ResNet,
+    with projection layers `l…` and `fc…`; `timm` is the network's own keys, as in backbone.safetensors. Classifiers and
+    projections are dropped; beyond them every key must match, both ways. Raises `UserError` on a file that is absent,
+    damaged, not what its recorded checksum says, pickled, or of other keys or shapes.
+    """
+    if layout == "scratch":
+        if path is not None:
+            raise UserError(f"layout scratch takes no weights, but {path} is given; name its layout or leave it out")
+        _draw_scratch(backbone, seed)
+        return
+    if layout not in LAYOUTS:
+        raise UserError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
+    if path is None:
+        raise UserError(f"layout {layout} needs a file of weights (--weights)")
+    weights = _in_timm_keys(read_weights(path), layout, backbone)
+    _require_match(weights, backbone.state_dict(), f"{path} (layout {layout})")
+    backbone.load_state_dict(weights, strict=False)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a .safetensors file or of what `torch.save` wrote; nothing else in it is unpickled.
+
+    A state dictionary among other entries is unwrapped, and DataParallel's `module.` is dropped. A checksum recorded
+    beside the file (`<file>.sha256`) must hold. Raises `UserError` on files that are absent, damaged or something else,
+    TorchScript among them.
+    """
+    if not path.is_file():
+        raise UserError(f"weights {path} do not exist; bring the file, or correct its path in the config")
+    verify_recorded_sha256(path)
+    refuse_torchscript(path)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file provokes in the unpickler, in zipfile or in safetensors
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{path} cannot be read as weights ({reason}). Either it is damaged (fetch it again), or it holds pickled "
+            "objects other than tensors, which are not executed here (save its state dictionary alone, with torch.save "
+            "or as safetensors)"
+        ) from error
+    weights = _state_dictionary(content)
+    if weights is None:
+        raise UserError(f"{path} holds no state dictionary (tensors by name); save the network's state_dict() alone")
+    if all(key.startswith("module.") for key in weights):
+        weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    broken = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise UserError(f"{path}: weights {_some(broken)} are not finite; the training that wrote them diverged")
+    return weights
+
+
+class Classifier(nn.Module):
+    """A backbone and one linear layer with two logits, negative class first; state keys `backbone.*` and `head.*`.
+
+    The head's initial weights (torch's default) are a function of `seed`.
+    """
+
+    def __init__(self, backbone: nn.Module, seed: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        with seed_weights(seed, "head"):
+            self.head = nn.Linear(feature_count(backbone), 2)
+
+    def forward(self, views: Tensor) -> Tensor:
+        """(N, 3, H, W) normalised views -> (N, 2) logits."""
+        return self.head(self.backbone(views))
+
+
+def to_unit(views: Tensor) -> Tensor:
+    """uint8 (N, H, W) -> float32 (N, 1, H, W) in [0, 1]."""
+    return views[:, None].float() / 255
+
+
+def standardise(images: Tensor) -> Tensor:
+    """float (N, 1, H, W) in [0, 1] -> network input (N, 3, H, W) in [-2, 2]: three equal channels (paper, Sec. 4.1)."""
+    return ((images - MEAN) / STD).expand(-1, 3, -1, -1)
+
+
+def normalise(views: Tensor) -> Tensor:
+    """uint8 (N, H, W) -> network input float32 (N, 3, H, W) in [-2, 2]."""
+    return standardise(to_unit(views))
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what computes a training's result."""
+    import numpy as np
+    import timm
+
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "timm": timm.__version__,
+        "torch": torch.__version__,
+    }
+
+
+def save_weights(weights: Mapping[str, Tensor], parameters: Mapping[str, Any], path: Path) -> None:
+    """Write tensors as safetensors, atomically, with `parameters` (any JSON value) as JSON text in the metadata."""
+    from safetensors.torch import save_file
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    with atomic_path(path) as temporary:
+        save_file(
+            tensors, temporary, metadata={"parameters": json.dumps(parameters, sort_keys=True, ensure_ascii=False)}
+        )
+
+
+def read_parameters(path: Path) -> dict[str, Any]:
+    """The parameters that `save_weights` wrote into the metadata."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get("parameters", "{}"))
+
+
+def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
+    """A fine-tuned classifier in eval mode on CPU, and its parameters, from `seed<s>_fold<f>.safetensors`."""
+    weights, parameters = read_weights(path), read_parameters(path)
+    if "backbone" not in parameters:
+        raise UserError(f"{path} names no backbone in its metadata: it was not written by the stage finetune")
+    model = Classifier(create_backbone(parameters["backbone"]), seed=0)
+    _require_match(weights, model.state_dict(), str(path))
+    model.load_state_dict(weights)
+    return model.eval(), parameters
+
+
+def _draw_scratch(backbone: nn.Module, seed: int) -> None:
+    with seed_weights(seed, "scratch"):
+        for module in backbone.modules():
+            if isinstance(module, nn.Conv2d):
+                # Kaiming-normal with the fan out of one group; torch's initialiser would ignore the groups.
+                fan_out = module.out_channels // module.groups * math.prod(module.kernel_size)
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+            elif isinstance(module, nn.BatchNorm2d):
+                # timm starts the last norm of a residual block at 0; torchvision, and so the released code, at 1.
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+
+
+def _state_dictionary(content: Any) -> dict[str, Tensor] | None:
+    if not isinstance(content, Mapping):
+        return None
+    if content and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
+        return dict(content)
+    inner = {key: found for key, value in content.items() if (found := _state_dictionary(value)) is not None}
+    for name in WRAPPERS:
+        if name in inner:
+            return inner[name]
+    return next(iter(inner.values())) if len(inner) == 1 else None
+
+
+def _in_timm_keys(weights: dict[str, Tensor], layout: str, backbone: nn.Module) -> dict[str, Tensor]:
+    """Rename to timm's keys and drop what is no part of the backbone; a key that cannot be renamed stays as it is."""
+    if layout == "torchvision":
+        return {key: value for key, value in weights.items() if not key.startswith("fc.")}
+    if layout == "timm":
+        classifier = getattr(backbone, "default_cfg", {}).get("classifier") or ()
+        names = (classifier,) if isinstance(classifier, str) else classifier
+        return {k: v for k, v in weights.items() if not k.startswith(tuple(f"{name}." for name in names))}
+    renamed = {}
+    for key, value in weights.items():
+        if key.startswith(("l", "fc")):
+            continue
+        features, _, rest = key.partition(".")
+        child, _, parameter = rest.partition(".")
+        is_known = features == "features" and child in USCL_CHILDREN
+        renamed[f"{USCL_CHILDREN[child]}.{parameter}" if is_known else key] = value
+    return renamed
+
+
+def _require_match(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:
+    unmatched = [key for key in weights if key not in wanted]
+    missing = [key for key in wanted if key not in weights and not key.endswith("num_batches_tracked")]
+    if unmatched or missing:
+        parts = [f"{len(unmatched)} of its keys are not in the network: {_some(unmatched)}"] if unmatched else []
+        parts += [f"{len(missing)} keys of the network are not in the file: {_some(missing)}"] if missing else []
+        raise UserError(f"{source} does not fit the backbone: {'; '.join(parts)}. Check model.backbone and the layout")
+    shapes = [
+        f"{key} {tuple(value.shape)} instead of {tuple(wanted[key].shape)}"
+        for key, value in weights.items()
+        if value.shape != wanted[key].shape
+    ]
+    if shapes:
+        raise UserError(f"{source} has other shapes than the backbone: {_some(shapes)}. Check model.backbone")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")

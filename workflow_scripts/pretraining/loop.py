@@ -1,0 +1,171 @@
+"""The training loop of contrastive pretraining (paper, Sec. 4.1).
+
+A step first names its images by global index and only then takes them, so that several processes each take their part of
+the same batch, and train the same network whatever their number (`processes`).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.log import progress, say
+from workflow_scripts.networks.backbone import feature_count
+from workflow_scripts.networks.contrastive import Encoder, alignment, spread, uniformity
+from workflow_scripts.pretraining.augmentation import augment_pairs, view_recipes
+from workflow_scripts.pretraining.contrastive_step import Losses, check_batch, compute_gradients
+from workflow_scripts.pretraining.mix import ViewUnion, batch_indices
+from workflow_scripts.pretraining.monitor import LARGEST, Neighbours
+from workflow_scripts.pretraining.optimisers import learning_rate, make_optimiser
+from workflow_scripts.pretraining.shared_norms import share_batch_norm
+from workflow_scripts.runtime.board import Board
+from workflow_scripts.runtime.device import to_device
+from workflow_scripts.runtime.processes import Processes
+from workflow_scripts.runtime.work import Clock, Interrupted, WorkDir
+from workflow_scripts.study.config.pretraining import PretrainingRecipe
+
+CHECKPOINT = "checkpoint.pt"
+METRICS_EVERY = 10
+# How often in a run the neighbours are asked.
+MONITORS = 10
+# Embeddings that spread less than this over the unit sphere (1 is even) are all but one point.
+COLLAPSED = 0.01
+
+
+def make_encoder(backbone: nn.Module, organs: int, views: ViewUnion, recipe: PretrainingRecipe) -> Encoder:
+    """The backbone with the heads that the run's losses need.
+
+    A mix of one organ uses L_con alone and has no organ head; `loss_con: false` uses L_sup alone and has no projection
+    head. `organs` is the number of organs of the study. Raises `UserError` if the mix is smaller than a batch, or if no
+    loss is left.
+    """
+    if views.epoch_size < recipe.batch_size:
+        raise UserError(
+            f"the mix has {views.epoch_size} views an epoch, fewer than one batch of {recipe.batch_size}: "
+            "add sets to the run or lower batch_size (and lr with it: 0.075 sqrt(batch) for lars)"
+        )
+    several = len(np.unique(views.organs)) > 1
+    if not recipe.loss_con and not several:
+        raise UserError(
+            "loss_con is false, but every view of the mix shows the same organ, so that no loss is left: "
+            "set loss_con to true or add a set of another organ"
+        )
+    supervised = several and (not recipe.loss_con or recipe.organ_weight > 0)
+    widths = recipe.projection if recipe.loss_con else None
+    return Encoder(backbone, feature_count(backbone), widths, organs if supervised else None, recipe.seed)
+
+
+def pretrain(
+    encoder: Encoder,
+    views: ViewUnion,
+    recipe: PretrainingRecipe,
+    device: torch.device,
+    work: WorkDir,
+    clock: Clock,
+    processes: Processes,
+    tensorboard: Path | None = None,
+) -> None:
+    """Train `encoder` in place for `recipe.steps` steps of L = L_con + lambda L_sup (Eq. 4), or what is left of them.
+
+    Metrics go to `work.metrics_file()` and, if named, to TensorBoard's folder, checkpoints to `work`. A run that was stopped
+    anywhere and started again ends with the weights of an undisturbed one, bit for bit on the CPU; it may go on with
+    another number of processes. Raises `Interrupted` when the clock is over in any process, and `UserError` when the loss
+    is no longer finite.
+    """
+    check_batch(recipe.batch_size, recipe.chunk, processes.count)
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    if recipe.activation_checkpointing:
+        _checkpoint_activations(encoder.backbone)
+    if processes.count > 1 and not recipe.chunk:
+        encoder.backbone = share_batch_norm(encoder.backbone, device)
+    encoder.to(device).to(memory_format=layout).train()
+    optimiser = make_optimiser([encoder], recipe.optimiser, recipe.lr, recipe.weight_decay)
+    start = _resume(encoder, optimiser, work)
+    board = Board(work.metrics_file(), tensorboard, start) if processes.is_first else None
+    part = processes.part(recipe.batch_size)
+    drawn = view_recipes(recipe.augmentation)
+    # With small batches, as on a laptop, the monitors must not cost more than the training.
+    neighbours = Neighbours(views, recipe.seed, min(LARGEST, 2 * recipe.batch_size))
+    reported, since, collapsed = start, time.perf_counter(), False
+
+    for step in progress(range(start, recipe.steps), "pretraining", "step", recipe.steps, start):
+        rate = learning_rate(step, recipe.steps, recipe.lr, recipe.warmup)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+
+        indices = batch_indices(views, recipe.seed, recipe.batch_size, step)
+        images = to_device(views.take(indices[part]), device)
+        pairs = augment_pairs(images, drawn, recipe.seed, step, indices[part])
+        optimiser.zero_grad()
+        losses = compute_gradients(encoder, pairs, to_device(views.organs[indices], device), recipe, processes)
+        optimiser.step()
+
+        # Reading a value waits for the GPU, which otherwise works while the next batch is prepared: so not every step.
+        done = step + 1
+        leaving = done < recipe.steps and processes.any(clock.is_over())
+        saving = leaving or done % recipe.checkpoint_every == 0 or done == recipe.steps
+        monitoring = done % max(1, recipe.steps // MONITORS) == 0 or done == recipe.steps
+        reporting = monitoring or done == 1 or done % METRICS_EVERY == 0
+        if (saving or reporting) and not torch.isfinite(losses.total):
+            raise UserError(
+                f"the loss is {losses.total.item()} at step {done} of {recipe.steps} (learning rate {rate:.4g}): "
+                "lower lr or lengthen warmup"
+            )
+        if reporting and board is not None:
+            now = time.perf_counter()
+            row = {"step": done, **_metrics(losses), "lr": rate}
+            row["images_per_s"] = (done - reported) * recipe.batch_size / (now - since)
+            if monitoring:
+                row |= neighbours.accuracies(encoder, device)
+            board.report(row)
+            reported, since = done, time.perf_counter()
+            if row["embedding_std"] < COLLAPSED and not collapsed:
+                collapsed = True
+                width = row["embedding_std"]
+                say(f"warning: the embeddings have collapsed to a point at step {done} (std {width:.2g}; 1 is even)")
+        if saving:
+            state = {"step": done, "encoder": encoder.state_dict(), "optimiser": optimiser.state_dict()}
+            work.save(CHECKPOINT, state, progress=done)
+        if leaving:
+            raise Interrupted(f"pretraining ended itself after {done} of {recipe.steps} steps; the next try continues")
+    if board is not None:
+        board.close()
+
+
+def _metrics(losses: Losses) -> dict[str, Any]:
+    first, second = losses.embeddings
+    return {
+        "loss": losses.total.item(),
+        "loss_con": None if losses.contrastive is None else losses.contrastive.item(),
+        "loss_sup": None if losses.organ is None else losses.organ.item(),
+        "alignment": alignment(first, second).item(),
+        "uniformity": uniformity(first).item(),
+        "embedding_std": spread(losses.embeddings.flatten(0, 1)).item(),
+    }
+
+
+def _checkpoint_activations(backbone: nn.Module) -> None:
+    try:
+        backbone.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError):
+        raise UserError(
+            f"timm's {type(backbone).__name__} knows no activation checkpointing: set activation_checkpointing to false "
+            "and let chunk bound the memory"
+        ) from None
+
+
+def _resume(encoder: Encoder, optimiser: Optimizer, work: WorkDir) -> int:
+    """Load the last checkpoint, if there is one; the number of steps that are done."""
+    state = work.load(CHECKPOINT)
+    if state is None:
+        return 0
+    encoder.load_state_dict(state["encoder"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["step"])

@@ -1,0 +1,235 @@
+"""Copy audit of the generated views: which are closer to a training view than unseen patients' views come?
+
+Writes per generated view `index, nearest_view, feature_distance, correlation, similarity, score, copy, authentic`: the
+training view behind the strongest evidence, the distance to the nearest one in the embedding's features, the best
+normalised cross-correlation over flips and shifts, the best cosine of the copy encoder, the score, whether it lies above
+the threshold, and authenticity. The summary (JSON, and a page) holds counts, the control on held-out patients, the
+membership AUCs from outside and from the generator's weights, the share of planted copies of each kind that are found,
+and in words what may and may not be claimed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import read_csv, read_npy, write_csv, write_json, write_text
+from workflow_scripts.core.log import say
+from workflow_scripts.runtime.cli import add_settings, run, settings, stage_parser
+from workflow_scripts.study.config.manifold import PrivacyRecipe
+from workflow_scripts.study.patients import add_reference, check_rows, real_masks
+
+if TYPE_CHECKING:
+    import numpy as np
+from collections.abc import Mapping
+from typing import Any
+
+from workflow_scripts.core.tables import Table
+
+
+# FOLDED
+# The privacy audit on one page: what of planted copies it finds, kind by kind, and what was found.
+def audit_layout(summary: Mapping[str, Any]) -> Table:
+    """Table of the kinds of planted copies in `summary`, the audit's; its findings and their limits as notes."""
+    rows = [
+        (
+            row["kind"],
+            f"{row['found']:.0%}",
+            f"{row['by_pixels']:.0%}",
+            f"{row['by_encoder']:.0%}",
+            f"{row['missed']} of {row['copies']}",
+        )
+        for row in summary["planted"]
+    ]
+    notes = [
+        f"Planted copies of training views, flagged at the threshold of the audit (aim: {summary['false_alarms']:.1%} false"
+        f" alarms; {summary['control']['share']:.1%} of {summary['held_out_views']} held-out patients' views trip a"
+        " threshold that other patients set).",
+        summary["may_say"],
+        *(
+            f"{name}: of {summary['flagged'][name]['views']} generated views {summary['flagged'][name]['copies']} flagged;"
+            f" {summary['authentic'][name]:.0%} authentic (held-out real views {summary['authentic']['held_out']:.0%});"
+            f" membership AUC {auc['value']:.2f} (95 % interval {auc['low']:.2f} to {auc['high']:.2f})."
+            for name, auc in summary["membership_auc"].items()
+        ),
+        weights_note(summary["generator"]),
+        summary["may_not_say"],
+        summary["caveats"],
+    ]
+    return Table(
+        label="privacy",
+        title="Copy audit: planted copies that it finds",
+        header=("kind of copy", "found", "by pixels", "by encoder", "missed"),
+        rows=tuple(rows),
+        text_columns=1,
+        notes=tuple(notes),
+        rules=(),
+        origin=summary["origin"],
+    )
+
+
+def weights_note(attack: Mapping[str, Any]) -> str:
+    """One sentence or two about what the generator's weights tell of its training patients."""
+    auc, caught = attack["auc"], attack["caught"]
+    found = (
+        f" At {attack['false_alarms']:.0%} false alarms {caught['value']:.0%} of them are told"
+        f" ({caught['low']:.0%} to {caught['high']:.0%}; chance is {attack['false_alarms']:.0%})."
+        if caught
+        else ""
+    )
+    return (
+        f"With the generator's weights: a training patient is denoised better than a held-out one with probability"
+        f" {auc['value']:.2f} (95 % interval {auc['low']:.2f} to {auc['high']:.2f}; 0.5 is no difference;"
+        f" {attack['training_patients']} training and {attack['held_out_patients']} held-out patients).{found}"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("--real", type=Path, required=True, help="features of the labelled views")
+    parser.add_argument("--real-views", type=Path, required=True, help="store of the labelled views")
+    parser.add_argument("--real-index", type=Path, required=True, help="index of the labelled views")
+    parser.add_argument("--synthetic", type=Path, required=True, help="features of the generated views")
+    parser.add_argument("--synthetic-views", type=Path, required=True, help="store of the generated views")
+    parser.add_argument("--copy-real", type=Path, required=True, help="copy encoder's features of the labelled views")
+    parser.add_argument("--copy-synthetic", type=Path, required=True, help="those of the generated views")
+    parser.add_argument("--copy-planted", type=Path, required=True, help="those of the planted copies, by kind")
+    parser.add_argument("--denoising", type=Path, required=True, help="how well the generator denoises the real views")
+    parser.add_argument("--filter", type=Path, required=True, help="the manifold filter's answers")
+    add_reference(parser, holdout_required=True)
+    parser.add_argument("--origin", default="", help="stamp in the summary, for example PHANTOM (default: none)")
+    parser.add_argument("--output", type=Path, required=True, help="CSV, one row per generated view")
+    parser.add_argument("--output-summary", type=Path, required=True, help="JSON")
+    parser.add_argument("--output-html", type=Path, required=True, help="page with the table of planted copies")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    add_settings(parser, PrivacyRecipe)
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Audit the generated views."""
+    import numpy as np
+    import pandas as pd
+
+    pass
+    from workflow_scripts.core.tables import html_page, markdown
+    from workflow_scripts.privacy import copies as privacy
+    from workflow_scripts.privacy import membership
+    from workflow_scripts.privacy.planted import planted_copies, planted_rows, power
+    from workflow_scripts.synthesis.neighbours import nearest
+
+    recipe: PrivacyRecipe = settings(arguments)
+    shift, seed = recipe.shift, recipe.seed
+    real, real_views, index = read_npy(arguments.real), read_npy(arguments.real_views), read_csv(arguments.real_index)
+    synthetic, views = read_npy(arguments.synthetic), read_npy(arguments.synthetic_views)
+    copy_real, copy_synthetic = read_npy(arguments.copy_real), read_npy(arguments.copy_synthetic)
+    answers = read_csv(arguments.filter)
+    check_rows({
+        str(arguments.real): len(real), str(arguments.real_views): len(real_views),
+        str(arguments.copy_real): len(copy_real), str(arguments.real_index): len(index),
+    })  # fmt: skip
+    check_rows({
+        str(arguments.synthetic): len(synthetic), str(arguments.synthetic_views): len(views),
+        str(arguments.copy_synthetic): len(copy_synthetic), str(arguments.filter): len(answers),
+    })  # fmt: skip
+    training, held_out = real_masks(index, arguments.holdout, arguments.folds, arguments.exclude_fold)
+    patients = index["patient_id"].to_numpy()
+    _require_patients(patients[held_out], f"{arguments.holdout} leaves")
+    if not training.any():
+        raise UserError(f"{arguments.holdout} and the excluded fold leave no training views to compare with")
+
+    known = real_views[training], copy_real[training]
+    unseen = privacy.closeness(real_views[held_out], copy_real[held_out], *known, shift)
+    same = unseen.correlation[:, 0] >= privacy.SAME_PICTURE
+    if same.any():
+        views_named = ", ".join(index["view_id"].to_numpy()[held_out][same])
+        say(
+            "held-out views that are the same picture as a training view, their patients calibrate nothing:"
+            f" {views_named}"
+        )
+    usable = privacy.really_unseen(unseen.correlation[:, 0], patients[held_out])
+    held_out[np.flatnonzero(held_out)[~usable]] = False
+    _require_patients(patients[held_out], "held-out pictures that are also training views leave")
+    scale = privacy.scale_of(privacy.closeness_within(*known, patients[training], shift).evidence())
+    held_scores = scale.score(unseen.evidence()[usable])[0]
+    threshold = privacy.threshold_of(held_scores, recipe.false_alarms)
+    found = privacy.closeness(views, np.asarray(copy_synthetic), *known, shift)
+    score, strongest = scale.score(found.evidence())
+    copies = score > threshold
+
+    authentic, distance = privacy.authentic(np.asarray(synthetic), real[training])
+
+    kept = answers["inside"].to_numpy() == 1
+    summary = privacy.summarise(copies, kept, held_scores, patients[held_out], recipe.false_alarms, seed)
+    summary |= {
+        "origin": arguments.origin,
+        "training_views": int(training.sum()),
+        "training_patients": len(np.unique(patients[training])),
+        "same_pictures": int(same.sum()),
+        "shift": shift,
+        "threshold": threshold,
+        "planted": power(
+            planted_copies(known[0][planted_rows(len(known[0]), seed)], shift, seed),
+            np.load(arguments.copy_planted), *known, scale, threshold, shift,
+        ),
+        "authentic": {
+            "unfiltered": float(authentic.mean()), "filtered": float(authentic[kept].mean()) if kept.any() else 0.0,
+            "held_out": float(privacy.authentic(real[held_out], real[training])[0].mean()),
+        },
+        "membership_auc": {},
+    }  # fmt: skip
+    summary["generator"] = membership.attack_on_weights(
+        _errors(arguments.denoising, index["view_id"].to_numpy()[training | held_out]),
+        patients[training | held_out], held_out[training | held_out], seed,
+    )  # fmt: skip
+    for name, members in (("unfiltered", np.ones(len(kept), dtype=bool)), ("filtered", kept)):
+        reach = nearest(np.asarray(real), synthetic[members], 1)[0][:, 0]
+        auc, low, high = membership.membership_auc(
+            reach[training], patients[training], reach[held_out], patients[held_out], seed
+        )
+        summary["membership_auc"][name] = {"value": auc, "low": low, "high": high}
+    summary |= privacy.statements(summary)
+    page = audit_layout(summary)
+    say(f"{markdown(page)}\n{summary['may_say']}\n{summary['caveats']}")
+
+    nearest_rows = found.nearest_rows(strongest)
+    table = pd.DataFrame({
+        "index": np.arange(len(views)),
+        "nearest_view": index["view_id"].to_numpy()[training][nearest_rows],
+        "feature_distance": distance,
+        "correlation": found.correlation[:, 0].astype(float),
+        "similarity": 1 - found.distance[:, 0] ** 2 / 2,
+        "score": score,
+        "copy": copies.astype(int),
+        "authentic": authentic.astype(int),
+    })  # fmt: skip
+    write_csv(table, arguments.output)
+    write_json(summary, arguments.output_summary)
+    write_text(html_page(page), arguments.output_html)
+
+
+def _errors(source: Path, view_ids: np.ndarray) -> np.ndarray:
+    """Denoising errors of these views (N,)."""
+    errors = read_csv(source).set_index("view_id")["error"]
+    missing = sorted(set(view_ids) - set(errors.index))
+    if missing:
+        raise UserError(
+            f"{source} lacks {len(missing)} of the labelled views, for example {missing[0]!r}; make it again"
+        )
+    return errors.loc[view_ids].to_numpy()
+
+
+def _require_patients(patients: np.ndarray, who: str) -> None:
+    count = len(set(patients))
+    if count < 2:
+        raise UserError(
+            f"{who} {count} held-out patients; the audit calibrates on patients the generator never saw and needs at"
+            " least 2. Set diffusion.holdout_patients (0.15 by default) higher and train the generator again"
+        )
+
+
+if __name__ == "__main__":
+    run(main, parser())

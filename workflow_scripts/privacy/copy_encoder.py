@@ -1,0 +1,133 @@
+"""A small network that knows a view again after it was rotated, cropped, shifted, blurred or given other speckle.
+
+Pixels find copies up to flips and small shifts; this encoder adds those that are rotated or cropped (SSCD, Pizzi et al.
+2022: InfoNCE at a low temperature, with augmentations of the kinds that copies show). It learns from training and
+held-out views alike: an encoder that knew the training views alone would find everything else far away from them, and
+the held-out views could not calibrate it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.privacy.copies import shrink
+
+WIDTH = 128
+TEMPERATURE = 0.07
+# Weight of the term that spreads the features over the sphere (differential entropy, as SSCD's).
+ENTROPY = 1.0
+BATCH, CHUNK = 64, 256
+# Views are shrunk to this side at most: what distinguishes them shows there, and training takes seconds.
+SIDE = 32
+
+
+class CopyEncoder(nn.Module):
+    """Images (B, 1, side, side) of mean 0 and deviation 1 to unit vectors (B, WIDTH)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after, stride in ((1, 32, 2), (32, 64, 2), (64, 128, 1)):
+            layers += [
+                nn.Conv2d(before, after, 3, stride, 1, bias=False),
+                nn.GroupNorm(8, after),
+                nn.ReLU(inplace=True),
+            ]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(2 * 128, WIDTH)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.body(images)
+        pooled = torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
+        return functional.normalize(self.head(pooled), dim=1)
+
+
+def train_copy_encoder(views: np.ndarray, steps: int, seed: int, device: torch.device) -> Iterator[CopyEncoder]:
+    """Train on real views, uint8 (N, side, side), whatever patients they come from; the network after each step."""
+    if len(views) < 4:
+        raise UserError(
+            f"the copy encoder learns from real views by contrast and needs at least 4, there are {len(views)}"
+        )
+    images = torch.from_numpy(shrink(views, min(SIDE, views.shape[1]))).to(device)[:, None] / 255
+    torch.manual_seed(seed)
+    network = CopyEncoder().to(device).train()
+    optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=steps)
+    size = min(BATCH, len(images))
+    for step in range(steps):
+        generator = torch.Generator().manual_seed(1_000_003 * seed + step)
+        chosen = images[torch.randperm(len(images), generator=generator)[:size].to(device)]
+        first, second = (network(standardised(altered(chosen, generator))) for _ in range(2))
+        loss = info_nce(first, second) - ENTROPY * spread(first)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        yield network
+
+
+@torch.inference_mode()
+def copy_features(network: CopyEncoder, views: np.ndarray, device: torch.device) -> np.ndarray:
+    """float32 unit vectors (N, WIDTH) of views (N, side, side): the mean of a view's and its mirror image's."""
+    network.eval()
+    parts = []
+    for start in range(0, len(views), CHUNK):
+        small = shrink(np.array(views[start : start + CHUNK]), min(SIDE, views.shape[1]))
+        images = standardised(torch.from_numpy(small).to(device)[:, None] / 255)
+        both = network(images) + network(images.flip(3))
+        parts.append(functional.normalize(both, dim=1).float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def standardised(images: torch.Tensor) -> torch.Tensor:
+    """Images (B, 1, H, W) with mean 0 and deviation 1 each, so that gain and brightness say nothing."""
+    mean, deviation = images.mean(dim=(2, 3), keepdim=True), images.std(dim=(2, 3), keepdim=True)
+    return (images - mean) / (deviation + 1e-3)
+
+
+def info_nce(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """NT-Xent of unit vectors (B, D): each view's partner against all other views of the batch."""
+    both = torch.cat([first, second])
+    similar = both @ both.T / TEMPERATURE
+    similar = similar.masked_fill(torch.eye(len(both), dtype=torch.bool, device=both.device), float("-inf"))
+    partner = torch.arange(len(both), device=both.device).roll(len(first))
+    return functional.cross_entropy(similar, partner)
+
+
+def spread(features: torch.Tensor) -> torch.Tensor:
+    """Mean log distance to the nearest other feature (Kozachenko-Leonenko, up to constants)."""
+    distance = torch.cdist(features, features) + 2 * torch.eye(len(features), device=features.device)
+    return distance.amin(dim=1).clamp(min=1e-4).log().mean()
+
+
+def altered(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """One random alteration per image (B, 1, H, W) in [0, 1]: crop, rotation, shift, flip, blur, gamma, noise, speckle."""
+    count, device = len(images), images.device
+
+    def draw(low: float, high: float, *shape: int) -> torch.Tensor:
+        return (low + (high - low) * torch.rand(shape or (count, 1, 1, 1), generator=generator)).to(device)
+
+    angle, zoom = draw(-0.35, 0.35, count), draw(0.65, 1.05, count)
+    mirror = torch.where(draw(0, 1, count) < 0.5, -1.0, 1.0)
+    # What a crop leaves over is where its centre may lie.
+    room = (1 - zoom).clamp(min=0.12)
+    matrix = torch.stack([
+        torch.stack([mirror * zoom * angle.cos(), -zoom * angle.sin(), room * draw(-1, 1, count)], dim=1),
+        torch.stack([mirror * zoom * angle.sin(), zoom * angle.cos(), room * draw(-1, 1, count)], dim=1),
+    ], dim=1)  # fmt: skip
+    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    moved = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    smooth = functional.avg_pool2d(moved, 3, stride=1, padding=1, count_include_pad=False)
+    moved = moved + draw(0, 1) * (smooth - moved)
+    moved = moved.clamp(1e-3, 1) ** draw(0.6, 1.6)
+
+    def noise() -> torch.Tensor:
+        return torch.randn(images.shape, generator=generator).to(device)
+
+    return moved * (1 + draw(0, 0.4) * noise()) + draw(0, 0.12) * noise()

@@ -1,0 +1,140 @@
+"""Pack the releasable synthetic set: filtered views without those the copy audit flags, as one deterministic archive.
+
+The zip holds `train/synthetic_<number>.png` with `train/metadata.csv` (the ImageFolder layout of dataset hubs),
+`README.md` (a dataset card), `croissant.json` (the same for machines) and `checksums.sha256`. The same inputs give the
+same bytes. Nothing of real views is in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import atomic_path, read_json, read_npy, read_rows
+from workflow_scripts.core.log import progress, say
+from workflow_scripts.privacy.card import dataset_card
+from workflow_scripts.privacy.croissant import croissant
+from workflow_scripts.runtime.cli import run, stage_parser
+from workflow_scripts.study.patients import check_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can state
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("--views", type=Path, required=True, help="store of the generated views")
+    parser.add_argument("--filter", type=Path, required=True, help="the manifold filter's answers")
+    parser.add_argument("--privacy", type=Path, required=True, help="the copy audit's answers")
+    parser.add_argument("--privacy-summary", type=Path, required=True, help="the copy audit's summary")
+    parser.add_argument("--metrics", type=Path, required=True, help="the generation metrics")
+    parser.add_argument("--organ", required=True, help="organ of the views")
+    parser.add_argument("--title", default="Synthetic ultrasound views", help="title of the card")
+    parser.add_argument("--licence", default="", help="licence; the card says 'not chosen' without one")
+    parser.add_argument("--contact", default="", help="whom to ask")
+    parser.add_argument(
+        "--origin", default="", help="stamp on the card and in the metadata, for example PHANTOM (default: none)"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="zip")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Pack the archive."""
+    views = read_npy(arguments.views)
+    filtered, audited = read_rows(arguments.filter), read_rows(arguments.privacy)
+    check_rows({
+        str(arguments.views): len(views), str(arguments.filter): len(filtered), str(arguments.privacy): len(audited),
+    })  # fmt: skip
+    kept = [row["inside"] == "1" for row in filtered]
+    copies = [row["copy"] == "1" for row in audited]
+    released = [number for number, inside in enumerate(kept) if inside and not copies[number]]
+    counts = {
+        "generated": len(views),
+        "filtered": sum(kept),
+        "copies": sum(inside and copy for inside, copy in zip(kept, copies, strict=True)),
+        "released": len(released),
+    }
+    if not released:
+        raise UserError(
+            f"nothing is left to release: of {len(views)} generated views the filter keeps {counts['filtered']}, and"
+            f" the copy audit flags {counts['copies']} of those. Generate more views or train the generator for fewer"
+            " steps"
+        )
+    card = dataset_card(
+        title=arguments.title,
+        licence=arguments.licence,
+        contact=arguments.contact,
+        organ=arguments.organ,
+        origin=arguments.origin,
+        counts=counts,
+        size=views.shape[1],
+        privacy=read_json(arguments.privacy_summary),
+        metrics=read_rows(arguments.metrics),
+    )
+    table = metadata(released, arguments.organ, arguments.origin)
+    digest = hashlib.sha256(table).hexdigest()
+    about = croissant(arguments.title, arguments.licence, arguments.organ, arguments.origin, len(released), digest)
+    texts = {"README.md": card.encode(), "croissant.json": about.encode(), "train/metadata.csv": table}
+    with atomic_path(arguments.output) as temporary:
+        files = members(views, released, texts)
+        pack(progress(files, "pack", "file", total=len(released) + len(texts)), temporary)
+    say(f"released {len(released)} of {len(views)} generated views, {counts['copies']} left out as possible copies")
+
+
+def metadata(released: list[int], organ: str, origin: str) -> bytes:
+    """The table of the released views, CSV."""
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["file_name", "organ", "index", "origin"])
+    for number in released:
+        writer.writerow([_name(number), organ, number, origin or "generated"])
+    return table.getvalue().encode()
+
+
+def members(views: np.ndarray, released: list[int], texts: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file of the archive: the texts, then the views as PNG."""
+    from PIL import Image
+
+    yield from texts.items()
+    for number in released:
+        image = io.BytesIO()
+        Image.fromarray(views[number]).save(image, format="PNG", compress_level=6)
+        yield f"train/{_name(number)}", image.getvalue()
+
+
+def _name(number: int) -> str:
+    return f"synthetic_{number:06d}.png"
+
+
+def pack(files: Iterator[tuple[str, bytes]], path: Path) -> None:
+    """Write a zip that depends on names and contents only, with `checksums.sha256` over all other files."""
+    checksums = []
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files:
+            checksums.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
+            archive.writestr(_entry(name), content, compresslevel=6)
+        archive.writestr(_entry("checksums.sha256"), "".join(checksums), compresslevel=6)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, EPOCH)
+    # PNG is compressed already.
+    entry.compress_type = zipfile.ZIP_STORED if name.endswith(".png") else zipfile.ZIP_DEFLATED
+    entry.create_system = 3
+    entry.external_attr = 0o644 << 16
+    return entry
+
+
+if __name__ == "__main__":
+    run(main, parser())

@@ -1,0 +1,198 @@
+"""The manifold filter (Algorithm 1 of the paper): keep generated views inside the manifold of the real labelled views.
+
+Writes `index, inside, distance_ratio` per generated view, the view store of those that are kept, and a curve of what
+other rules would keep (rule, k, scale, kept, share, held_out_share, precision, recall). Patients of --holdout and of the
+excluded fold are no part of the manifold; the held-out ones tell in the curve what share of perfect samples a rule would
+keep, and calibrate the radii where `filter_rule` is calibrated.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import atomic_path, read_csv, read_npy, write_csv
+from workflow_scripts.core.log import say
+from workflow_scripts.runtime.cli import add_settings, run, settings, stage_parser
+from workflow_scripts.study.config.manifold import ManifoldRecipe
+from workflow_scripts.study.patients import add_reference, check_rows, real_masks
+from workflow_scripts.synthesis.checks import extent, require_comparable
+from workflow_scripts.synthesis.metrics import recall
+from workflow_scripts.synthesis.neighbours import membership, nearest_others, radii
+
+# FOLDED
+# The manifold filter (Algorithm 1 of the paper) and what its answer depends on.
+# Neighbours shown beside the filter's own k; at most this share of the real views.
+CURVE_KS = (1, 3, 5, 10, 20, 50, 100)
+# Share of the held-out patients' views that a calibrated radius lets pass: real views are the yardstick.
+CALIBRATED_SHARE = 0.95
+
+
+# Algorithm 1's k for the paper's 880 labelled views; `auto` keeps their proportion.
+PAPER_K, PAPER_VIEWS = 50, 880
+# Recall depends on the number of kept views; the curve takes it from so many at most.
+RECALL_VIEWS = 2000
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """`inside`, `ratio` (at most 1 exactly where inside): per generated view; `k`: the neighbour that set the radii.
+
+    `curve`: rows of rule, k, scale, kept, share, held_out_share, precision, recall.
+    """
+
+    inside: np.ndarray
+    ratio: np.ndarray
+    k: int
+    curve: list[dict[str, object]]
+
+
+def resolved_k(k: int | str, views: int) -> int:
+    """The neighbour that sets the radii of so many real views; `auto` is 50 of 880, the paper's, in proportion."""
+    return max(1, round(PAPER_K * views / PAPER_VIEWS)) if k == "auto" else int(k)
+
+
+def filter_manifold(
+    real: np.ndarray,
+    generated: np.ndarray,
+    held_out: np.ndarray,
+    k: int | str,
+    rule: str = "neighbours",
+    metric_k: int = 3,
+    seed: int = 0,
+) -> Filtered:
+    """Keep generated views (M, D) inside the manifold of `real` (N, D): balls to each view's k-th nearest other view.
+
+    `k` may be "auto" (`resolved_k`). Rule `neighbours` is Algorithm 1; `calibrated` multiplies its radii by the smallest
+    factor that lets 95 % of the `held_out` real views (H, D; may be empty otherwise) pass: what real views of unseen
+    patients look like is kept, and little more. Both rules, and other k, are rows of the curve: `held_out_share` is the
+    share of the held-out views that a rule keeps; `precision` and `recall` are those of the kept views at `metric_k`
+    against all real ones, recall of at most RECALL_VIEWS drawn by `seed` (None where too few are kept).
+    Raises `UserError` where k does not fit the real set, there is nothing to calibrate on, or a set is one view repeated.
+    """
+    require_comparable({"real views": real, "generated views": generated})
+    if len(held_out):
+        extent(held_out, "held-out views")
+    k = resolved_k(k, len(real))
+    ks = sorted({k, *(other for other in CURVE_KS if other < len(real))})
+    distances = nearest_others(real, max(*ks, metric_k))
+    precise = membership(real, distances[:, metric_k - 1], generated).inside
+    order = np.random.default_rng(seed).permutation(len(generated))
+
+    def row(name: str, other: int, scale: float, kept: np.ndarray, passed: np.ndarray | None) -> dict[str, object]:
+        drawn = np.sort(order[kept[order]][:RECALL_VIEWS])
+        enough = len(drawn) > metric_k
+        return {
+            "rule": name,
+            "k": other,
+            "scale": scale,
+            "kept": int(kept.sum()),
+            "share": float(kept.mean()),
+            "held_out_share": float(passed.mean()) if passed is not None else None,
+            "precision": float(precise[kept].mean()) if kept.any() else None,
+            "recall": recall(real, generated[drawn], radii(generated[drawn], metric_k)) if enough else None,
+        }
+
+    curve: list[dict[str, object]] = []
+    for other in ks:
+        lies = membership(real, distances[:, other - 1], generated)
+        passed = membership(real, distances[:, other - 1], held_out) if len(held_out) else None
+        curve.append(row("neighbours", other, 1.0, lies.inside, passed.inside if passed else None))
+        if other == k:
+            result, yardstick = lies, passed
+    inside, ratio = result.inside, result.ratio
+    # The smallest factor that lets at least the wanted share of the held-out views pass.
+    scale = 0.0
+    if yardstick is not None:
+        scale = float(np.quantile(yardstick.ratio, CALIBRATED_SHARE, method="inverted_cdf"))
+    if yardstick is not None and 0 < scale < np.inf:
+        curve.append(row("calibrated", k, scale, result.ratio <= scale, yardstick.ratio <= scale))
+        if rule == "calibrated":
+            inside, ratio = result.ratio <= scale, result.ratio / scale
+    elif rule == "calibrated":
+        raise UserError(
+            f"manifold.recipe.filter_rule: calibrated needs views of held-out patients that are no copies of training"
+            f" views; there are {len(held_out)} views"
+            + (f", and the radii would be {scale} times those of k = {k}" if len(held_out) else "")
+            + ". Raise diffusion.holdout_patients, or set filter_rule: neighbours"
+        )
+    return Filtered(inside, ratio, k, curve)
+
+
+def require_kept(inside: np.ndarray, ratio: np.ndarray, k: int, real_views: int) -> None:
+    """Raise `UserError` if nothing was kept."""
+    if not inside.any():
+        raise UserError(
+            f"the filter keeps none of {len(inside)} generated views: at k = {k} of {real_views} real views the closest"
+            f" one lies {ratio.min():.3g} radii from a real view (1 would be kept), half of them beyond"
+            f" {np.median(ratio):.3g}. Look at the generated views; train the generator longer, raise"
+            " manifold.recipe.filter_k, or set filter_rule: neighbours if it is calibrated"
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("--real", type=Path, required=True, help="features of the labelled views")
+    parser.add_argument("--real-index", type=Path, required=True, help="index of the labelled views")
+    parser.add_argument("--synthetic", type=Path, required=True, help="features of the generated views")
+    parser.add_argument("--views", type=Path, required=True, help="store of the generated views")
+    parser.add_argument("--index", type=Path, required=True, help="index of the generated views")
+    add_reference(parser)
+    parser.add_argument("--output", type=Path, required=True, help="CSV of the filter's answers")
+    parser.add_argument("--output-curve", type=Path, required=True, help="CSV of what other rules keep")
+    parser.add_argument("--output-views", type=Path, required=True, help="store of the kept views")
+    parser.add_argument("--output-index", type=Path, required=True, help="index of the kept views")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    add_settings(parser, ManifoldRecipe)
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Filter the generated views."""
+    import numpy as np
+    import pandas as pd
+
+    pass
+
+    recipe: ManifoldRecipe = settings(arguments)
+    real, synthetic, views = read_npy(arguments.real), read_npy(arguments.synthetic), read_npy(arguments.views)
+    real_index, index = read_csv(arguments.real_index), read_csv(arguments.index)
+    check_rows({str(arguments.real): len(real), str(arguments.real_index): len(real_index)})
+    check_rows({
+        str(arguments.synthetic): len(synthetic), str(arguments.views): len(views), str(arguments.index): len(index),
+    })  # fmt: skip
+    training, held_out = real_masks(real_index, arguments.holdout, arguments.folds, arguments.exclude_fold)
+    result = filter_manifold(
+        real[training],
+        np.asarray(synthetic),
+        real[held_out],
+        recipe.filter_k,
+        recipe.filter_rule,
+        recipe.metric_k,
+        recipe.seed,
+    )
+    require_kept(result.inside, result.ratio, result.k, int(training.sum()))
+    kept = np.flatnonzero(result.inside)
+    say(
+        f"kept {len(kept)} of {len(views)} generated views at k = {result.k} of {training.sum()} real views"
+        f" (rule: {recipe.filter_rule})"
+    )
+
+    with atomic_path(arguments.output_views) as temporary:
+        store = np.lib.format.open_memmap(temporary, mode="w+", dtype=views.dtype, shape=(len(kept), *views.shape[1:]))
+        for start in range(0, len(kept), 1024):  # a paper-sized store does not fit into a small memory
+            store[start : start + 1024] = views[kept[start : start + 1024]]
+        store.flush()
+    write_csv(index.iloc[kept], arguments.output_index)
+    write_csv(pd.DataFrame(result.curve), arguments.output_curve)
+    answers = {"index": np.arange(len(views)), "inside": result.inside.astype(int), "distance_ratio": result.ratio}
+    write_csv(pd.DataFrame(answers), arguments.output)
+
+
+if __name__ == "__main__":
+    run(main, parser())
