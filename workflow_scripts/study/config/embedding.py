@@ -44,8 +44,8 @@ class Embedding(Settings):
     network: str = Field(
         "inception",
         pattern="^(inception|encoder:[A-Za-z][A-Za-z0-9_]*|timm:[A-Za-z0-9_.]+)$",
-        description="inception (FID features of images resized as clean-fid does), encoder:<pretraining run>, a run on real sets only, "
-        "or timm:<model>, with embedding.timm.file.",
+        description="inception (FID features of images resized as clean-fid does), encoder:<pretraining run>, a run on "
+        "real sets only, or timm:<model>, with embedding.timm.file.",
     )
     inception: Inception = Field(default_factory=Inception, description="The FID Inception network.")
     timm: TimmNetwork = Field(default_factory=TimmNetwork, description="The timm network of `network: timm:<model>`.")
