@@ -47,11 +47,16 @@ def read_manifest(path: str | Path, key: Path | None = None) -> list[dict[str, s
     reader = csv.DictReader(io.StringIO(text), delimiter=";" if header.count(";") > header.count(",") else ",")
     secret = read_key(key) if key else b""
     rows = []
-    for row in reader:
-        if None in row or None in row.values():
-            raise UserError(f"{path} line {reader.line_num}: the row has another number of cells than the header")
-        cells = {column.strip(): cell.strip() for column, cell in row.items()}
-        rows.append(hide_ids(cells, secret) if secret else cells)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise UserError(f"{path} line {reader.line_num}: the row has another number of cells than the header")
+            cells = {column.strip(): cell.strip() for column, cell in row.items()}
+            rows.append(hide_ids(cells, secret) if secret else cells)
+    except csv.Error as error:
+        raise UserError(
+            f"{path} line {reader.line_num}: not a CSV row ({error}); look for a quote that is not closed"
+        ) from None
     return rows
 
 

@@ -14,6 +14,7 @@ from workflow_scripts.study.config.base import (
     Number,
     Problem,
     Settings,
+    Text,
     as_far_as_valid,
     cross_check,
 )
@@ -23,7 +24,7 @@ from workflow_scripts.study.config.names import BASELINES
 class Row(Settings):
     """A row of a table."""
 
-    name: str = Field(min_length=1, description="Name of the row as printed.")
+    name: Text = Field(min_length=1, description="Name of the row as printed.")
     init: Name = Field(description="An initialisation, a pretraining run, or the baselines `majority` and `texture`.")
     labels: Labels | None = Field(None, description="Label set; finetuning.labels when left out.")
     variant: Literal["", "unaugmented", "markers_only"] = Field(
