@@ -6,7 +6,7 @@ CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 READY := .venv/ready
-# One thread per job: the demo's trainings are small, so several at once beat one that is split.
+# One thread per job: the demo's training runs are small, so several at once are faster than one that is split.
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test test-fast test-cluster bench bench-check lint format lock figures clean help
@@ -56,6 +56,7 @@ lint: $(READY)
 	@$(BIN)/snakefmt --check Snakefile rules
 	@$(BIN)/snakemake --lint
 	@$(BIN)/mypy
+	@$(BIN)/codespell
 
 format: $(READY)
 	@$(BIN)/ruff check --fix .
