@@ -23,6 +23,14 @@ INPUT_MEAN, INPUT_STD = 0.5, 0.25
 Network = Callable[[np.ndarray], np.ndarray]
 
 
+def exact_float32() -> None:
+    """Compute in full float32 with one algorithm, since neighbours are compared at the rims of balls; after
+    `select_device`, which allows TF32 for training runs."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+
+
 def load_network(kind: str, backbone: str, weights: Path, device: torch.device) -> Network:
     """The embedding network of a kind: `inception`; `encoder` and `timm` are the timm network `backbone`."""
     if kind == "inception":

@@ -16,6 +16,7 @@ from workflow_scripts.diffusion.unet import build_unet
 from workflow_scripts.runtime.cli import run
 from workflow_scripts.runtime.processes import Processes
 from workflow_scripts.runtime.work import Interrupted
+from workflow_scripts.study.config.diffusion import DiffusionRecipe
 
 SMALL = {**TINY, "augment": "small_data", "dropout": 0.25}
 
@@ -101,7 +102,7 @@ def test_told_nothing_the_network_expects_untouched_views(monkeypatch: pytest.Mo
     views = np.zeros((16, 8, 8), dtype=np.uint8)
     views[:, 2:4] = 255
     settings = {**TINY, "batch_size": 16, "dropout": 0.0, "lr": 3e-3, "flip": 0.0, "augment": "small_data"}
-    trainer = Trainer(views, np.arange(16), settings, CPU, Processes())
+    trainer = Trainer(views, np.arange(16), DiffusionRecipe(**settings), CPU, Processes())
     for step in range(200):
         trainer.step(step)
     network = trainer.network.eval()

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.runtime import work as work_module
+from workflow_scripts.runtime import run as run_module
+from workflow_scripts.runtime.work import Clock, Interrupted
 from workflow_scripts.synthesis import embed
 from workflow_scripts.synthesis.features import load_encoder, load_inception
 from workflow_scripts.synthesis.inception import fid_inception
@@ -52,7 +53,7 @@ def views(tmp_path: Path) -> list[Path]:
 def run_embed(network: str, weights: Path, views: list[Path], *more: str) -> list[np.ndarray]:
     outputs = [file.with_name(f"{file.stem}_{network}.npy") for file in views]
     embed.main(embed.parser().parse_args([
-        "--network", network, "--weights", str(weights), "--views", *map(str, views), "--output", *map(str, outputs),
+        "--network", network, "--weights", str(weights), "--views", *map(str, views), "--output-features", *map(str, outputs),
         "--device", "cpu", "--work-dir", str(views[0].with_name("work")), *more,
     ]))  # fmt: skip
     return [np.load(file) for file in outputs]
@@ -148,7 +149,7 @@ def test_an_interrupted_embedding_goes_on(
     for file in outputs:
         file.unlink()
 
-    class OverSoon(work_module.Clock):
+    class OverSoon(Clock):
         asked = 0
 
         def is_over(self) -> bool:
@@ -157,8 +158,8 @@ def test_an_interrupted_embedding_goes_on(
 
     for blocks in (2, 4):
         with monkeypatch.context() as patch:
-            patch.setattr(work_module, "Clock", OverSoon)
-            with pytest.raises(work_module.Interrupted, match=f"after {blocks} of 5 blocks"):
+            patch.setattr(run_module, "Clock", OverSoon)
+            with pytest.raises(Interrupted, match=f"block {blocks} of 5"):
                 run_embed("encoder", encoder, views, *more)
         assert not any(file.exists() for file in outputs)
     for again, features in zip(run_embed("encoder", encoder, views, *more), whole, strict=True):
@@ -169,11 +170,11 @@ def test_an_interrupted_embedding_goes_on(
 
 def test_stage_refuses_what_is_no_store(encoder: Path, views: list[Path]) -> None:
     np.save(views[1], np.zeros((3, 40, 40), np.float32))
-    with pytest.raises(UserError, match="no view store"):
+    with pytest.raises(UserError, match="is not a view store"):
         run_embed("encoder", encoder, views)
     with pytest.raises(UserError, match="2 stores"):
         embed.main(embed.parser().parse_args([
-            "--network", "encoder", "--weights", str(encoder), "--views", *map(str, views), "--output", "one.npy",
+            "--network", "encoder", "--weights", str(encoder), "--views", *map(str, views), "--output-features", "one.npy",
             "--work-dir", "work",
         ]))  # fmt: skip
 
