@@ -20,8 +20,8 @@ import pandas as pd
 
 # FOLDED
 # The organ that a view shows: its views share one truth, however they are labelled.
-def numbered_testicles(index: pd.DataFrame) -> pd.Series:
-    """A number per testicle, aligned with `index`: a patient's side where the side is known, else the frame.
+def numbered_organ_sides(index: pd.DataFrame) -> pd.Series:
+    """A number per organ side, aligned with `index`: a patient's side where the side is known, else the frame.
 
     `index` is that of a view store (patient_id, side, image_id).
     """
