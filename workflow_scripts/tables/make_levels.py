@@ -88,8 +88,8 @@ def _mean_over_views(views: pd.DataFrame, unit: str, classes: Sequence[str]) -> 
     groups = views.groupby([unit, "seed"])
     if (groups["fold"].min() != groups["fold"].max()).any():
         raise UserError(
-            f"the views of one {unit.removesuffix('_id').replace('_', ' ')} lie in several folds, so no fold predicts it as a whole; "
-            "organ sides and patients need `split_by: patient`"
+            f"the views of one {unit.removesuffix('_id').replace('_', ' ')} lie in several folds, so no fold predicts it as a "
+            "whole; organ sides and patients need `split_by: patient`"
         )
     kept = {} if unit == "patient_id" else {"patient_id": ("patient_id", "first")}
     table = groups.agg(
