@@ -40,9 +40,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Read the tables, judge, write."""
     from workflow_scripts.audit.suspicion import judge
-    from workflow_scripts.audit.votes import class_bias, discordant_testicles
+    from workflow_scripts.audit.votes import class_bias, discordant_organ_sides
     from workflow_scripts.core.files import read_csv, write_csv
-    from workflow_scripts.study.patients import numbered_testicles
+    from workflow_scripts.study.patients import numbered_organ_sides
 
     if len(set(arguments.losses)) < len(arguments.losses):
         raise UserError("--losses names a file twice; its runs would vote twice")
@@ -55,11 +55,11 @@ def main(arguments: argparse.Namespace) -> None:
             f"{row.label}: {row.suspicious} of {row.views} labels suspicious; {row.recorded_epochs:.1f} epochs recorded "
             f"per run, {row.flag_rate:.1%} of the evaluations flag"
         )
-    discordant = discordant_testicles(votes["suspicious"].to_numpy() == 1, numbered_testicles(index).to_numpy())
+    discordant = discordant_organ_sides(votes["suspicious"].to_numpy() == 1, numbered_organ_sides(index).to_numpy())
     if discordant:
         say(
-            f"{discordant} testicles have both suspicious and unsuspicious views, though these inherited one label; "
-            "audit.vote.unit: testicle judges them together"
+            f"{discordant} organ sides have both suspicious and unsuspicious views, though these inherited one label; "
+            "audit.vote.unit: organ_side judges them together"
         )
     write_csv(bias, arguments.output_bias)
     write_csv(votes, arguments.output)

@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Read, choose, write the page."""
     from workflow_scripts.audit.review import choose_cards, ordered, review_html, trajectories
     from workflow_scripts.core.files import read_csv, read_npy, write_text
-    from workflow_scripts.study.patients import numbered_testicles
+    from workflow_scripts.study.patients import numbered_organ_sides
 
     if arguments.controls < 0:
         raise UserError(f"--controls {arguments.controls}: it must not be negative")
@@ -58,13 +58,13 @@ def main(arguments: argparse.Namespace) -> None:
     votes = checked_votes(read_csv(arguments.votes), index, arguments)
     curves = trajectories(read_csv(path) for path in arguments.losses)
     mean_loss = curves.groupby("view_id")["mean"].mean()
-    testicle = numbered_testicles(index)
-    votes["testicle"] = votes["view_id"].map(dict(zip(index["view_id"], testicle, strict=True)))
+    organ_side = numbered_organ_sides(index)
+    votes["organ_side"] = votes["view_id"].map(dict(zip(index["view_id"], organ_side, strict=True)))
     cards = choose_cards(votes, mean_loss, arguments.controls, arguments.seed)
     if cards.empty:
         raise UserError(f"{arguments.votes}: no view was evaluated, so that there is nothing to review")
     cards = ordered(cards, arguments.mode, mean_loss, arguments.seed)
-    study = contents(cards, curves, index, testicle.to_numpy(), views, arguments)
+    study = contents(cards, curves, index, organ_side.to_numpy(), views, arguments)
     write_text(review_html(study), arguments.output)
     counts = ", ".join(f"{count} {group}" for group, count in cards["group"].value_counts().items())
     say(f"{len(cards)} views to read ({counts}), {arguments.mode}; {arguments.output.stat().st_size / 2**20:.1f} MiB")
@@ -88,10 +88,10 @@ def checked_votes(votes: pd.DataFrame, index: pd.DataFrame, arguments: argparse.
 
 
 def contents(
-    cards: pd.DataFrame, curves: pd.DataFrame, index: pd.DataFrame, testicle: np.ndarray, views: np.ndarray,
+    cards: pd.DataFrame, curves: pd.DataFrame, index: pd.DataFrame, organ_side: np.ndarray, views: np.ndarray,
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:  # fmt: skip
-    """What the page embeds. Patients stay out of it: a testicle is a number."""
+    """What the page embeds. Patients stay out of it: an organ side is a number."""
     from workflow_scripts.audit.review import fingerprint, neighbours
 
     position = {view: i for i, view in enumerate(index["view_id"])}
@@ -100,7 +100,7 @@ def contents(
     listed = []
     for card in cards.to_dict("records"):
         own = position[card["view_id"]]
-        others = neighbours(own, index, testicle)
+        others = neighbours(own, index, organ_side)
         for i in (own, *others):
             images.setdefault(i, png(views[i]))
         rows = losses.get(card["view_id"])
@@ -111,7 +111,7 @@ def contents(
                 "votes": int(card["votes"]),
                 "evaluations": int(card["evaluations"]),
                 "group": card["group"],
-                "testicle": int(card["testicle"]),
+                "organ_side": int(card["organ_side"]),
                 "image": own,
                 "plane": index["view"].iloc[own],
                 "others": [

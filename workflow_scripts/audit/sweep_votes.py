@@ -37,12 +37,12 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.audit.votes import sweep
     from workflow_scripts.core.figures import save
     from workflow_scripts.core.files import read_csv, write_csv
-    from workflow_scripts.study.patients import numbered_testicles
+    from workflow_scripts.study.patients import numbered_organ_sides
 
     losses = {str(path): read_csv(path) for path in arguments.losses}
     index = read_csv(arguments.index)
     thresholds = sorted({*THRESHOLDS, arguments.threshold})
-    table = sweep(losses, index, numbered_testicles(index).to_numpy(), thresholds, EXCEEDANCES)
+    table = sweep(losses, index, numbered_organ_sides(index).to_numpy(), thresholds, EXCEEDANCES)
     say(f"{len(table)} rules on {len(index)} views")
     figure = sweep_figure(table, len(index), arguments.threshold, arguments.reference, arguments.origin)
     save(figure, arguments.output_figure)

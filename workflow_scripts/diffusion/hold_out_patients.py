@@ -74,7 +74,7 @@ def main(arguments: argparse.Namespace) -> None:
     if len(nameless):
         raise UserError(f"{arguments.index}: row {nameless[0] + 2} has no patient_id; every labelled view needs one")
     available = index[real_masks(index, None, arguments.folds, arguments.exclude_fold)[0]]
-    # A patient's stratum is the set of labels of the views: two testicles may differ.
+    # A patient's stratum is the set of labels of the views: two organ sides may differ.
     labels = {
         str(patient): "+".join(sorted(set(group["label"])))
         for patient, group in available.groupby("patient_id", sort=True)

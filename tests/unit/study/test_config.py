@@ -364,7 +364,7 @@ def test_a_good_manifest_is_read_with_any_separator_and_a_byte_order_mark(tmp_pa
         ("b,b.png,p1,thyroid,homogeneous,esaote_mylab,left", "only testicle frames carry labels"),
         ("b,b.png,,testicle,homogeneous,esaote_mylab,left", "line 3, column patient_id.*folds would leak"),
         ("b,b.png,p1,testicle,,philips,left", "no crop profile 'philips'"),
-        ("a,b.png,p1,testicle,,esaote_mylab,left", "'a' stands already in line 2"),
+        ("a,b.png,p1,testicle,,esaote_mylab,left", "'a' already appears on line 2"),
         ("b/c,b.png,p1,testicle,,esaote_mylab,left", "line 3, column image_id"),
         ('"b,c",b.png,p1,testicle,,esaote_mylab,left', "line 3, column image_id"),
         ('b,b.png,"p1,p2",testicle,,esaote_mylab,left', "line 3, column patient_id"),

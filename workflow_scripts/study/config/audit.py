@@ -43,9 +43,9 @@ class VoteRule(Settings):
         description="Votes only; a view is suspicious when at least this share of its evaluations flag it (the "
         "paper, 16 of 16).",
     )
-    unit: Literal["view", "testicle"] = Field(
+    unit: Literal["view", "organ_side"] = Field(
         "view",
-        description="view (the paper): each view is judged alone. testicle: the views of one side of a patient, "
+        description="view (the paper): each view is judged alone. organ_side: the views of one side of a patient, "
         "which inherited one label, are judged together.",
     )
 

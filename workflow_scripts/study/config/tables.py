@@ -73,7 +73,7 @@ class Tables(Settings):
     table1_protocols: Table = Field(default_factory=Table, description="Label policies under other audit protocols.")
     levels: Literal["", "table1", "table2", "table3", "table4"] = Field(
         "table2",
-        description="Table whose rows are also scored by testicle and by patient (mean probability over views); "
+        description="Table whose rows are also scored by organ side and by patient (mean probability over views); "
         "empty leaves it out.",
     )
     margin: Number = Field(
