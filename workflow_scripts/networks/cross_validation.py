@@ -208,7 +208,8 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
         first, losses, drawn = saved["step"], saved["losses"].numpy(), [saved["drawn"].to(device)]
-    board = run.board(before + first)
+    # A finished fold writes no metrics, and must not drop those of the folds after it.
+    board = run.board(before + first) if first < task.steps(fold) else None
 
     def state() -> dict[str, Any]:
         return {
