@@ -304,7 +304,7 @@ def write_study(folder: Path, patients: int = 6, size: int = 8) -> list[str]:
 
 
 def command(settings: dict) -> list[str]:
-    return flags(settings).split()
+    return flags(settings)
 
 
 def test_command_writes_a_pipeline_folder(tmp_path: Path) -> None:
