@@ -84,7 +84,7 @@ def checked_votes(votes: pd.DataFrame, index: pd.DataFrame, arguments: argparse.
 def contents(
     cards: pd.DataFrame, curves: pd.DataFrame, store: ViewStore, organ_side: np.ndarray, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """What the page embeds. Patients stay out of it: a organ_side is a number."""
+    """What the page embeds. Patients stay out of it: an organ side is a number."""
     from workflow_scripts.audit.review import fingerprint, neighbours
 
     index = store.index

@@ -187,7 +187,7 @@ def add_parameters(parser: argparse.ArgumentParser, names: str) -> None:
             options |= {"nargs": suffix}
             options.setdefault("default", [] if suffix == "*" else None)
         elif suffix == "?":
-            options.setdefault("default", None)
+            options["default"] = None
         required = "default" not in options or (suffix == "+" and options["default"] is None)
         shown = options.get("default")
         text = options.pop("help") + (f" (default: {shown})" if shown not in (None, "", []) else "")

@@ -131,7 +131,8 @@ def snapshot(attack: Attack, folder: Path) -> object:
 
 def guided_diffusion(attack: Attack, folder: Path) -> object:
     return import_guided_diffusion.main(import_guided_diffusion.parser().parse_args([
-        "--input", str(attack(folder / "model.pt")), "--size", "32", "--heads", "4", "--output", str(folder / "model"),
+        "--input", str(attack(folder / "model.pt")), "--size", "32", "--heads", "4",
+        "--output-model", str(folder / "model"),
     ]))  # fmt: skip
 
 
