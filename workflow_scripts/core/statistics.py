@@ -76,6 +76,13 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return corrected
 
 
+def patient_weights(patients: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
+    """int (draws, N): how often each view is in a bootstrap sample of patients."""
+    _, member = np.unique(patients, return_inverse=True)
+    count = int(member.max()) + 1
+    return generator.multinomial(count, np.full(count, 1 / count), size=draws)[:, member]
+
+
 def patient_bootstrap(
     correct: np.ndarray, views: np.ndarray, draws: int = 10_000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
@@ -90,7 +97,7 @@ def patient_bootstrap(
     accuracy = []
     # In blocks: the counts of all draws at once would need draws x patients numbers.
     for start in range(0, draws, 1000):
-        times = generator.multinomial(patients, np.full(patients, 1 / patients), size=min(1000, draws - start))
+        times = patient_weights(np.arange(patients), min(1000, draws - start), generator)
         with np.errstate(invalid="ignore"):
             accuracy.append((times @ correct / (times @ views)).mean(axis=1))
     tail = (1 - level) / 2
