@@ -77,6 +77,13 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return corrected
 
 
+def patient_weights(patients: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
+    """int (draws, N): how often each view is in a bootstrap sample of patients."""
+    _, member = np.unique(patients, return_inverse=True)
+    count = int(member.max()) + 1
+    return generator.multinomial(count, np.full(count, 1 / count), size=draws)[:, member]
+
+
 def patient_bootstrap(
     correct: np.ndarray, views: np.ndarray, draws: int = 10_000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
@@ -98,7 +105,7 @@ def redraws(patients: int, draws: int, seed: int) -> Iterator[np.ndarray]:
     """
     generator = np.random.default_rng(seed)
     for start in range(0, draws, 1000):
-        yield generator.multinomial(patients, np.full(patients, 1 / patients), size=min(1000, draws - start))
+        yield patient_weights(np.arange(patients), min(1000, draws - start), generator)
 
 
 def percentile_interval(values: np.ndarray, level: float) -> tuple[float, float]:

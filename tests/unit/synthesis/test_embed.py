@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.runtime import run as run_module
 from workflow_scripts.runtime.work import Clock, Interrupted
-from workflow_scripts.synthesis import embed
+from workflow_scripts.synthesis import embed, features
 from workflow_scripts.synthesis.features import load_encoder, load_inception
 from workflow_scripts.synthesis.inception import fid_inception
 
@@ -127,11 +127,11 @@ def test_wrong_weights_are_refused(inception: Path, encoder: Path, tmp_path: Pat
     )
     with pytest.raises(UserError, match="does not hold the weights of the FID Inception network"):
         load_inception(tmp_path / "less.pth", CPU)
-    with pytest.raises(UserError, match="does not hold the weights of resnet10t"):
+    with pytest.raises(UserError, match="does not fit the backbone"):
         load_encoder("resnet10t", encoder, CPU)
-    with pytest.raises(UserError, match="does not hold"):
+    with pytest.raises(UserError, match="does not fit the backbone"):
         load_encoder("resnet18", inception, CPU)
-    with pytest.raises(UserError, match="no such network"):
+    with pytest.raises(UserError, match="backbone 'resnet1818'"):
         load_encoder("resnet1818", encoder, CPU)
 
 
@@ -206,7 +206,7 @@ def test_timm_network_has_its_own_size_and_normalisation_and_may_bring_a_classif
     (tmp_path / "timm.safetensors.sha256").write_text(f"{'0' * 64}  timm.safetensors\n")
     with pytest.raises(UserError, match="has the SHA-256 .*, but .* records 0000"):
         run_embed("timm", tmp_path / "timm.safetensors", views, *more)
-    with pytest.raises(UserError, match="no network 'resnet1818'"):
+    with pytest.raises(UserError, match="'resnet1818' is not a timm model"):
         run_embed("timm", tmp_path / "timm.safetensors", views, "--backbone", "resnet1818")
 
 
@@ -216,5 +216,15 @@ def test_damaged_weights_are_noticed(encoder: Path, views: list[Path], tmp_path:
     weights = load_file(encoder)
     weights["conv1.weight"][0] = float("nan")
     save_file(weights, tmp_path / "nan.safetensors")
-    with pytest.raises(UserError, match="NaN or infinity for view 0"):
+    with pytest.raises(UserError, match=r"conv1.weight are not finite"):
         run_embed("encoder", tmp_path / "nan.safetensors", views)
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    def network(batch: np.ndarray) -> np.ndarray:
+        return np.where(batch.max(axis=(1, 2)) > 250, np.nan, 1.0)[:, None] * np.ones((1, 3), np.float32)
+
+    views = np.zeros((7, 4, 4), np.uint8)
+    views[5, 0, 0] = 255
+    with pytest.raises(UserError, match="NaN or infinity for view 5"):
+        list(features.embed(views, network, 2, 2))
