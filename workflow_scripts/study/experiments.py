@@ -164,11 +164,15 @@ def switches(experiment: Experiment, table: str, config: Mapping[str, Any]) -> d
 
 
 def table_row(row: Mapping[str, Any], table: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of a table as the table stage takes it: name, experiment, start, its printed sample count, switches."""
+    """A row of a table as the table stages take it.
+
+    Its printed name, the key of the paper's row that it repeats (if any), experiment, start, printed sample count, switches.
+    """
     start = config["initialisations"].get(row["init"], {})
     experiment = experiment_of(row, config)
     return {
         "name": row["name"],
+        **({"paper": row["paper"]} if "paper" in row else {}),
         "experiment": experiment.name,
         "init": row["init"],
         "samples": start.get("samples", "–"),

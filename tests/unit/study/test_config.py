@@ -92,6 +92,22 @@ def test_keys_without_a_default_stay_out_when_they_are_left_out(shipped):
     assert "labels" not in config["tables"]["table1"]["rows"][0]
 
 
+def test_a_row_without_a_name_has_the_title_of_its_start_else_its_key(shipped):
+    rows = [{"init": "imagenet"}, {"init": "ud_testicle"}, {"init": "ud_lambda_0_1"}, {"name": "own", "init": "ud"}]
+    config = load_config(merge(shipped, {"tables": {"table2": {"rows": [*rows, {"init": "majority"}]}}}), [SHIPPED])
+    names = [row["name"] for row in config["tables"]["table2"]["rows"]]
+    assert names == ["ImageNet", "UD testicles only", "ud_lambda_0_1", "own", "majority"]
+
+
+def test_the_shipped_rows_print_these_names(shipped):
+    config = load_config(shipped, [SHIPPED])
+    shown = {table: [row["name"] for row in config["tables"][table]["rows"]] for table in ("table2", "table3")}
+    assert shown["table2"][:7] == [
+        "none (scratch)", "ImageNet", "USCL", "UD testicles only", "UD thyroids only", "UD", "UD, from ImageNet",
+    ]  # fmt: skip
+    assert shown["table3"][:6] == ["Xg", "Xgf", "testicle", "thyroid + Xg", "thyroid + Xgf", "testicle + thyroid"]
+
+
 def test_shipped_config_is_valid_and_is_the_papers(shipped):
     config = load_config(shipped, [SHIPPED])
     assert config["seeds"] == [0, 1, 2, 3]
@@ -149,6 +165,18 @@ def test_all_mistakes_are_reported_with_their_lines(tmp_path: Path, shipped):
         (("audit", "initialisations"), ["imagenett"], "no initialisation or pretraining run 'imagenett'"),
         (("tables", "table2", "rows"), [{"name": "a", "init": "nowhere"}], "nowhere"),
         (("tables", "table2", "rows"), [{"name": "a", "init": "ud"}] * 2, "two rows are named"),
+        (("tables", "table2", "rows"), [{"init": "ud"}, {"name": "UD", "init": "xg"}], "two rows are named 'UD'"),
+        (("tables", "table4", "rows"), [{"init": "ud_lambda_0_0"}] * 2, "two rows are named 'ud_lambda_0_0'"),
+        (
+            ("tables", "table1", "rows"),
+            [{"init": "ud", "paper": "ud"}],
+            "the paper's table1 has no row 'ud'; there are complete, filtered, flipped",
+        ),
+        (
+            ("tables", "table2", "rows"),
+            [{"init": "ud", "paper": "ud"}, {"init": "xg", "paper": "ud"}],
+            "two rows repeat the paper's row 'ud'",
+        ),
         (("tables", "table1", "rows"), [{"name": "a", "init": "ud", "labels": "reviewed"}], "audit.decisions"),
         (("data", "crop_profiles", "esaote_mylab", "views"), ["one"], "2 boxes but 1 view names"),
         (("synthesis",), {"images": 2, "shards": 3}, "3 shards of 2 images"),

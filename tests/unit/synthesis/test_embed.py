@@ -65,10 +65,10 @@ def test_features_do_not_depend_on_the_batch(
 ) -> None:
     weights = request.getfixturevalue(network)
     large, small = run_embed(network, weights, views), run_embed(network, weights, views, "--batch-size", "2")
-    for features, again, count in zip(large, small, (5, 3), strict=True):
-        assert features.shape == (count, width)
-        assert features.dtype == np.float32
-        np.testing.assert_allclose(again, features, rtol=1e-4, atol=1e-5)
+    for first, again, count in zip(large, small, (5, 3), strict=True):
+        assert first.shape == (count, width)
+        assert first.dtype == np.float32
+        np.testing.assert_allclose(again, first, rtol=1e-4, atol=1e-5)
     assert np.abs(large[0][0] - large[0][1]).max() > 1e-3
 
 
@@ -162,8 +162,8 @@ def test_an_interrupted_embedding_goes_on(
             with pytest.raises(Interrupted, match=f"block {blocks} of 5"):
                 run_embed("encoder", encoder, views, *more)
         assert not any(file.exists() for file in outputs)
-    for again, features in zip(run_embed("encoder", encoder, views, *more), whole, strict=True):
-        np.testing.assert_array_equal(again, features)
+    for again, first in zip(run_embed("encoder", encoder, views, *more), whole, strict=True):
+        np.testing.assert_array_equal(again, first)
     assert "continuing" in capsys.readouterr().err
     assert not (tmp_path / "work").exists()
 

@@ -31,7 +31,7 @@ class Initialisation(Settings):
     sha256: Sha256 = Field(
         "", description="Expected SHA-256. Empty means unknown; then it is recorded beside the file at the first fetch."
     )
-    title: Text | None = Field(None, description="Name in the tables; the key itself when left out.")
+    title: Text | None = Field(None, description="Default name of its table rows; the key itself when left out.")
     samples: Text = Field("\u2013", description="Number of images it was trained on, as printed in Table 2.")
 
     @cross_check
