@@ -18,3 +18,13 @@ needs_real = pytest.mark.skipif(not (SHARED / "real").is_dir(), reason=f"no real
 def replace(settings: Any, **changes: Any) -> Any:
     """Settings with other values, as `dataclasses.replace` does it; the values are not validated."""
     return settings.model_copy(update=changes)
+
+
+def stages() -> list[str]:
+    """Every stage as `<folder>.<name>`: the modules of the package that are commands."""
+    package = REPOSITORY / "workflow_scripts"
+    return sorted(
+        ".".join(file.relative_to(package).with_suffix("").parts)
+        for file in package.rglob("*.py")
+        if 'if __name__ == "__main__":' in file.read_text(encoding="utf-8")
+    )
