@@ -47,6 +47,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "audit.md"
 def load_images(folder: Path) -> tuple[np.ndarray, pd.DataFrame]:
     """Views, uint8 (N, SIZE, SIZE), and their index with the true labels; near-duplicates are one patient."""
     from workflow_scripts.data.duplicates import fingerprints, near_duplicates
+    from workflow_scripts.data.find_near_duplicates import DISTANCE, HASH_DISTANCE
     from workflow_scripts.data.profiles import letterbox, resize
 
     with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
@@ -57,7 +58,8 @@ def load_images(folder: Path) -> tuple[np.ndarray, pd.DataFrame]:
     for row in rows:
         with Image.open(folder / row["path"]) as picture:
             pixels.append(letterbox(np.asarray(picture.convert("L"))))
-    pairs = near_duplicates(fingerprints([resize(image, 256) for image in pixels]), np.arange(len(rows)), 60, 0.2)
+    prints = fingerprints([resize(image, 256) for image in pixels])
+    pairs = near_duplicates(prints, np.arange(len(rows)), HASH_DISTANCE, DISTANCE)
     edges = coo_array((np.ones(len(pairs.first)), (pairs.first, pairs.second)), shape=(len(rows), len(rows)))
     _, group = connected_components(edges, directed=False)
     index = pd.DataFrame({"view_id": [row["image_id"] for row in rows], "patient_id": [f"g{g}" for g in group]})
