@@ -32,7 +32,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from benchmarks.measure import write_result
+from benchmarks.measure import start_run, write_result
 
 SIZE, BACKBONE, FOLDS = 64, "test_resnet", 3
 SETTINGS = {
@@ -79,18 +79,14 @@ def train(views: np.ndarray, targets: Mapping[int, np.ndarray], folds: np.ndarra
     """Cross-validate in this process; the results of the folds without weights, and the seconds it took."""
     import torch
 
-    from workflow_scripts.networks.cross_validation import cross_validate, initial_classifier
-    from workflow_scripts.runtime.work import Clock, WorkDir
+    from workflow_scripts.networks.cross_validation import CrossValidation, cross_validate, initial_classifiers
     from workflow_scripts.study.config.finetuning import FinetuningRecipe
 
-    torch.set_num_threads(1)
-    models = {fold: initial_classifier(BACKBONE, "scratch", None, start + seed, fold) for fold in targets}
+    models = initial_classifiers(BACKBONE, "scratch", [], start + seed, list(targets))
+    task = CrossValidation(torch.from_numpy(views), targets, folds, FinetuningRecipe(**SETTINGS), seed)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-        results = cross_validate(
-            models, views, targets, folds, FinetuningRecipe(**SETTINGS), seed, torch.device("cpu"),
-            WorkDir(Path(folder) / "work", {}), Clock(None),
-        )  # fmt: skip
+        results = cross_validate(models, task, start_run(Path(folder) / "work"))
     return [[replace(result, weights={}) for result in results], time.perf_counter() - began]
 
 

@@ -54,7 +54,7 @@ def main(arguments: argparse.Namespace) -> None:
     votes["organ_side"] = votes["view_id"].map(dict(zip(index["view_id"], organ_side, strict=True)))
     cards = choose_cards(votes, mean_loss, arguments.controls, arguments.seed)
     if cards.empty:
-        raise UserError(f"{arguments.votes}: no view was evaluated, so that there is nothing to review")
+        raise UserError(f"{arguments.votes}: no view was evaluated, so that there is no view to review")
     cards = ordered(cards, arguments.mode, mean_loss, arguments.seed)
     study = contents(cards, curves, store, organ_side.to_numpy(), arguments)
     write_text(review_html(study), arguments.output_page)

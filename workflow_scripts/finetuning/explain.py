@@ -1,4 +1,4 @@
-"""Figure 5: what classifiers attend to, on clean test views and on the same views with artificial markers (Grad-CAM++).
+"""Figure 5: what classifiers look at, on clean test views and on the same views with artificial markers (Grad-CAM++).
 
 Each arm is a classifier that did not see the fold; the paper compares one trained with augmentation and one without.
 The figure shows a few views. The CSV covers the whole fold: which share of the heat lies on the pixels that the markers

@@ -1,6 +1,6 @@
 """Training of a backbone with a linear head over cross-validation folds (paper, Sec. 3 and 4.3).
 
-Fine-tuning and the noisy-label audit share it: they differ in labels, recipe and in what is kept of the result.
+Fine-tuning and the noisy-label audit share it: they differ in labels, recipe and in which results they keep.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def augmentation_draws(settings: FinetuningAugmentation) -> int:
 
 
 def augment(images: Tensor, draws: np.ndarray, settings: FinetuningAugmentation) -> Tensor:
-    """Markers, then rotation, flip and shift in one resampling (paper, Sec. 4.3); what is moved in from outside is black.
+    """Markers, then rotation, flip and shift in one resampling (paper, Sec. 4.3); pixels from outside are black.
 
     `images` float (N, 1, H, W) in [0, 1], `draws` float32 (N, augmentation_draws) in [0, 1). Image i depends on
     draws[i] alone. Rotation in degrees and shift as a share of the side are uniform, either way.

@@ -161,6 +161,11 @@ def test_decisions_on_labels_that_have_changed_are_refused() -> None:
         require_reviewed_labels([{"view_id": "a", "decision": "flip", "label": "pos"}], complete, "d.csv")
 
 
+def test_reviewed_labels_do_not_follow_from_votes() -> None:
+    with pytest.raises(UserError, match="--policy reviewed does not follow from votes; use filtered or flipped"):
+        decisions_of_votes("reviewed", [{"view_id": "a", "suspicious": "1"}])
+
+
 def test_unknown_labels_are_refused() -> None:
     with pytest.raises(UserError, match="has the label 'maybe'; the classes are neg and pos"):
         apply_decisions([{"view_id": "a", "label": "maybe", "keep": "1"}], {}, CLASSES, "votes")

@@ -1,7 +1,6 @@
 """Fine-tuning: sampling, augmentation, folds, what is learnt, and the stage: artefacts, resumption, mistakes."""
 
 import json
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
-from tests.shared import replace
+from tests.shared import replace, start_run
 from tests.textures import textures
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, sha256, write_csv, write_npy
@@ -87,13 +86,6 @@ def pictures(table: pd.DataFrame, size: int = 32) -> np.ndarray:
     """Views that show the class of their row."""
     both = [textures(len(table), size, seed=3, coarse=coarse) for coarse in (False, True)]
     return np.where((table["label"] == CLASSES[1]).to_numpy()[:, None, None], both[1], both[0])
-
-
-def started(path: Path) -> runs.Run:
-    """A run with a work directory at `path`, without a command line."""
-    run = runs.Run(Namespace(device="cpu", threads=1, time_limit=None, work_dir=path))
-    run.start({})
-    return run
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------
@@ -183,7 +175,7 @@ def run_folds(table, labels, recipe, path, kept=None):
     kept = np.ones(len(table), bool) if kept is None else kept
     targets = {fold: np.where(kept, labels, -1) for fold in models}
     task = CrossValidation(torch.from_numpy(pictures(table)), targets, folds, recipe, seed=0)
-    return cross_validate(models, task, started(path))
+    return cross_validate(models, task, start_run(path))
 
 
 def one_fold(views, labels, rows, recipe, record="training"):
@@ -221,7 +213,7 @@ def test_recorded_losses_are_those_of_the_augmented_batch_before_its_step(tmp_pa
         logits = model(standardise(augment(to_unit(views[rows]), draws, settings)))
         expected = F.cross_entropy(logits, torch.from_numpy(labels[rows]), reduction="none")
     fresh = initial_classifier("test_resnet", "scratch", None, 0, 0)
-    losses = train_fold(fresh, one_fold(views, labels, rows, recipe), 0, started(tmp_path / "w"))
+    losses = train_fold(fresh, one_fold(views, labels, rows, recipe), 0, start_run(tmp_path / "w"))
     np.testing.assert_allclose(losses[0], expected.numpy(), rtol=1e-4)
     assert losses.shape == (2, 12)
     assert losses[1].mean() < losses[0].mean()
@@ -287,7 +279,7 @@ def test_a_recorded_evaluation_is_the_loss_of_what_the_model_predicts(tmp_path):
     rows = np.flatnonzero(table["fold"] != 0)
     views = torch.from_numpy(pictures(table))
     model = initial_classifier("test_resnet", "scratch", None, 0, 0)
-    losses = train_fold(model, one_fold(views, labels, rows, TINY, "evaluation"), 0, started(tmp_path / "w"))
+    losses = train_fold(model, one_fold(views, labels, rows, TINY, "evaluation"), 0, start_run(tmp_path / "w"))
     probability = predict(model, views[rows])
     expected = -np.log(np.where(labels[rows] == 1, probability, 1 - probability))
     np.testing.assert_allclose(losses[-1], expected, rtol=1e-4)
