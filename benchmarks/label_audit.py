@@ -266,16 +266,16 @@ def write_page(record: Mapping[str, Any]) -> None:
     ]  # fmt: skip
     first = table("draw | score | average precision (95 %) | AUROC (95 %) | flagged | precision | recall", found)
     second = table(
-        "learnt labels | accuracy, own | F1, own | AUROC, own | accuracy, true | F1, true | AUROC, true", scored
+        "training labels | accuracy, own | F1, own | AUROC, own | accuracy, true | F1, true | AUROC, true", scored
     )
     speed = record["speed"]
     text = (
         f"{record['views']} images, {record['wrong']} labels flipped in each of two draws of noise; "
-        f"{len(STARTS)} x {len(SEEDS)} x {FOLDS} trainings:\n\n{first}\n\n"
+        f"{len(STARTS)} x {len(SEEDS)} x {FOLDS} training runs:\n\n{first}\n\n"
         f"Trained on each label set ({len(DOWNSTREAM_SEEDS)} seeds x {FOLDS} folds, first draw), percent, mean ± std:\n\n"
-        f"{second}\n\nA training took {speed['seconds_per_training']:.0f} s on one core, "
-        f"{speed['images_per_second']:.0f} images per second; augmenting image by image, "
-        f"{speed['peer_images_per_second']:.0f}.\n"
+        f"{second}\n\nA training run took {speed['seconds_per_training']:.0f} s on one core, "
+        f"{speed['images_per_second']:.0f} images per second; {speed['peer_images_per_second']:.0f} when augmenting "
+        "image by image.\n"
     )
     begin, end = "<!-- benchmark: label_audit -->\n", "<!-- end -->"
     page = PAGE.read_text(encoding="utf-8")

@@ -70,7 +70,7 @@ ASKED_CLASSES = CLASSES if config["diffusion"]["class_conditional"] else []
 # A training whose checkpoint is chosen afterwards keeps snapshots beside its last weights.
 SELECTING = config["diffusion"]["select"] != "last" and not READY_MODEL
 SHOWN_TABLES = [table for table in ROW_TABLES if config["tables"][table]["rows"]]
-# Folds of views have no testicle or patient as a whole.
+# Folds of views have no organ side or patient as a whole.
 LEVELS = config["tables"]["levels"] if config["split_by"] == "patient" else ""
 LEVELS = LEVELS if LEVELS in SHOWN_TABLES else ""
 TABLES = [

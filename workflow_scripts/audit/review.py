@@ -30,10 +30,10 @@ def trajectories(losses: Iterable[pd.DataFrame]) -> pd.DataFrame:
 def choose_cards(votes: pd.DataFrame, mean_loss: pd.Series, controls: float, seed: int) -> pd.DataFrame:
     """The views to read, as rows of `votes` with the further column `group`: suspicious, candidate or control.
 
-    `votes` has view_id, label, votes, evaluations, suspicious and testicle (a number); `mean_loss` gives each view's
+    `votes` has view_id, label, votes, evaluations, suspicious and organ_side (a number); `mean_loss` gives each view's
     mean training loss by view_id and breaks ties of votes. Where nothing is suspicious, the `CANDIDATES` most voted
     views are read instead. `controls` per such view of a label are drawn from the evaluated, unsuspicious views of
-    that label on testicles of which nothing else is read (one after the other, so that no testicle comes twice before
+    that label on organ sides of which nothing else is read (one after the other, so that no organ side comes twice before
     each has come once); fewer where there are no more.
     """
     evaluated = votes[votes["evaluations"] > 0]
@@ -41,9 +41,9 @@ def choose_cards(votes: pd.DataFrame, mean_loss: pd.Series, controls: float, see
     if chosen.empty:
         chosen = by_votes(evaluated, mean_loss).head(CANDIDATES).assign(group="candidate")
     wanted = {label: round(controls * count) for label, count in chosen["label"].value_counts().items()}
-    pool = evaluated[(evaluated["suspicious"] == 0) & ~evaluated["testicle"].isin(chosen["testicle"])]
+    pool = evaluated[(evaluated["suspicious"] == 0) & ~evaluated["organ_side"].isin(chosen["organ_side"])]
     pool = pool.sample(frac=1, random_state=np.random.default_rng(seed))
-    turn = pool.groupby("testicle").cumcount()
+    turn = pool.groupby("organ_side").cumcount()
     pool = pool.loc[turn.sort_values(kind="stable").index]
     rank = pool.groupby("label").cumcount()
     drawn = pool[rank < pool["label"].map(wanted).fillna(0)].assign(group="control")
@@ -63,9 +63,9 @@ def ordered(cards: pd.DataFrame, mode: str, mean_loss: pd.Series, seed: int) -> 
     return cards.sort_values("view_id").sample(frac=1, random_state=np.random.default_rng([seed, 1]))
 
 
-def neighbours(position: int, index: pd.DataFrame, testicle: np.ndarray) -> list[int]:
-    """Positions in `index` of the other views of the same testicle, those of the same frame first."""
-    same = np.flatnonzero(testicle == testicle[position])
+def neighbours(position: int, index: pd.DataFrame, organ_side: np.ndarray) -> list[int]:
+    """Positions in `index` of the other views of the same organ side, those of the same frame first."""
+    same = np.flatnonzero(organ_side == organ_side[position])
     images = index["image_id"].to_numpy()
     return sorted((int(i) for i in same if i != position), key=lambda i: (images[i] != images[position], i))
 

@@ -1,4 +1,4 @@
-"""How suspicious is a label? The paper's votes and what else the audit's runs can tell (paper, Sec. 3)."""
+"""How suspicious each label is: by the paper's votes, or by other scores from the same runs (paper, Sec. 3)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from workflow_scripts.audit.votes import count_votes
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.study.config.audit import VoteRule
-from workflow_scripts.study.patients import numbered_testicles
+from workflow_scripts.study.patients import numbered_organ_sides
 
 VOTE_COLUMNS = ["view_id", "label", "votes", "evaluations", "score", "suspicious"]
 # The last two judge a view by models that never saw its patient; the others by models that trained on it.
@@ -77,17 +77,17 @@ def judge(
     """Which labels are suspicious: the columns of `VOTE_COLUMNS`, one row per view in the order of `index`.
 
     With the method `votes` a label is suspicious when at least `rule.share` of the runs that trained on its view flag it
-    (the paper's 16 of 16); with the others when its score exceeds `bar(rule)`. With `rule.unit` "testicle" the views of a
-    testicle are judged together, by their pooled flags or their mean score, since they inherited one label. Views that
+    (the paper's 16 of 16); with the others when its score exceeds `bar(rule)`. With `rule.unit` "organ_side" the views of an
+    organ side are judged together, by their pooled flags or their mean score, since they inherited one label. Views that
     were never evaluated are not suspicious. Arguments as for `label_scores`; `index` is that of the view store.
     """
     scores = label_scores(losses, oof, index, rule, positive)
     score, votes, evaluations = score_of(scores, rule.method), scores["votes"], scores["evaluations"]
-    if rule.unit == "testicle":
-        testicle = numbered_testicles(index).to_numpy()
-        votes, evaluations = (column.groupby(testicle).transform("sum") for column in (votes, evaluations))
+    if rule.unit == "organ_side":
+        organ_side = numbered_organ_sides(index).to_numpy()
+        votes, evaluations = (column.groupby(organ_side).transform("sum") for column in (votes, evaluations))
         pooled = (votes / evaluations.where(evaluations > 0)).to_numpy()
-        mean = pd.Series(score).groupby(testicle).transform("mean").to_numpy()
+        mean = pd.Series(score).groupby(organ_side).transform("mean").to_numpy()
         score = pooled if rule.method == "votes" else mean
     # Shares up to rounding: 0.7 of 10 evaluations is 7, not 7.000000000000001.
     suspicious = score >= rule.share - 1e-9 if rule.method == "votes" else score > bar(rule)

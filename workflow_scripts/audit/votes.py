@@ -1,4 +1,4 @@
-"""The audit's vote: which views did many trainings fail to fit? (paper, Sec. 3)"""
+"""The audit's vote: which views many training runs fail to fit (paper, Sec. 3)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def check_losses(losses: Mapping[str, pd.DataFrame], labels: pd.DataFrame) -> No
     known = set(labels["view_id"])
     for name, table in losses.items():
         if table["loss"].isna().any():
-            raise UserError(f"{name}: {int(table['loss'].isna().sum())} losses are not numbers; that training diverged")
+            raise UserError(
+                f"{name}: {int(table['loss'].isna().sum())} losses are not numbers; that training run diverged"
+            )
         unknown = set(table["view_id"]) - known
         if unknown:
             raise UserError(f"{name}: {len(unknown)} views have no label, for example {min(unknown)}")
@@ -74,13 +76,13 @@ def votes_at_least(votes: np.ndarray, evaluations: int) -> np.ndarray:
 
 
 def sweep(
-    losses: Mapping[str, pd.DataFrame], index: pd.DataFrame, testicles: np.ndarray, thresholds: Sequence[float],
+    losses: Mapping[str, pd.DataFrame], index: pd.DataFrame, organ_sides: np.ndarray, thresholds: Sequence[float],
     exceedances: Sequence[int],
 ) -> pd.DataFrame:  # fmt: skip
-    """How many views each rule would call suspicious: threshold, exceedances, at_least, views, testicles, discordant.
+    """How many views each rule would call suspicious: threshold, exceedances, at_least, views, organ_sides, discordant.
 
     A rule flags a view in a run as `count_votes` does and calls it suspicious where at least `at_least` runs flag it,
-    from 1 to the largest number of evaluations. `testicles` (V,) numbers the testicle of each row of `index` (view_id,
+    from 1 to the largest number of evaluations. `organ_sides` (V,) numbers the organ side of each row of `index` (view_id,
     label): those with a suspicious view are counted, and the discordant ones, of which other views are not suspicious.
     """
     check_losses(losses, index)
@@ -93,18 +95,18 @@ def sweep(
             votes = flagged.reindex(index["view_id"], fill_value=0).to_numpy()
             for at_least in range(1, evaluations + 1):
                 suspicious = votes >= at_least
-                views, partly = _on_testicles(suspicious, testicles)
+                views, partly = _on_organ_sides(suspicious, organ_sides)
                 rows.append((threshold, wanted, at_least, int(suspicious.sum()), views, partly))
-    return pd.DataFrame(rows, columns=["threshold", "exceedances", "at_least", "views", "testicles", "discordant"])
+    return pd.DataFrame(rows, columns=["threshold", "exceedances", "at_least", "views", "organ_sides", "discordant"])
 
 
-def discordant_testicles(suspicious: np.ndarray, testicles: np.ndarray) -> int:
-    """Number of testicles of which some views are suspicious and some are not; both arguments have one entry per view."""
-    return _on_testicles(suspicious, testicles)[1]
+def discordant_organ_sides(suspicious: np.ndarray, organ_sides: np.ndarray) -> int:
+    """Number of organ sides of which some views are suspicious and some are not; both arguments have one entry per view."""
+    return _on_organ_sides(suspicious, organ_sides)[1]
 
 
-def _on_testicles(suspicious: np.ndarray, testicles: np.ndarray) -> tuple[int, int]:
-    share = pd.Series(suspicious).groupby(np.asarray(testicles)).mean()
+def _on_organ_sides(suspicious: np.ndarray, organ_sides: np.ndarray) -> tuple[int, int]:
+    share = pd.Series(suspicious).groupby(np.asarray(organ_sides)).mean()
     return int((share > 0).sum()), int(((share > 0) & (share < 1)).sum())
 
 

@@ -44,10 +44,12 @@ def drawn_images(
     batch_size: int,
     seed: int,
     condition: Condition | None = None,
+    first: int = 0,
 ) -> Iterator[np.ndarray]:
-    """Ancestral samples of `process`, uint8 (batch, S, S), batch by batch; the same noise for every network."""
+    """Ancestral samples of `process`, uint8 (batch, S, S), batch by batch from image `first` on; the same noise for every
+    network."""
     device, side = next(unet.parameters()).device, unet.config.sample_size
-    for start in range(0, count, batch_size):
+    for start in range(first, count, batch_size):
         images = range(start, min(start + batch_size, count))
         state = image_noise(seed, 0, images, side, device)
         for _, following in reverse_steps(unet, process, state, 0, images, seed, "ancestral", condition):

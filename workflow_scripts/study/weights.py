@@ -13,7 +13,7 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import recorded_sha256, refuse_torchscript, sha256
 from workflow_scripts.study.config.names import BASELINES, TABLES
 
-# Downloads are made by a rule only into this folder; a file elsewhere is brought by hand.
+# A rule downloads into this folder only; a file elsewhere is supplied manually.
 FOLDER = "weights/"
 CONNECT_SECONDS = 5
 

@@ -1,4 +1,4 @@
-"""Aggregate predictions from views to testicles and patients, and tabulate the metrics at each level.
+"""Aggregate predictions from views to organ sides and patients, and tabulate the metrics at each level.
 
 The rows are those of a table of fine-tuning. Truths are the original labels.
 """
@@ -17,47 +17,47 @@ from workflow_scripts.core.log import say
 from workflow_scripts.core.tables import Table, plus_minus
 from workflow_scripts.finetuning.predictions import decide
 from workflow_scripts.runtime.cli import run, stage_parser
-from workflow_scripts.study.patients import numbered_testicles
+from workflow_scripts.study.patients import numbered_organ_sides
 from workflow_scripts.tables.aggregation import SPREADS, aggregate, run_scores
 from workflow_scripts.tables.rows import Row, add_predictions, add_rows, add_spread, read_predictions, read_table_rows
 from workflow_scripts.tables.tables import HEADERS
 
 # FOLDED
-# What a clinic asks: not the view but the testicle and the patient (paper, Sec. 3: two views of each testicle).
-LEVELS = ("view", "testicle", "patient")
+# What a clinic asks: not the view but the organ side and the patient (paper, Sec. 3: two views of each organ side).
+LEVELS = ("view", "organ_side", "patient")
 SHOWN = ("accuracy", "f1", "balanced_accuracy", "auroc")
 UNIT_COLUMNS = ["patient_id", "fold", "seed", "views", "probability", "truth", "prediction"]
 
 
-def named_testicles(index: pd.DataFrame) -> pd.DataFrame:
-    """Columns view_id and testicle, a name made of patient and side: `P001 left`.
+def named_organ_sides(index: pd.DataFrame) -> pd.DataFrame:
+    """Columns view_id and organ_side, a name made of patient and side: `P001 left`.
 
-    A frame whose side is unknown is a testicle of its own, numbered within its patient: `P001 frame 2`. `index` is that
+    A frame whose side is unknown is an organ side of its own, numbered within its patient: `P001 frame 2`. `index` is that
     of a view store.
     """
-    numbers = numbered_testicles(index)
+    numbers = numbered_organ_sides(index)
     sides = index["side"].where(index["side"] != "", None)
     frames = numbers[sides.isna()].groupby(index["patient_id"]).transform(lambda column: pd.factorize(column)[0] + 1)
     names = index["patient_id"] + " " + sides.fillna("frame " + frames.astype(str))
-    return pd.DataFrame({"view_id": index["view_id"], "testicle": names})
+    return pd.DataFrame({"view_id": index["view_id"], "organ_side": names})
 
 
-def testicle_truths(index: pd.DataFrame, classes: Sequence[str]) -> tuple[pd.Series, int]:
-    """The label of each testicle, by name, and the number of testicles whose views disagree.
+def organ_side_truths(index: pd.DataFrame, classes: Sequence[str]) -> tuple[pd.Series, int]:
+    """The label of each organ side, by name, and the number of organ sides whose views disagree.
 
     The majority of its views' labels in `index`; a tie is positive (the second of `classes`).
     """
-    testicle = named_testicles(index)["testicle"]
-    share = (index["label"] == classes[1]).groupby(testicle).mean()
+    organ_side = named_organ_sides(index)["organ_side"]
+    share = (index["label"] == classes[1]).groupby(organ_side).mean()
     truth = pd.Series(np.where(share >= 0.5, classes[1], classes[0]), index=share.index)
     return truth, int(((share > 0) & (share < 1)).sum())
 
 
-def testicle_predictions(predictions: pd.DataFrame, index: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """One row per testicle and seed: testicle, patient_id, fold, seed, views, probability, truth, prediction.
+def organ_side_predictions(predictions: pd.DataFrame, index: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """One row per organ side and seed: organ_side, patient_id, fold, seed, views, probability, truth, prediction.
 
     `predictions` is an experiment's joined table; the probability is the mean over the views, decided like a view's.
-    `UserError` where a view is not in `index`, or where the views of a testicle lie in several folds.
+    `UserError` where a view is not in `index`, or where the views of an organ side lie in several folds.
     """
     unknown = ~predictions["view_id"].isin(index["view_id"])
     if unknown.any():
@@ -66,20 +66,20 @@ def testicle_predictions(predictions: pd.DataFrame, index: pd.DataFrame, classes
             "predictions and index must come from the same crop"
         )
     predicted = index[index["view_id"].isin(predictions["view_id"])]
-    views = predictions.merge(named_testicles(index), on="view_id", validate="m:1")
-    testicles = _mean_over_views(views, "testicle", classes)
-    truth, _ = testicle_truths(predicted, classes)
-    return testicles.assign(truth=testicles["testicle"].map(truth))[["testicle", *UNIT_COLUMNS]]
+    views = predictions.merge(named_organ_sides(index), on="view_id", validate="m:1")
+    organ_sides = _mean_over_views(views, "organ_side", classes)
+    truth, _ = organ_side_truths(predicted, classes)
+    return organ_sides.assign(truth=organ_sides["organ_side"].map(truth))[["organ_side", *UNIT_COLUMNS]]
 
 
-def patient_predictions(predictions: pd.DataFrame, testicles: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """One row per patient and seed, columns as for `testicle_predictions` without the testicle.
+def patient_predictions(predictions: pd.DataFrame, organ_sides: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """One row per patient and seed, columns as for `organ_side_predictions` without the organ side.
 
-    A patient is positive if any testicle of `testicles` (as `testicle_predictions` returns them) is; the probability is
+    A patient is positive if any organ side of `organ_sides` (as `organ_side_predictions` returns them) is; the probability is
     the mean over all views.
     """
     patients = _mean_over_views(predictions, "patient_id", classes)
-    is_positive = (testicles["truth"] == classes[1]).groupby(testicles["patient_id"]).any()
+    is_positive = (organ_sides["truth"] == classes[1]).groupby(organ_sides["patient_id"]).any()
     truth = patients["patient_id"].map(is_positive).map({True: classes[1], False: classes[0]})
     return patients.assign(truth=truth)[UNIT_COLUMNS]
 
@@ -88,8 +88,8 @@ def _mean_over_views(views: pd.DataFrame, unit: str, classes: Sequence[str]) -> 
     groups = views.groupby([unit, "seed"])
     if (groups["fold"].min() != groups["fold"].max()).any():
         raise UserError(
-            f"the views of one {unit.removesuffix('_id')} lie in several folds, so no fold predicts it as a whole; "
-            "testicles and patients need `split_by: patient`"
+            f"the views of one {unit.removesuffix('_id').replace('_', ' ')} lie in several folds, so no fold predicts it as a "
+            "whole; organ sides and patients need `split_by: patient`"
         )
     kept = {} if unit == "patient_id" else {"patient_id": ("patient_id", "first")}
     table = groups.agg(
@@ -103,7 +103,7 @@ def level_numbers(
 ) -> pd.DataFrame:
     """Metrics (percent) on the original labels, one row per table row and level.
 
-    `units` maps an experiment to its tables by level: `view`, its predictions; `testicle` and `patient`, as the
+    `units` maps an experiment to its tables by level: `view`, its predictions; `organ_side` and `patient`, as the
     functions above return them. Columns: name, experiment, level, units, positives, `<metric>_mean`, `<metric>_std`.
     """
     table = []
@@ -124,29 +124,29 @@ def level_numbers(
 def level_layout(
     rows: Sequence[Row], values: pd.DataFrame, positive: str, spread: str, runs: str, disagreeing: int, origin: str
 ) -> Table:
-    """Three lines per table row: view, testicle, patient.
+    """Three lines per table row: view, organ side, patient.
 
-    `runs` says what the mean is over (`3 folds × 4 seeds`); `disagreeing`: testicles whose views are labelled unlike.
+    `runs` says what the mean is over (`3 folds × 4 seeds`); `disagreeing`: organ sides whose views are labelled unlike.
     """
     cells = []
     for _, value in values.iterrows():
         name = value["name"] if value["level"] == LEVELS[0] else ""
         metrics = [plus_minus(value[f"{metric}_mean"], value[f"{metric}_std"]) for metric in SHOWN]
-        cells.append((name, value["level"], str(value["units"]), str(value["positives"]), *metrics))
+        cells.append((name, value["level"].replace("_", " "), str(value["units"]), str(value["positives"]), *metrics))
     titles = HEADERS | {"balanced_accuracy": "balanced accuracy"}
     notes = (
         f"Percent, mean ± std over {runs}, on the original labels. {SPREADS[spread]}.",
-        "The probability of a testicle or patient is the mean over the views, out of fold; it is called "
+        "The probability of an organ side or patient is the mean over the views, out of fold; it is called "
         f"{positive} above 0.5.",
-        "A testicle has the label of its views; where they disagree, the majority's, and a tie counts as "
-        f"{positive} (testicles that disagree: {disagreeing}). A patient is {positive} if any testicle is, so that the mean "
-        "over all views dilutes a patient with one such testicle.",
-        "Fewer units than views: a testicle or patient weighs the same however many views it has. The shares of "
+        "An organ side has the label of its views; where they disagree, the majority's, and a tie counts as "
+        f"{positive} (organ sides that disagree: {disagreeing}). A patient is {positive} if any organ side is, so that the mean "
+        "over all views dilutes a patient with one such organ side.",
+        "Fewer units than views: an organ side or patient weighs the same however many views it has. The shares of "
         f"{positive} units differ between the levels, so compare accuracy and F1 between rows, not between levels.",
     )
     return Table(
         label="levels",
-        title="By view, by testicle and by patient",
+        title="By view, by organ side and by patient",
         header=("pretraining", "level", "units", positive, *(titles[metric] for metric in SHOWN)),
         rows=tuple(cells),
         text_columns=2,
@@ -164,7 +164,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--index", type=Path, required=True, help="CSV index of the labelled views")
     add_spread(parser)
     parser.add_argument(
-        "--output-testicles", type=Path, required=True, help="CSV, a row per experiment, testicle, seed"
+        "--output-organ-sides", type=Path, required=True, help="CSV, a row per experiment, organ side, seed"
     )
     parser.add_argument("--output-patients", type=Path, required=True, help="CSV, a row per experiment, patient, seed")
     parser.add_argument("--output-csv", type=Path, required=True, help="all numbers of the table")
@@ -187,21 +187,21 @@ def main(arguments: argparse.Namespace) -> None:
     predictions = read_predictions(rows, arguments.experiments, arguments.predictions, classes)
     index = read_csv(arguments.index)
     if "side" not in index:
-        raise UserError(f"{arguments.index} has no column side, so views cannot be told apart by testicle; crop anew")
+        raise UserError(f"{arguments.index} has no column side, so views cannot be told apart by organ side; crop anew")
 
     units = {}
     for name, views in predictions.items():
-        testicles = levels.testicle_predictions(views, index, classes)
-        patients = levels.patient_predictions(views, testicles, classes)
-        units[name] = {"view": views, "testicle": testicles, "patient": patients}
-    for level, path in (("testicle", arguments.output_testicles), ("patient", arguments.output_patients)):
+        organ_sides = levels.organ_side_predictions(views, index, classes)
+        patients = levels.patient_predictions(views, organ_sides, classes)
+        units[name] = {"view": views, "organ_side": organ_sides, "patient": patients}
+    for level, path in (("organ_side", arguments.output_organ_sides), ("patient", arguments.output_patients)):
         tables = [tables[level].assign(origin=origin) for tables in units.values()]
         write_csv(pd.concat(tables, keys=units, names=["experiment"]).reset_index(level="experiment"), path)
 
     views = next(iter(predictions.values()))
-    _, disagreeing = levels.testicle_truths(index[index["view_id"].isin(views["view_id"])], classes)
+    _, disagreeing = levels.organ_side_truths(index[index["view_id"].isin(views["view_id"])], classes)
     if disagreeing:
-        say(f"testicles whose views are labelled unlike: {disagreeing}; the majority counts, a tie as {classes[1]}")
+        say(f"organ sides whose views are labelled unlike: {disagreeing}; the majority counts, a tie as {classes[1]}")
     values = levels.level_numbers(rows, units, classes[1], arguments.spread)
     runs = f"{views['fold'].nunique()} folds × {views['seed'].nunique()} seeds"
     page = levels.level_layout(rows, values, classes[1], arguments.spread, runs, disagreeing, origin)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv
-from workflow_scripts.finetuning.baselines import KINDS
+from workflow_scripts.study.config.names import BASELINES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,7 +130,7 @@ class Row:
     @property
     def is_baseline(self) -> bool:
         """Whether it shows no network."""
-        return self.init in KINDS
+        return self.init in BASELINES
 
     @property
     def label_policy(self) -> str:

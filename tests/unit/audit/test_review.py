@@ -19,24 +19,24 @@ from workflow_scripts.audit.review import (
 )
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import write_csv, write_npy
-from workflow_scripts.study.patients import numbered_testicles
+from workflow_scripts.study.patients import numbered_organ_sides
 
 CLASSES = ["neg", "pos"]
 
 
 def votes_of(frames: int, suspicious: list[int], label: str = "neg") -> pd.DataFrame:
-    """Two views a frame, each frame a testicle; labels neg but for every third frame."""
+    """Two views a frame, each frame an organ side; labels neg but for every third frame."""
     count = 2 * frames
-    testicle = np.arange(count) // 2
+    organ_side = np.arange(count) // 2
     marked = np.isin(np.arange(count), suspicious)
     return pd.DataFrame(
         {
             "view_id": [f"i{i // 2}#{'ts'[i % 2]}" for i in range(count)],
-            "label": np.where(testicle % 3 == 0, "pos", "neg"),
+            "label": np.where(organ_side % 3 == 0, "pos", "neg"),
             "votes": np.where(marked, 16, np.arange(count) % 5),
             "evaluations": 16,
             "suspicious": marked.astype(int),
-            "testicle": testicle,
+            "organ_side": organ_side,
         }
     )
 
@@ -45,7 +45,7 @@ def no_losses(votes: pd.DataFrame) -> pd.Series:
     return pd.Series(0.0, index=votes["view_id"])
 
 
-def test_controls_match_the_labels_and_come_from_other_testicles():
+def test_controls_match_the_labels_and_come_from_other_organ_sides():
     votes = votes_of(40, suspicious=[0, 1, 2, 6, 8, 14])
     cards = choose_cards(votes, no_losses(votes), controls=2.0, seed=0)
     suspicious, controls = cards[cards["group"] == "suspicious"], cards[cards["group"] == "control"]
@@ -53,8 +53,8 @@ def test_controls_match_the_labels_and_come_from_other_testicles():
     assert controls["label"].value_counts().to_dict() == {
         label: 2 * count for label, count in suspicious["label"].value_counts().items()
     }
-    assert not set(controls["testicle"]) & set(suspicious["testicle"])
-    assert controls["testicle"].is_unique
+    assert not set(controls["organ_side"]) & set(suspicious["organ_side"])
+    assert controls["organ_side"].is_unique
     assert set(controls["suspicious"]) == {0}
 
 
@@ -92,7 +92,7 @@ def test_order_is_random_by_seed_when_blind_and_by_votes_when_open():
     assert ordered(cards, "open", no_losses(votes), 0)["votes"].is_monotonic_decreasing
 
 
-def test_a_testicle_is_a_patients_side_where_it_is_known_and_else_a_frame():
+def test_an_organ_side_is_a_patients_side_where_it_is_known_and_else_a_frame():
     index = pd.DataFrame(
         {
             "image_id": ["a", "a", "b", "c", "d", "e"],
@@ -100,8 +100,8 @@ def test_a_testicle_is_a_patients_side_where_it_is_known_and_else_a_frame():
             "side": ["left", "left", "left", "right", "", "left"],
         }
     )
-    assert numbered_testicles(index).tolist() == [0, 0, 0, 1, 2, 3]
-    numbers = numbered_testicles(index).to_numpy()
+    assert numbered_organ_sides(index).tolist() == [0, 0, 0, 1, 2, 3]
+    numbers = numbered_organ_sides(index).to_numpy()
     assert neighbours(2, index, numbers) == [0, 1]
     assert neighbours(0, index, numbers) == [1, 2]
     assert neighbours(3, index, numbers) == []
@@ -129,7 +129,7 @@ def study(tmp_path):
     losses = pd.concat(
         pd.DataFrame({"view_id": votes["view_id"], "fold": 0, "epoch": epoch, "loss": 1.5 / epoch}) for epoch in (1, 2)
     )
-    for name, table in {"votes": votes.drop(columns="testicle"), "index": index, "losses": losses}.items():
+    for name, table in {"votes": votes.drop(columns="organ_side"), "index": index, "losses": losses}.items():
         write_csv(table, tmp_path / f"{name}.csv")
     write_npy(np.random.default_rng(0).integers(0, 256, (24, 16, 16)).astype(np.uint8), tmp_path / "views.npy")
     return tmp_path
@@ -138,7 +138,7 @@ def study(tmp_path):
 def page_of(study, *words: object) -> str:
     arguments = [
         "--votes", study / "votes.csv", "--losses", study / "losses.csv", "--views", study / "views.npy",
-        "--index", study / "index.csv", "--classes", *CLASSES, "--output", study / "review.html", *words,
+        "--index", study / "index.csv", "--classes", *CLASSES, "--output-page", study / "review.html", *words,
     ]  # fmt: skip
     review_page.main(review_page.parser().parse_args([str(word) for word in arguments]))
     return (study / "review.html").read_text(encoding="utf-8")
@@ -200,7 +200,7 @@ def test_tables_that_do_not_agree_are_refused(study):
     with pytest.raises(UserError, match="has the label 'pos'; the classes are yes and no"):
         page_of(study, "--classes", "yes", "no")
     write_npy(np.zeros((3, 16, 16), np.uint8), study / "views.npy")
-    with pytest.raises(UserError, match="has 3 views, but .* describes 24"):
+    with pytest.raises(UserError, match=r"different numbers of rows: .*views.npy 3, .*index.csv 24"):
         page_of(study)
 
 

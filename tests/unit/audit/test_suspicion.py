@@ -1,4 +1,4 @@
-"""Scores of suspicious labels against their definitions and cleanlab; testicles; the sweep; the score of the audit."""
+"""Scores of suspicious labels against their definitions and cleanlab; organ sides; the sweep; the score of the audit."""
 
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from workflow_scripts.audit.change_at_random import random_decisions
 from workflow_scripts.audit.figures import scores_figure, sweep_figure
 from workflow_scripts.audit.score_audit import score_methods
 from workflow_scripts.audit.suspicion import METHODS, bar, judge, label_scores
-from workflow_scripts.audit.votes import class_bias, count_votes, discordant_testicles, sweep
+from workflow_scripts.audit.votes import class_bias, count_votes, discordant_organ_sides, sweep
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import write_csv
 from workflow_scripts.study.config.audit import VoteRule
 from workflow_scripts.study.manifest import own_ids
-from workflow_scripts.study.patients import numbered_testicles
+from workflow_scripts.study.patients import numbered_organ_sides
 
 PATIENTS = 40
 PAPER = VoteRule()
@@ -30,15 +30,21 @@ def study(seed: int = 0, runs: int = 4, epochs: int = 6):
     draw = np.random.default_rng(seed)
     index = pd.DataFrame(
         [
-            {"view_id": f"p{p}{s}#{v}", "image_id": f"p{p}{s}", "patient_id": f"p{p}", "side": s, "testicle": 2 * p + k}
+            {
+                "view_id": f"p{p}{s}#{v}",
+                "image_id": f"p{p}{s}",
+                "patient_id": f"p{p}",
+                "side": s,
+                "organ_side": 2 * p + k,
+            }
             for p in range(PATIENTS)
             for k, s in enumerate(("left", "right"))
             for v in "ab"
         ]
     )
     truth = draw.random(2 * PATIENTS) < 0.3
-    wrong = (draw.random(2 * PATIENTS) < 0.1)[index["testicle"]]
-    positive = truth[index["testicle"]] ^ wrong
+    wrong = (draw.random(2 * PATIENTS) < 0.1)[index["organ_side"]]
+    positive = truth[index["organ_side"]] ^ wrong
     index["label"] = np.where(positive, "pos", "neg")
     fold = index["patient_id"].str[1:].astype(int) % 3
     hardness = draw.uniform(0, 0.5, len(index))
@@ -110,22 +116,22 @@ def test_one_threshold_means_the_same_probability_for_every_method(method: str) 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_testicle_is_judged_as_one(method: str) -> None:
+def test_an_organ_side_is_judged_as_one(method: str) -> None:
     losses, oof, index, _ = study(2)
-    testicles = numbered_testicles(index).to_numpy()
-    assert (testicles == index["testicle"]).all()
+    organ_sides = numbered_organ_sides(index).to_numpy()
+    assert (organ_sides == index["organ_side"]).all()
     rule = VoteRule(method=method, share=0.6)
     views = judge(losses, oof, index, rule, "pos")
-    assert discordant_testicles(views["suspicious"] == 1, testicles) > 0
-    whole = judge(losses, oof, index, VoteRule(method=method, share=0.6, unit="testicle"), "pos")
-    assert discordant_testicles(whole["suspicious"] == 1, testicles) == 0
+    assert discordant_organ_sides(views["suspicious"] == 1, organ_sides) > 0
+    whole = judge(losses, oof, index, VoteRule(method=method, share=0.6, unit="organ_side"), "pos")
+    assert discordant_organ_sides(whole["suspicious"] == 1, organ_sides) == 0
     assert (whole[["votes", "evaluations"]] == views[["votes", "evaluations"]]).all().all()
-    by_testicle = views.groupby(testicles)
+    by_organ_side = views.groupby(organ_sides)
     if method == "votes":
-        expected = by_testicle["votes"].sum() / by_testicle["evaluations"].sum() >= 0.6
+        expected = by_organ_side["votes"].sum() / by_organ_side["evaluations"].sum() >= 0.6
     else:
-        expected = by_testicle["score"].mean() > bar(rule)
-    assert (whole.groupby(testicles)["suspicious"].first() == expected).all()
+        expected = by_organ_side["score"].mean() > bar(rule)
+    assert (whole.groupby(organ_sides)["suspicious"].first() == expected).all()
 
 
 def test_a_view_that_was_never_evaluated_is_not_suspicious() -> None:
@@ -146,15 +152,15 @@ def test_missing_out_of_fold_predictions_are_named() -> None:
 
 def test_the_sweep_agrees_with_single_votes() -> None:
     losses, _, index, _ = study()
-    testicles = numbered_testicles(index).to_numpy()
-    table = sweep(losses, index, testicles, [0.5, 1.0], [1, 3, 20])
+    organ_sides = numbered_organ_sides(index).to_numpy()
+    table = sweep(losses, index, organ_sides, [0.5, 1.0], [1, 3, 20])
     assert len(table) == 2 * 3 * 8
     for row in table[table["exceedances"] < 20].itertuples():
         votes = count_votes(losses, index, row.threshold, row.exceedances)["votes"].to_numpy()
         suspicious = votes >= row.at_least
         assert row.views == suspicious.sum()
-        assert row.testicles == len(set(testicles[suspicious]))
-        assert row.discordant == discordant_testicles(suspicious, testicles)
+        assert row.organ_sides == len(set(organ_sides[suspicious]))
+        assert row.discordant == discordant_organ_sides(suspicious, organ_sides)
     # More exceedances than epochs flag nothing: a sweep says so, where a rule would be refused.
     assert table.loc[table["exceedances"] == 20, "views"].sum() == 0
     figure = sweep_figure(table[table["exceedances"] != 20], len(index), 1.0, True, "PHANTOM")
@@ -217,7 +223,7 @@ def test_the_stage_finds_the_drawn_classes_with_and_without_the_key(tmp_path: Pa
             "--losses", *sorted(map(str, tmp_path.glob("losses_*"))), "--oof", *sorted(map(str, tmp_path.glob("oof_*"))),
             "--index", str(tmp_path / "index.csv"), "--manifest", str(tmp_path / "manifest.csv"), *key,
         ]  # fmt: skip
-        outputs = ["--output", str(tmp_path / "s.csv"), "--output-figure", str(tmp_path / "s.png")]
+        outputs = ["--output-scores", str(tmp_path / "s.csv"), "--output-figure", str(tmp_path / "s.png")]
         score_audit.main(score_audit.parser().parse_args([*files, "--positive", "pos", *outputs]))
         return (tmp_path / "s.csv").read_bytes()
 

@@ -14,6 +14,7 @@ from tests.shared import REPOSITORY
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.study.config import load_config
 from workflow_scripts.study.config.schema import SCHEMA_PATH, schema_text
+from workflow_scripts.study.config.schema import main as write_schema
 from workflow_scripts.study.manifest import load_manifest
 
 SHIPPED = REPOSITORY / "config.yaml"
@@ -41,6 +42,20 @@ def test_the_schema_for_editors_is_that_of_the_models_and_describes_every_key():
     ] == []
     first, *_ = SHIPPED.read_text().splitlines()
     assert (REPOSITORY / first.removeprefix("# yaml-language-server: $schema=")).samefile(SCHEMA_PATH)
+
+
+def test_the_schema_check_fails_on_an_outdated_or_missing_file_until_it_is_written(tmp_path, monkeypatch):
+    file = tmp_path / "config.schema.json"
+    monkeypatch.setattr("workflow_scripts.study.config.schema.SCHEMA_PATH", file)
+    for outdated in (None, "{}\n"):
+        if outdated is not None:
+            file.write_text(outdated)
+        with pytest.raises(SystemExit, match="run `python -m workflow_scripts.study.config.schema`"):
+            write_schema(["--check"])
+        assert file.is_file() == (outdated is not None)
+    write_schema([])
+    write_schema(["--check"])
+    assert file.read_text() == SCHEMA_PATH.read_text()
 
 
 def test_the_schema_for_editors_accepts_the_shipped_config_and_refuses_what_is_wrong_in_it(shipped):
@@ -75,6 +90,22 @@ def test_keys_without_a_default_stay_out_when_they_are_left_out(shipped):
     config = load_config(merge(shipped, {"tables": {"table1": {"rows": rows}}}), [SHIPPED])
     assert [row.get("labels") for row in config["tables"]["table1"]["rows"]] == [None, "complete"]
     assert "labels" not in config["tables"]["table1"]["rows"][0]
+
+
+def test_a_row_without_a_name_has_the_title_of_its_start_else_its_key(shipped):
+    rows = [{"init": "imagenet"}, {"init": "ud_testicle"}, {"init": "ud_lambda_0_1"}, {"name": "own", "init": "ud"}]
+    config = load_config(merge(shipped, {"tables": {"table2": {"rows": [*rows, {"init": "majority"}]}}}), [SHIPPED])
+    names = [row["name"] for row in config["tables"]["table2"]["rows"]]
+    assert names == ["ImageNet", "UD testicles only", "ud_lambda_0_1", "own", "majority"]
+
+
+def test_the_shipped_rows_print_these_names(shipped):
+    config = load_config(shipped, [SHIPPED])
+    shown = {table: [row["name"] for row in config["tables"][table]["rows"]] for table in ("table2", "table3")}
+    assert shown["table2"][:7] == [
+        "none (scratch)", "ImageNet", "USCL", "UD testicles only", "UD thyroids only", "UD", "UD, from ImageNet",
+    ]  # fmt: skip
+    assert shown["table3"][:6] == ["Xg", "Xgf", "testicle", "thyroid + Xg", "thyroid + Xgf", "testicle + thyroid"]
 
 
 def test_shipped_config_is_valid_and_is_the_papers(shipped):
@@ -134,6 +165,18 @@ def test_all_mistakes_are_reported_with_their_lines(tmp_path: Path, shipped):
         (("audit", "initialisations"), ["imagenett"], "no initialisation or pretraining run 'imagenett'"),
         (("tables", "table2", "rows"), [{"name": "a", "init": "nowhere"}], "nowhere"),
         (("tables", "table2", "rows"), [{"name": "a", "init": "ud"}] * 2, "two rows are named"),
+        (("tables", "table2", "rows"), [{"init": "ud"}, {"name": "UD", "init": "xg"}], "two rows are named 'UD'"),
+        (("tables", "table4", "rows"), [{"init": "ud_lambda_0_0"}] * 2, "two rows are named 'ud_lambda_0_0'"),
+        (
+            ("tables", "table1", "rows"),
+            [{"init": "ud", "paper": "ud"}],
+            "the paper's table1 has no row 'ud'; there are complete, filtered, flipped",
+        ),
+        (
+            ("tables", "table2", "rows"),
+            [{"init": "ud", "paper": "ud"}, {"init": "xg", "paper": "ud"}],
+            "two rows repeat the paper's row 'ud'",
+        ),
         (("tables", "table1", "rows"), [{"name": "a", "init": "ud", "labels": "reviewed"}], "audit.decisions"),
         (("data", "crop_profiles", "esaote_mylab", "views"), ["one"], "2 boxes but 1 view names"),
         (("synthesis",), {"images": 2, "shards": 3}, "3 shards of 2 images"),
@@ -349,7 +392,7 @@ def test_a_good_manifest_is_read_with_any_separator_and_a_byte_order_mark(tmp_pa
         ("b,b.png,p1,thyroid,homogeneous,esaote_mylab,left", "only testicle frames carry labels"),
         ("b,b.png,,testicle,homogeneous,esaote_mylab,left", "line 3, column patient_id.*folds would leak"),
         ("b,b.png,p1,testicle,,philips,left", "no crop profile 'philips'"),
-        ("a,b.png,p1,testicle,,esaote_mylab,left", "'a' stands already in line 2"),
+        ("a,b.png,p1,testicle,,esaote_mylab,left", "'a' already appears on line 2"),
         ("b/c,b.png,p1,testicle,,esaote_mylab,left", "line 3, column image_id"),
         ('"b,c",b.png,p1,testicle,,esaote_mylab,left', "line 3, column image_id"),
         ('b,b.png,"p1,p2",testicle,,esaote_mylab,left', "line 3, column patient_id"),

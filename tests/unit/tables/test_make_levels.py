@@ -1,4 +1,4 @@
-"""From views to testicles and patients: units, truths, metrics, and the stage."""
+"""From views to organ sides and patients: units, truths, metrics, and the stage."""
 
 import itertools
 import json
@@ -18,18 +18,18 @@ from workflow_scripts.tables import make_levels as aggregate
 from workflow_scripts.tables.make_levels import (
     SHOWN,
     level_numbers,
-    named_testicles,
+    named_organ_sides,
+    organ_side_predictions,
+    organ_side_truths,
     patient_predictions,
-    testicle_predictions,
-    testicle_truths,
 )
 from workflow_scripts.tables.rows import Row
 
-testicle_predictions.__test__ = testicle_truths.__test__ = False  # type: ignore[attr-defined]
+organ_side_predictions.__test__ = organ_side_truths.__test__ = False  # type: ignore[attr-defined]
 
 
 def store(patients: int = 12) -> pd.DataFrame:
-    """Index of two testicles of two views per patient; the last patient's sides are unknown."""
+    """Index of two organ sides of two views per patient; the last patient's sides are unknown."""
     draw = np.random.default_rng(0)
     sides = list(itertools.product(range(patients), ("left", "right")))
     labels = draw.choice(CLASSES, len(sides), p=[0.6, 0.4])
@@ -59,9 +59,9 @@ def predicted(index: pd.DataFrame, seed: int = 0, seeds: int = 2) -> pd.DataFram
     return pd.concat(parts, ignore_index=True)
 
 
-def test_names_of_testicles_are_patient_and_side() -> None:
+def test_names_of_organ_sides_are_patient_and_side() -> None:
     index = store()
-    names = named_testicles(index).set_index("view_id")["testicle"]
+    names = named_organ_sides(index).set_index("view_id")["organ_side"]
     assert names["0_left#transverse"] == names["0_left#sagittal"] == "000 left"
     assert names["11_left#sagittal"] == "011 frame 1"
     assert names["11_right#sagittal"] == "011 frame 2"
@@ -71,15 +71,15 @@ def test_names_of_testicles_are_patient_and_side() -> None:
 def test_units_by_a_slow_loop() -> None:
     index = store()
     views = predicted(index)
-    testicles = testicle_predictions(views, index, CLASSES)
-    patients = patient_predictions(views, testicles, CLASSES)
-    assert len(testicles) == 2 * 24
+    organ_sides = organ_side_predictions(views, index, CLASSES)
+    patients = patient_predictions(views, organ_sides, CLASSES)
+    assert len(organ_sides) == 2 * 24
     assert len(patients) == 2 * 12
     image = index.set_index("view_id")["image_id"]
     for (frame, seed), mine in views.groupby([views["view_id"].map(image), "seed"]):
         patient, side = frame.split("_")
         name = f"{patient.zfill(3)} {side}" if patient != "11" else f"011 frame {1 + (side == 'right')}"
-        row = testicles[(testicles["testicle"] == name) & (testicles["seed"] == seed)].iloc[0]
+        row = organ_sides[(organ_sides["organ_side"] == name) & (organ_sides["seed"] == seed)].iloc[0]
         assert row["views"] == 2
         assert row["probability"] == pytest.approx(sum(mine["probability"]) / 2)
         assert row["prediction"] == ("pos" if row["probability"] > 0.5 else "neg")
@@ -99,40 +99,40 @@ def test_views_that_disagree() -> None:
             "side": "left", "label": ["pos", "neg", "neg", "neg", "pos", "neg"],
         }
     )  # fmt: skip
-    truth, disagreeing = testicle_truths(index, CLASSES)
+    truth, disagreeing = organ_side_truths(index, CLASSES)
     assert truth.to_dict() == {"1 left": "pos", "2 left": "neg", "3 left": "neg"}
     assert disagreeing == 2
 
 
-def test_a_patient_is_positive_by_its_testicles_not_by_its_views() -> None:
-    # One view of three is labelled positive: the testicle is not, so the patient is not.
+def test_a_patient_is_positive_by_its_organ_sides_not_by_its_views() -> None:
+    # One view of three is labelled positive: the organ side is not, so the patient is not.
     index = pd.DataFrame(
         {"view_id": list("abc"), "image_id": "i", "patient_id": "1", "side": "left", "label": ["neg", "neg", "pos"]}
     )
     views = predicted(index, seeds=1)
-    testicles = testicle_predictions(views, index, CLASSES)
-    assert patient_predictions(views, testicles, CLASSES)["truth"].tolist() == ["neg"]
+    organ_sides = organ_side_predictions(views, index, CLASSES)
+    assert patient_predictions(views, organ_sides, CLASSES)["truth"].tolist() == ["neg"]
 
 
 def test_units_that_no_fold_predicts_as_a_whole_are_refused() -> None:
     index = store()
     views = predicted(index)
     views.loc[0, "fold"] = (views.loc[0, "fold"] + 1) % 3
-    with pytest.raises(UserError, match="views of one testicle lie in several folds"):
-        testicle_predictions(views, index, CLASSES)
+    with pytest.raises(UserError, match="views of one organ side lie in several folds"):
+        organ_side_predictions(views, index, CLASSES)
     with pytest.raises(UserError, match="0_left#transverse, which the index lacks"):
-        testicle_predictions(predicted(index), index[1:], CLASSES)
+        organ_side_predictions(predicted(index), index[1:], CLASSES)
 
 
 def test_metrics_equal_scikit_learn_at_each_level() -> None:
     index = store(24)
     views = predicted(index)
-    testicles = testicle_predictions(views, index, CLASSES)
-    patients = patient_predictions(views, testicles, CLASSES)
-    units = {"x": {"view": views, "testicle": testicles, "patient": patients}}
+    organ_sides = organ_side_predictions(views, index, CLASSES)
+    patients = patient_predictions(views, organ_sides, CLASSES)
+    units = {"x": {"view": views, "organ_side": organ_sides, "patient": patients}}
     values = level_numbers([Row("X", "x")], units, "pos", "runs").set_index("level")
-    assert values["units"].to_dict() == {"view": 96, "testicle": 48, "patient": 24}
-    for level, column in (("view", "label_original"), ("testicle", "truth"), ("patient", "truth")):
+    assert values["units"].to_dict() == {"view": 96, "organ_side": 48, "patient": 24}
+    for level, column in (("view", "label_original"), ("organ_side", "truth"), ("patient", "truth")):
         table = units["x"][level]
         runs = [
             (run[column] == "pos", run["prediction"] == "pos", run["probability"])
@@ -164,12 +164,12 @@ def make(tmp_path, index: pd.DataFrame, *words: str) -> dict[str, str]:
     ]
     outputs = {
         name: tmp_path / f"out_{name}.{name if len(name) < 5 else 'csv'}"
-        for name in ("testicles", "patients", "csv", "md", "tex", "html")
+        for name in ("organ_sides", "patients", "csv", "md", "tex", "html")
     }
     arguments = [
         "--rows", json.dumps(rows), "--experiments", "ud-flipped", "majority-flipped",
         "--predictions", *map(str, files), "--index", str(tmp_path / "index.csv"), "--classes", *CLASSES, *words,
-        *itertools.chain.from_iterable((f"--output-{name}", str(path)) for name, path in outputs.items()),
+        *itertools.chain.from_iterable((f"--output-{name.replace('_', '-')}", str(path)) for name, path in outputs.items()),
     ]  # fmt: skip
     aggregate.main(aggregate.parser().parse_args(arguments))
     return {name: path.read_text(encoding="utf-8") for name, path in outputs.items()}
@@ -180,21 +180,21 @@ def test_stage(tmp_path, capsys) -> None:
     index.loc[0, "label"] = "neg" if index.loc[1, "label"] == "pos" else "pos"
     texts = make(tmp_path, index, "--origin", "PHANTOM")
     assert all("PHANTOM" in text for text in texts.values())
-    assert "testicles whose views are labelled unlike: 1" in capsys.readouterr().err
-    assert "(testicles that disagree: 1)" in texts["md"]
-    testicles = read_csv(tmp_path / "out_testicles.csv")
-    assert list(testicles.columns) == [
-        "experiment", "testicle", "patient_id", "fold", "seed", "views", "probability", "truth", "prediction", "origin",
+    assert "organ sides whose views are labelled unlike: 1" in capsys.readouterr().err
+    assert "(organ sides that disagree: 1)" in texts["md"]
+    organ_sides = read_csv(tmp_path / "out_organ_sides.csv")
+    assert list(organ_sides.columns) == [
+        "experiment", "organ_side", "patient_id", "fold", "seed", "views", "probability", "truth", "prediction", "origin",
     ]  # fmt: skip
-    assert len(testicles) == 2 * 2 * 24
+    assert len(organ_sides) == 2 * 2 * 24
     patients = read_csv(tmp_path / "out_patients.csv")
     assert set(patients["experiment"]) == {"ud-flipped", "majority-flipped"}
     assert patients["patient_id"].iloc[0] == "000"
     # No image, path or device is named beyond patient and side.
-    assert not {"view_id", "image_id", "device", "path"} & {*testicles.columns, *patients.columns}
+    assert not {"view_id", "image_id", "device", "path"} & {*organ_sides.columns, *patients.columns}
     cells = Cells(texts["html"]).rows
     assert cells[0] == ["pretraining", "level", "units", "pos", "accuracy", "F1", "balanced accuracy", "AUROC"]
-    assert [row[:3] for row in cells[1:4]] == [["UD", "view", "48"], ["", "testicle", "24"], ["", "patient", "12"]]
+    assert [row[:3] for row in cells[1:4]] == [["UD", "view", "48"], ["", "organ side", "24"], ["", "patient", "12"]]
     values = read_csv(tmp_path / "out_csv.csv")
     assert cells[2][4] == f"{values.loc[1, 'accuracy_mean']:.2f} ± {values.loc[1, 'accuracy_std']:.2f}"
     assert not any(math.isnan(value) for value in values["auroc_mean"])

@@ -85,13 +85,13 @@ class Decisions {
     return this.answers.findIndex((answer) => (made.reading ? answer.reading === made.reading : answer.decision === made.decision));
   }
 
-  // The views of a testicle share their label: the first one's would tell the reader the second one's.
+  // The views of an organ side share their label: the first one's would tell the reader the second one's.
   isRevealed(card) {
     return !this.blindMode || this.waitingFor(card).length === 0;
   }
 
   waitingFor(card) {
-    return this.study.cards.filter((other) => other.testicle === card.testicle && !this.decided[other.id]);
+    return this.study.cards.filter((other) => other.organ_side === card.organ_side && !this.decided[other.id]);
   }
 
   get count() {

@@ -46,7 +46,7 @@
     if (other) $("other").src = study.images[other.image];
     const which = card.others.length > 1 ? ` (${(look.other % card.others.length) + 1} of ${card.others.length})` : "";
     $("other-plane").textContent = other
-      ? `${other.same_frame ? "same frame" : "same testicle, another frame"}: ${other.plane}${which}`
+      ? `${other.same_frame ? "same frame" : "same organ side, another frame"}: ${other.plane}${which}`
       : "";
     $("next-other").hidden = card.others.length < 2;
     showLook();
@@ -85,7 +85,7 @@
     if (!store.isRevealed(card)) {
       panel.append(
         line("verdict", "Noted."),
-        line("caption", "Another view of this testicle is still to be read. Label and votes are shown after that, so that they cannot give it away."),
+        line("caption", "Another view of this organ side is still to be read. Label and votes are shown after that, so that they cannot give it away."),
       );
       return;
     }
@@ -374,7 +374,7 @@
     [["z", "Backspace"], "take back the decision shown, or else the last one"],
     [["c"], "comment; Esc goes back to the keys"],
     [["+", "−", "click"], "zoom; the mouse moves the detail"],
-    [["v"], "next other view of the testicle"],
+    [["v"], "next other view of the organ side"],
     [["0"], "zoom, brightness and contrast back to normal"],
     [["s"], "summary and download"],
   ];

@@ -4,7 +4,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from workflow_scripts.study.config.base import Distinct, Name, Number, Probability, Settings, Whole
+from workflow_scripts.study.config.base import (
+    Distinct,
+    FilePath,
+    Name,
+    Number,
+    Probability,
+    Settings,
+    Whole,
+)
 from workflow_scripts.study.config.finetuning import FinetuningAugmentation, FinetuningRecipe
 
 
@@ -35,9 +43,9 @@ class VoteRule(Settings):
         description="Votes only; a view is suspicious when at least this share of its evaluations flag it (the "
         "paper, 16 of 16).",
     )
-    unit: Literal["view", "testicle"] = Field(
+    unit: Literal["view", "organ_side"] = Field(
         "view",
-        description="view (the paper): each view is judged alone. testicle: the views of one side of a patient, "
+        description="view (the paper): each view is judged alone. organ_side: the views of one side of a patient, "
         "which inherited one label, are judged together.",
     )
 
@@ -90,7 +98,7 @@ class Audit(Settings):
     review: Review = Field(
         default_factory=Review, description="The page on which a clinician reads doubtful views, review.html."
     )
-    decisions: str = Field(
+    decisions: FilePath = Field(
         "",
         description="CSV of a clinician's decisions (view_id, decision = keep | flip | discard | unsure; the "
         "review page writes it) for the label set `reviewed`.",

@@ -12,28 +12,39 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.study.config.base import INVALID, KeyPath, Problem, Settings
 from workflow_scripts.study.config.errors import LONGEST_TEXT, bare, is_settings, problems_of
 from workflow_scripts.study.config.lines import Lines
+from workflow_scripts.study.config.names import TABLES
 from workflow_scripts.study.config.study import Study
 
 
 def validated(merged: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any]:
     """A merged config as nested plain dicts and lists, with every default filled in.
 
-    Keys that have no default and were left out (`labels` of a table row) stay out; a pretraining run's `recipe` holds what
-    the run changes. `files` are the config files that `merged` was merged from, the last one winning; they only serve to
-    find line numbers. Raises `UserError` that lists every problem: wrong values, and what does not fit together among
+    Keys that have no default and were left out (`labels` of a table row) stay out, but every table row gets its name; a
+    pretraining run's `recipe` holds what the run changes. `files` are the config files that `merged` was merged from, the
+    last one winning; they only serve to find line numbers. Raises `UserError` that lists every problem: wrong values, and what does not fit together among
     the others.
     """
     raw = dict(merged)
     try:
-        return Study.model_validate(raw).model_dump(exclude_none=True)
+        study = Study.model_validate(raw)
     except ValidationError as error:
         wrong = list(problems_of(error, Study))
+    else:
+        return _dumped(study)
     # A second look, with what is right: pydantic runs a section's checks only where all of its keys are right.
     together = _checked(_salvaged(Study, raw, {path for path, _ in wrong}))
     lines = Lines(files)
     shown = [f"  {lines.where(path)}: {text[:LONGEST_TEXT]}" for path, text in [*wrong, *together]]
     shown += [f"  (lines of {file} are not known: {reason})" for file, reason in lines.unread.items()]
     raise UserError("the config has mistakes:\n" + "\n".join(shown))
+
+
+def _dumped(study: Study) -> dict[str, Any]:
+    config = study.model_dump(exclude_none=True)
+    for table in TABLES:
+        for row, values in zip(getattr(study.tables, table).rows, config["tables"][table]["rows"], strict=True):
+            values["name"] = study.row_name(row)
+    return config
 
 
 def _salvaged(kind: Any, value: Any, wrong: Collection[KeyPath], path: KeyPath = ()) -> Any:

@@ -10,9 +10,11 @@ from pydantic import Field
 from workflow_scripts.study.config.audit import Audit
 from workflow_scripts.study.config.base import (
     Distinct,
+    FilePath,
     KeyPath,
     Name,
     Natural,
+    Network,
     Problem,
     Settings,
     Whole,
@@ -34,18 +36,19 @@ from workflow_scripts.study.config.release import Release
 from workflow_scripts.study.config.synthesis import Synthesis
 from workflow_scripts.study.config.tables import Row, Tables
 from workflow_scripts.study.label_sets import OUT_OF_FOLD
+from workflow_scripts.study.paper import paper_rows
 
 
 class Model(Settings):
     """The network that is pretrained, fine-tuned and audited."""
 
-    backbone: str = Field("resnet18", description="Any timm network; it is created without its classifier.")
+    backbone: Network = Field("resnet18", description="Any timm network; it is created without its classifier.")
 
 
 class Study(Settings):
     """The whole config."""
 
-    results: str = Field("results", description="Folder of every artefact.")
+    results: FilePath = Field("results", description="Folder of every artefact.")
     data: Data = Field(description="Frames, organs, classes and crops.")
     model: Model = Field(default_factory=Model, description="The network that is pretrained, fine-tuned and audited.")
     seeds: Distinct[Natural] = Field(
@@ -95,6 +98,13 @@ class Study(Settings):
     def starts(self) -> set[str]:
         """What training may start from: initialisations and pretraining runs."""
         return {*self.initialisations, *self.pretraining.runs}
+
+    def row_name(self, row: Row) -> str:
+        """The printed name of a table row: its own, else the title of what it starts from, else that one's key."""
+        if row.name is not None:
+            return row.name
+        start = self.pretraining.runs.get(row.init) or self.initialisations.get(row.init)
+        return start.title if start and start.title else row.init
 
     @cross_check
     def _starts_have_different_names(self) -> Iterator[Problem]:
@@ -153,9 +163,30 @@ class Study(Settings):
             yield from as_far_as_valid(self._table(table))
 
     def _table(self, table: str) -> Iterator[Problem]:
+        names_seen: set[str] = set()
+        keys_seen: set[str] = set()
         for i, row in enumerate(getattr(self.tables, table).rows):
+            where = ("tables", table, "rows", i)
             for check in (self._known_row_start, self._reviewed_labels_exist, self._nested_labels_exist):
-                yield from as_far_as_valid(check(("tables", table, "rows", i), row))
+                yield from as_far_as_valid(check(where, row))
+            yield from as_far_as_valid(self._own_name(where, row, names_seen))
+            yield from as_far_as_valid(self._own_paper_row(where, row, table, keys_seen))
+
+    def _own_name(self, where: KeyPath, row: Row, seen: set[str]) -> Iterator[Problem]:
+        name = self.row_name(row)
+        if name in seen:
+            yield (*where, "name"), f"two rows are named {name[:60]!r}"
+        seen.add(name)
+
+    def _own_paper_row(self, where: KeyPath, row: Row, table: str, seen: set[str]) -> Iterator[Problem]:
+        if row.paper is None:
+            return
+        if row.paper not in paper_rows(table):
+            text = f"the paper's {table} has no row {row.paper[:60]!r}; there are {names(paper_rows(table))}"
+            yield (*where, "paper"), text
+        elif row.paper in seen:
+            yield (*where, "paper"), f"two rows repeat the paper's row {row.paper!r}"
+        seen.add(row.paper)
 
     def _known_row_start(self, where: KeyPath, row: Row) -> Iterator[Problem]:
         if row.init not in BASELINES:

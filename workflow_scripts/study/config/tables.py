@@ -14,7 +14,7 @@ from workflow_scripts.study.config.base import (
     Number,
     Problem,
     Settings,
-    as_far_as_valid,
+    Text,
     cross_check,
 )
 from workflow_scripts.study.config.names import BASELINES
@@ -23,13 +23,21 @@ from workflow_scripts.study.config.names import BASELINES
 class Row(Settings):
     """A row of a table."""
 
-    name: str = Field(min_length=1, description="Name of the row as printed.")
+    name: Text | None = Field(
+        None, min_length=1, description="Name of the row as printed; the title of what init names when left out."
+    )
     init: Name = Field(description="An initialisation, a pretraining run, or the baselines `majority` and `texture`.")
     labels: Labels | None = Field(None, description="Label set; finetuning.labels when left out.")
     variant: Literal["", "unaugmented", "markers_only"] = Field(
         "",
         description="A named change of the fine-tuning recipe: `unaugmented` trains without augmentation, "
         "`markers_only` with markers and nothing else.",
+    )
+
+    paper: Name | None = Field(
+        None,
+        description="The row of the paper's table that this row repeats, by its key (study/paper_tables.csv). It brings the "
+        "paper's numbers, makes the row the reference of the tests, and has the paper's claims checked on it.",
     )
 
     @cross_check
@@ -42,18 +50,6 @@ class Table(Settings):
     """A table of fine-tuned classifiers."""
 
     rows: list[Row] = Field([], description="The rows of the table in order.")
-
-    @cross_check
-    def _rows_have_different_names(self) -> Iterator[Problem]:
-        seen: set[str] = set()
-        for i, row in enumerate(self.rows):
-            yield from as_far_as_valid(_repeated(i, row, seen))
-
-
-def _repeated(i: int, row: Row, seen: set[str]) -> Iterator[Problem]:
-    if row.name in seen:
-        yield ("rows", i, "name"), f"two rows are named {row.name[:60]!r}"
-    seen.add(row.name)
 
 
 class Tables(Settings):
@@ -72,7 +68,7 @@ class Tables(Settings):
     table1_protocols: Table = Field(default_factory=Table, description="Label policies under other audit protocols.")
     levels: Literal["", "table1", "table2", "table3", "table4"] = Field(
         "table2",
-        description="Table whose rows are also scored by testicle and by patient (mean probability over views); "
+        description="Table whose rows are also scored by organ side and by patient (mean probability over views); "
         "empty leaves it out.",
     )
     margin: Number = Field(
