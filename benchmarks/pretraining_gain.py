@@ -92,13 +92,10 @@ def real_images(folder: Path) -> Task:
 
 def pretrained_weights(task: Task, training: np.ndarray, seed: int, folder: Path) -> Path:
     """Pretrain on the views of `training` (rows) and all others; the backbone's file."""
-    import torch
-
     from workflow_scripts.networks.backbone import create_backbone, save_weights
     from workflow_scripts.pretraining.loop import make_encoder, pretrain
     from workflow_scripts.pretraining.mix import ViewUnion
-    from workflow_scripts.runtime.processes import Processes
-    from workflow_scripts.runtime.work import Clock, WorkDir
+    from workflow_scripts.runtime.run import Run
     from workflow_scripts.study.config.pretraining import PretrainingRecipe
 
     recipe = PretrainingRecipe(**PRETRAINING, seed=seed)
@@ -108,7 +105,9 @@ def pretrained_weights(task: Task, training: np.ndarray, seed: int, folder: Path
     views = ViewUnion(stores, rows, organs)
     backbone = create_backbone(BACKBONE, seed)
     encoder = make_encoder(backbone, 2, views, recipe)
-    pretrain(encoder, views, recipe, torch.device("cpu"), WorkDir(folder / "work", {}), Clock(None), Processes())
+    run = Run(argparse.Namespace(work_dir=folder / "work", device="cpu", threads=1, time_limit=None))
+    run.start({})
+    pretrain(encoder, views, recipe, run)
     save_weights(backbone.state_dict(), {}, folder / "backbone.safetensors")
     return folder / "backbone.safetensors"
 

@@ -17,7 +17,7 @@ from workflow_scripts.diffusion.unet import IMAGE_CHANNELS, OUTPUT_CHANNELS
 
 MARKER = "model_index.json"
 BETA_SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
-# What the process of process.py is, in the words of a scheduler's config.
+# The keys of a scheduler's config that describe the process of process.py.
 SCHEDULER_MUST_BE = {
     "prediction_type": "epsilon",
     "variance_type": "learned_range",

@@ -237,7 +237,7 @@ def test_shards_cover_everything_once() -> None:
     assert [j for shard in range(6) for j in shard_range(20, 6, shard)] == list(range(20))
     with pytest.raises(UserError, match="numbered 0 to 2"):
         shard_range(9, 3, 3)
-    with pytest.raises(UserError, match="cannot be shared by 3"):
+    with pytest.raises(UserError, match="cannot be divided into 3"):
         shard_range(2, 3, 0)
 
 

@@ -243,7 +243,7 @@ def test_memory_follows_the_chunk() -> None:
 
 @pytest.mark.parametrize(
     ("numbers", "message"),
-    [((8, 3, 1), "no multiple of chunk 3"), ((8, 0, 3), "8 images, which 3"), ((8, 4, 4), "2 chunks of 4, which 4")],
+    [((8, 3, 1), "not a multiple of chunk 3"), ((8, 0, 3), "8 images, which 3"), ((8, 4, 4), "2 chunks of 4, which 4")],
 )
 def test_batches_that_cannot_be_shared_are_refused(numbers: tuple[int, int, int], message: str) -> None:
     check_batch(8, 2, 2)

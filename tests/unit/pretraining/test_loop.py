@@ -418,7 +418,7 @@ def test_stage_with_one_organ_has_no_organ_head(pretrain_stage: Stage) -> None:
         (["--set-shares", "1", "1.5"], "up to 1 for each of the 2"),
         (["--organs", "testicle", "liver"], "thyroid.csv, row 2: organ 'thyroid'"),
         (["--layout", "timm"], "layout timm needs a file"),
-        (["--layout", "timm", "--weights", "absent.safetensors"], "absent.safetensors does not exist"),
+        (["--layout", "timm", "--weights", "absent.safetensors"], "weights absent.safetensors do not exist"),
         (["--views", "absent.npy", "absent.npy"], "absent.npy does not exist"),
         (["--views", "absent.npy"], "--views names 1 stores, --index 2"),
     ],
