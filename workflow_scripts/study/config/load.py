@@ -20,9 +20,9 @@ def validated(merged: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any
     """A merged config as nested plain dicts and lists, with every default filled in.
 
     Keys that have no default and were left out (`labels` of a table row) stay out, but every table row gets its name; a
-    pretraining run's `recipe` holds what the run changes. `files` are the config files that `merged` was merged from, the last one winning; they only serve to
-    find line numbers. Raises `UserError` that lists every problem: wrong values, and what does not fit together among
-    the others.
+    pretraining run's `recipe` holds what the run changes. `files` are the config files that `merged` was merged from, the
+    last one winning; they only serve to find line numbers. Raises `UserError` that lists every problem: wrong values, and
+    what does not fit together among the others.
     """
     raw = dict(merged)
     try:
