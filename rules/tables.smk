@@ -175,6 +175,7 @@ if CALIBRATION:
 # What the paper claims, one by one, and what this study says of it.
 rule check_claims:
     input:
+        [file for table in SHOWN_TABLES for file in table_parameters(table)],
         numbers=[result(f"tables/{table}.csv") for table in NUMBERED_TABLES],
         predictions=predictions_of(SHOWN_EXPERIMENTS),
         shares=result("figures/figure5.csv") if config["figures"]["explained"] else [],
@@ -196,9 +197,9 @@ rule check_claims:
         **stage(
             "tables.check_claims",
             tables=NUMBERED_TABLES,
+            rows=[table_rows(table) for table in SHOWN_TABLES],
             experiments=SHOWN_EXPERIMENTS,
             classes=CLASSES,
-            pretrained=PRETRAINED,
             holdout_protocol=config["holdout"],
             pretraining_seeds=config["pretraining"]["seeds"],
             margin=config["tables"]["margin"],

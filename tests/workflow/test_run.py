@@ -177,14 +177,14 @@ def test_two_jobs_at_once_have_a_gpu_each(finished: Study, tmp_path: Path, monke
 
 def test_the_classifier_is_packed_and_reads_a_new_frame(finished: Study, tmp_path: Path):
     study = copy_of(finished, tmp_path)
-    assert study.planned("classifier") == {"classifier": 1}
+    assert study.planned("classifier") == {"pack_classifier": 1}
     study.snakemake("--cores", "2", "classifier")
     with (study.folder / "data_manifest.csv").open() as file:
         frame = study.folder / "data" / "phantoms" / next(csv.DictReader(file))["path"]
     subprocess.run(
         [
             sys.executable, "-m", "workflow_scripts.classifier.predict", "--model", study.folder / "results" / "classifier",
-            "--device", "esaote_mylab", "--output", tmp_path / "predictions.csv", frame,
+            "--profile", "esaote_mylab", "--output", tmp_path / "predictions.csv", frame,
         ],
         cwd=REPOSITORY, env=ENVIRONMENT, check=True,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The classifier to use: the networks of all folds and seeds as one, in PyTorch and as ONNX."""
+"""The packed classifier: the networks of all folds and seeds as one, in PyTorch and as ONNX."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 INPUT, OUTPUTS = "views", ("probability", "member_probabilities", "embeddings")
-# One protobuf message, which an ONNX file is, ends at 2 GiB.
+# An ONNX file is one protobuf message, and these may not exceed 2 GiB.
 LARGEST_ONNX = 2_000_000_000
 
 
@@ -84,7 +84,7 @@ def load_ensemble(path: Path) -> Ensemble:
     weights, backbone = read_weights(path), read_parameters(path).get("backbone")
     count = len({key.partition(".")[0] for key in weights} - {"temperature"})
     if backbone is None or "temperature" not in weights or not count:
-        raise UserError(f"{path} is no ensemble: its metadata must name the backbone, its keys begin with member0.")
+        raise UserError(f"{path} is not an ensemble: its metadata must name the backbone, its keys begin with member0.")
     ensemble = Ensemble([Classifier(create_backbone(backbone), seed=0) for _ in range(count)], 1.0)
     try:
         ensemble.load_state_dict(weights)
@@ -102,7 +102,7 @@ def export_onnx(ensemble: Ensemble, size: int, notes: Mapping[str, str], path: P
     bytes_needed = sum(value.numel() * value.element_size() for value in ensemble.state_dict().values())
     if bytes_needed > LARGEST_ONNX:
         raise UserError(
-            f"the ensemble has {bytes_needed / 1e9:.1f} GB of weights and an ONNX file ends at 2 GB; "
+            f"the ensemble has {bytes_needed / 1e9:.1f} GB of weights, but an ONNX file can hold no more than 2 GB; "
             "use fewer seeds or a smaller backbone"
         )
     # Two views: the exporter takes a dimension of 1 for a constant.

@@ -1,8 +1,8 @@
 """Is a new view like those that a network was trained on? Distance to its nearest training views.
 
 The distance is that to the k-th nearest training view in the network's embedding, scaled to length 1 (Sun et al. 2022).
-Its unit means nothing, so it is told as a percentile: cross-validation left patients out of each network's training,
-whose views are new to it in the way any patient's are.
+Its unit means nothing, so it is given as a percentile of the same distances of patients whom cross-validation left out of
+the network's training run: their views are as new to it as those of any other patient.
 """
 
 from __future__ import annotations

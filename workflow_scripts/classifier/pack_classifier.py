@@ -1,8 +1,8 @@
-"""Make one classifier to use of an experiment: all its networks together, calibrated, with a card.
+"""Pack the networks of an experiment into one calibrated classifier for new frames, with a model card.
 
 The networks of all folds and seeds become one ensemble, whose probability is the sigmoid of their mean logit over a
 temperature. The temperature is fitted on out-of-fold predictions: a view's mean logit over the seeds, each from the
-network that did not see its patient. That stands for the ensemble in use, since its networks have learnt from as many
+network that did not see its patient. That represents the ensemble in use, since its networks have learnt from as many
 patients; but it averages fewer of them (seeds, not seeds x folds) and so holds more of their noise, for which the
 temperature makes allowance: in use, probabilities are if anything too close to 0.5.
 
@@ -11,7 +11,7 @@ classifier.json and README.md, the model card. `python -m workflow_scripts.class
 
     python -m workflow_scripts.classifier.pack_classifier --experiment imagenet-flipped --views views/labelled.npy \\
         --index views/labelled.csv --predictions seed0.csv seed1.csv --weights seed*_fold*.safetensors \\
-        --classes homogeneous inhomogeneous --profiles '{"whole": {"kind": "none"}}' --size 256 --output classifier
+        --classes homogeneous inhomogeneous --profiles '{"whole": {"kind": "none"}}' --size 256 --output-folder classifier
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import progress, say
-from workflow_scripts.runtime.cli import run, stage_parser
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
+from workflow_scripts.runtime.cli import add_device, run, stage_parser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +38,7 @@ DESCRIPTION, CARD = "classifier.json", "README.md"
 ENSEMBLE, ONNX, REFERENCE = "ensemble.safetensors", "classifier.onnx", "reference.safetensors"
 # What all members must have in common.
 SHARED = ("backbone", "classes", "settings", "layout")
-# A network's own predictions are found again to rounding, on whatever device; another network's are not.
+# A network repeats its own predictions up to rounding, on any device; another network's differ by more.
 SAME_PROBABILITY = 0.05
 SAME_ONNX = 1e-4
 
@@ -45,26 +46,10 @@ SAME_ONNX = 1e-4
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--experiment", required=True, help="name of the experiment, for the card")
-    parser.add_argument("--weights", type=Path, nargs="+", required=True, help="its networks, one per seed and fold")
-    parser.add_argument("--predictions", type=Path, nargs="+", required=True, help="its out-of-fold CSVs, one per seed")
-    parser.add_argument("--views", type=Path, required=True, help="store of the labelled views (.npy)")
-    parser.add_argument("--index", type=Path, required=True, help="its CSV index")
-    parser.add_argument("--profiles", required=True, help="JSON of the crop profiles by device")
-    parser.add_argument("--size", type=int, required=True, help="side of the views in pixels")
-    parser.add_argument("--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="label names")
-    parser.add_argument(
-        "--truth", choices=["original", "policy"], default="original",
-        help="labels to calibrate on: the original ones of all views, or those it was trained with, of kept views. Labels"
-        " that were cleaned by models of the same views make it too bold (default: original)",
-    )  # fmt: skip
-    parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
-    parser.add_argument("--output", type=Path, required=True, help="folder")
-    parser.add_argument("--code-version", default="", help="fingerprint of the code, for the record")
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto, a GPU if there is one)"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    add_inputs(parser, "predictions+ weights+ views index")
+    add_outputs(parser, "folder")
+    add_parameters(parser, "experiment profiles size classes truth origin")
+    add_device(parser)
     return parser
 
 
@@ -78,19 +63,19 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.classifier.ensemble import Ensemble, export_onnx, save_ensemble
     from workflow_scripts.classifier.novelty import NEIGHBOURS
     from workflow_scripts.core.files import atomic_directory, read_csv, sha256, write_json, write_text
+    from workflow_scripts.core.store import ViewStore
     from workflow_scripts.data.crop_views import read_profiles
     from workflow_scripts.finetuning.calibration import calibration, cross_fitted, fit_temperature, pool
     from workflow_scripts.finetuning.predictions import DECISION, check_predictions
     from workflow_scripts.networks.backbone import library_versions, load_classifier
-    from workflow_scripts.networks.fold_inputs import load_views
     from workflow_scripts.runtime.device import select_device
 
     device = select_device(arguments.device, arguments.threads)
     profiles = read_profiles(arguments.profiles)
-    index = read_csv(arguments.index)
-    views = load_views(arguments.views, len(index), arguments.index)
-    if views.shape[1] != arguments.size:
-        raise UserError(f"{arguments.views} holds views of side {views.shape[1]}, but --size is {arguments.size}")
+    store = ViewStore.open(arguments.views, arguments.index)
+    index, patients = store.index, store.patients
+    if store.side != arguments.size:
+        raise UserError(f"{arguments.views} holds views of side {store.side}, but --size is {arguments.size}")
     table = pd.concat([read_csv(path) for path in arguments.predictions], ignore_index=True)
     check_predictions({arguments.experiment: table}, arguments.classes)
     require_grouped(table, index, arguments.experiment)
@@ -109,23 +94,22 @@ def main(arguments: argparse.Namespace) -> None:
     folds = by_view(table, index, "fold")
     held_out = np.stack([folds[seed].to_numpy() == fold for seed, fold in runs])
     recorded = np.stack([probability[seed].to_numpy() for seed, _ in runs])
-    reference = reference_tensors(networks, views, held_out, recorded, arguments.weights, device)
+    reference = reference_tensors(networks, store.pixels, held_out, recorded, arguments.weights, device)
 
     pooled = pool(probability.to_numpy())
-    patients = index["patient_id"].to_numpy()
     positive = arguments.classes[1]
     truths = {"original": (np.ones(len(index), bool), index["label"].to_numpy() == positive)}
     if (policy := policy_truth(table, index, positive)) is not None:
         truths["policy"] = policy
     if arguments.truth not in truths:
-        raise UserError("the label policy differs between the seeds, so it is no one truth; use --truth original")
+        raise UserError("the label policy differs between the seeds, so there is no single truth; use --truth original")
     scored, truth = truths[arguments.truth]
     temperature = fit_temperature(pooled[scored], truth[scored])
     cross = cross_fitted(pooled[scored], truth[scored], folds.to_numpy()[scored, 0])
     say(f"{len(networks)} networks, {len(index)} views, temperature {temperature:.3f}")
 
     ensemble = Ensemble(networks, temperature).cpu().eval()
-    with atomic_directory(arguments.output) as folder:
+    with atomic_directory(arguments.output_folder) as folder:
         shared = {key: first[key] for key in SHARED}
         save_ensemble(ensemble, {**shared, "runs": runs, "size": arguments.size}, folder / ENSEMBLE)
         save_reference(reference, folder / REFERENCE)
@@ -134,7 +118,7 @@ def main(arguments: argparse.Namespace) -> None:
             "use": "Research software, not a medical device",
         }  # fmt: skip
         export_onnx(ensemble, arguments.size, notes, folder / ONNX)
-        difference = onnx_difference(ensemble, folder / ONNX, torch.from_numpy(np.array(views[:5])))
+        difference = onnx_difference(ensemble, folder / ONNX, torch.from_numpy(np.array(store.pixels[:5])))
         say(f"ONNX and PyTorch differ by at most {difference:.1g}")
         if not difference <= SAME_ONNX:
             raise UserError(f"the ONNX export of {first['backbone']} differs from PyTorch by {difference:.2g}")
@@ -175,7 +159,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def require_grouped(table: pd.DataFrame, index: pd.DataFrame, experiment: str) -> None:
-    """Refuse predictions of other views than those of `index`, and folds that split a patient."""
+    """Raise `UserError` unless the predictions are of the views of `index`, with each patient in one fold per seed."""
     if set(table["view_id"]) != set(index["view_id"]):
         raise UserError(f"the predictions of {experiment} are not of the views of --index; fine-tune it again")
     places = table.drop_duplicates(["seed", "patient_id", "fold"])
@@ -183,7 +167,7 @@ def require_grouped(table: pd.DataFrame, index: pd.DataFrame, experiment: str) -
     if len(split):
         patient, seed = split.iloc[0][["patient_id", "seed"]]
         raise UserError(
-            f"{experiment}: patient {patient} lies in more than one fold of seed {seed}, so no prediction is out of"
+            f"{experiment}: patient {patient} is in more than one fold of seed {seed}, so no prediction is out of"
             " fold; a classifier calibrated on these would be too bold. Choose an experiment with folds of patients"
         )
 
@@ -192,7 +176,7 @@ def require_members(
     members: Sequence[tuple[Mapping[str, Any], Path]], table: pd.DataFrame, classes: Sequence[str],
     inputs: Mapping[str, str],
 ) -> None:  # fmt: skip
-    """Refuse weights that are not one network per seed and fold of the predictions, alike and trained on these views."""
+    """Raise `UserError` unless the weights are one network per seed and fold of `table`, alike and trained on these views."""
     first, first_path = members[0]
     for parameters, path in members:
         for key in SHARED:

@@ -1,8 +1,8 @@
-"""Predict new frames with a classifier to use: probability, agreement, likeness to the training views, heat maps.
+"""Predict new frames with a packed classifier: probability, agreement, likeness to the training views, heat maps.
 
 FRAMES are files (PNG, BMP, JPEG, TIFF, DICOM; of a clip the first frame) or folders, which are searched at any depth.
-Each frame is cropped by the profile --device (one of the model's) and each view is predicted. Nothing but pixels is
-read of a file. What cannot be read is named and left out, and the exit status is then 1.
+Each frame is cropped by the model's crop profile --profile and each view is predicted. Nothing but pixels is read of a
+file. Files that cannot be read are named and left out, and the exit status is then 1.
 
 Research software, not a medical device.
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from workflow_scripts.classifier.pack_classifier import DESCRIPTION, ENSEMBLE, ONNX, REFERENCE
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import progress, say
-from workflow_scripts.runtime.cli import run, stage_parser
+from workflow_scripts.runtime.cli import add_device, run, stage_parser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +40,7 @@ FAR = 95
 
 @dataclass(frozen=True)
 class Source:
-    """A file to predict: how it was named, where it lies, and the folder that it must not lead out of."""
+    """A file to predict: its name as given, its path, and the folder that it must not lead out of."""
 
     name: str
     path: Path
@@ -58,7 +58,7 @@ class Cropped:
 
 @dataclass(frozen=True)
 class Model:
-    """What a classifier's folder holds, but for the PyTorch weights."""
+    """What a classifier's folder holds, except for the PyTorch weights."""
 
     facts: Mapping[str, Any]
     session: InferenceSession
@@ -68,11 +68,14 @@ class Model:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="folder that the stage classifier wrote")
-    parser.add_argument("--device", default="", help="crop profile of the frames (default: the model's, if it has one)")
+    parser.add_argument("--model", type=Path, required=True, help="folder that the stage pack_classifier wrote")
+    parser.add_argument(
+        "--profile", default="", help="crop profile of the frames (default: the model's, if it has one)"
+    )
     parser.add_argument("--output", type=Path, help="CSV, one row per view (default: only the table on the terminal)")
     parser.add_argument("--overlays", type=Path, help="folder for Grad-CAM++ heat maps; needs PyTorch")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    # Of the heat maps: the predictions themselves need no PyTorch and run on the CPU.
+    add_device(parser, default="cpu")
     parser.add_argument("frames", type=Path, nargs="+", metavar="FRAMES", help="files and folders")
     return parser
 
@@ -80,8 +83,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Find the files, crop, predict, write."""
     model = load_model(arguments.model, arguments.threads)
-    profile = chosen_profile(model.facts["crop_profiles"], arguments.device)
-    draw = overlay_writer(arguments.model, model.facts, arguments.overlays, arguments.threads)
+    profile = chosen_profile(model.facts["crop_profiles"], arguments.profile)
+    draw = overlay_writer(arguments, model.facts) if arguments.overlays else None
     say(NOTICE)
     if model.facts["origin"]:
         say(f"{model.facts['origin']}: the classifier learnt from drawn phantoms; what it says of a patient is void.")
@@ -100,7 +103,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def load_model(folder: Path, threads: int) -> Model:
-    """The classifier in `folder`; `UserError` where a file is absent or not the one that was written with it."""
+    """The classifier in `folder`; `UserError` where a file is absent or is not the one that belongs to it."""
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import InvalidProtobuf
     from safetensors import SafetensorError
@@ -109,7 +112,9 @@ def load_model(folder: Path, threads: int) -> Model:
     from workflow_scripts.core.files import read_json
 
     if not (folder / DESCRIPTION).is_file():
-        raise UserError(f"{folder} holds no {DESCRIPTION}: --model must be a folder that the stage classifier wrote")
+        raise UserError(
+            f"{folder} holds no {DESCRIPTION}: --model must be a folder that the stage pack_classifier wrote"
+        )
     facts = read_json(folder / DESCRIPTION)
     for name in (ONNX, REFERENCE):
         require_unchanged(folder, name, facts)
@@ -133,21 +138,21 @@ def require_unchanged(folder: Path, name: str, facts: Mapping[str, Any]) -> None
         raise UserError(f"{folder / name} is not the file that {DESCRIPTION} describes; copy the whole folder again")
 
 
-def chosen_profile(profiles: Mapping[str, Any], device: str) -> Mapping[str, Any]:
-    """The crop profile named `device`, or the only one where none is named."""
+def chosen_profile(profiles: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The crop profile called `name`, or the only one where no name is given."""
     known = ", ".join(profiles)
-    if not device and len(profiles) > 1:
-        raise UserError(f"the model has several crop profiles; name the one of these frames with --device: {known}")
-    if device and device not in profiles:
-        raise UserError(f"the model has no crop profile {device!r} (--device); there are: {known}")
-    return profiles[device or next(iter(profiles))]
+    if not name and len(profiles) > 1:
+        raise UserError(f"the model has several crop profiles; name the one of these frames with --profile: {known}")
+    if name and name not in profiles:
+        raise UserError(f"the model has no crop profile {name!r} (--profile); there are: {known}")
+    return profiles[name or next(iter(profiles))]
 
 
 def find_files(given: Sequence[Path]) -> tuple[list[Source], list[str]]:
-    """The files that are named or lie in named folders, sorted within each, and what is wrong with other names.
+    """The files that are named or are in named folders, sorted within each, and what is wrong with other names.
 
-    A file that is named is always tried; in a folder those that are called like pictures or begin as DICOM files do,
-    whatever they are called, and no hidden ones.
+    A file that is named is always read; in a folder those that have a picture's suffix or begin as DICOM files do,
+    whatever their names, and no hidden ones.
     """
     sources, bad = [], []
     for path in given:
@@ -155,7 +160,7 @@ def find_files(given: Sequence[Path]) -> tuple[list[Source], list[str]]:
             inside = [file for file in sorted(path.rglob("*")) if is_frame(file, path)]
             sources += [Source(str(file), file.absolute(), path.absolute()) for file in inside]
             if not inside:
-                bad.append(f"{path}: no picture and no DICOM file lies in this folder")
+                bad.append(f"{path}: this folder holds no picture and no DICOM file")
         elif path.is_file():
             real = path.resolve()
             sources.append(Source(str(path), real, real.parent))
@@ -254,34 +259,33 @@ def report(rows: Sequence[Mapping[str, Any]], origin: str, output: Path | None) 
         )
 
 
-def overlay_writer(folder: Path, facts: Mapping[str, Any], output: Path | None, threads: int) -> Writer | None:
-    """A function that draws a batch's heat maps and adds their file names to its rows; None without `output`."""
-    if output is None:
-        return None
+def overlay_writer(arguments: argparse.Namespace, facts: Mapping[str, Any]) -> Writer:
+    """A function that draws a batch's heat maps into --overlays and adds their file names to its rows."""
     try:
         import torch
 
         from workflow_scripts.classifier.ensemble import load_ensemble
         from workflow_scripts.core.figures import save
         from workflow_scripts.finetuning.explanation import heat_maps, last_stage
-        from workflow_scripts.networks.backbone import standardise, to_unit
+        from workflow_scripts.networks.backbone import normalise
+        from workflow_scripts.runtime.device import select_device
     except ModuleNotFoundError as error:
         raise UserError(f"--overlays needs PyTorch, timm, grad-cam and matplotlib; {error.name} is missing") from None
     import numpy as np
 
-    torch.set_num_threads(threads)
-    require_unchanged(folder, ENSEMBLE, facts)
-    members = load_ensemble(folder / ENSEMBLE).members
+    device = select_device(arguments.device, arguments.threads)
+    require_unchanged(arguments.model, ENSEMBLE, facts)
+    members = load_ensemble(arguments.model / ENSEMBLE).to(device).members
 
     def draw(batch: Sequence[Cropped], rows: Sequence[dict[str, Any]], done: int) -> list[dict[str, Any]]:
-        images = standardise(to_unit(torch.from_numpy(np.stack([view.pixels for view in batch]))))
+        images = normalise(torch.from_numpy(np.stack([view.pixels for view in batch])).to(device))
         drawn = []
         for number, (view, row) in enumerate(zip(batch, rows, strict=True)):
             target = facts["classes"].index(row["prediction"])
             single = images[number : number + 1]
             heat = np.mean([heat_maps(member, last_stage(member.backbone), single, target)[0] for member in members], 0)
             name = f"{done + number + 1:04d}_{Path(view.file).stem}_{view.view}.png"
-            save(overlay_figure(view, row, heat, facts), output / name)
+            save(overlay_figure(view, row, heat, facts), arguments.overlays / name)
             drawn.append({**row, "overlay": name})
         return drawn
 
@@ -289,7 +293,7 @@ def overlay_writer(folder: Path, facts: Mapping[str, Any], output: Path | None, 
 
 
 def overlay_figure(view: Cropped, row: Mapping[str, Any], heat: np.ndarray, facts: Mapping[str, Any]) -> Figure:
-    """The view, and the same with the members' mean Grad-CAM++ map (H, W) for the predicted class."""
+    """The view, and beside it the view under the members' mean Grad-CAM++ map (H, W) for the predicted class."""
     from matplotlib.figure import Figure
 
     from workflow_scripts.core.figures import stamp

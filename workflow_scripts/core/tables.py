@@ -1,9 +1,16 @@
-"""One table, three ways to print it: Markdown, LaTeX (booktabs), standalone HTML. Every text is escaped."""
+"""A table and its files: numbers as CSV; laid out as Markdown, LaTeX (booktabs) and standalone HTML, every text escaped."""
 
 from __future__ import annotations
 
 import html
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workflow_scripts.core.files import write_csv, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Cells and headers that are symbols: how LaTeX and HTML print them.
 _SYMBOLS = {
@@ -41,6 +48,8 @@ ul { padding-left: 1.1rem; color: #46505c; font-size: .87rem; max-width: 62rem; 
 .origin { background: #fff3cd; border-left: 6px solid #d39e00; padding: .5rem .9rem; margin: 0 0 1rem;
           font-weight: 600; }
 """
+# Sentences in the cells wrap, unlike numbers.
+_WRAPPED = "td.text { white-space: normal; min-width: 11rem; vertical-align: top; }\ntd { border-bottom: 1px solid #d9dfe6; }\n"
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,8 @@ class Table:
 
     `rows` are cells of text, as many as `header`; the first `text_columns` are words, the others numbers. A thin line
     is drawn above each row of `rules`. `origin`, where it is not empty, says what the numbers come from instead of
-    patients. `number` is the table's in the paper; LaTeX counts for itself and has `label`.
+    patients. `number` is the table's in the paper; LaTeX counts for itself and has `label`. `has_sentences`: cells hold
+    sentences, which wrap on the HTML page.
     """
 
     label: str
@@ -61,6 +71,7 @@ class Table:
     rules: tuple[int, ...] = ()
     origin: str = ""
     number: str = ""
+    has_sentences: bool = False
 
     def __post_init__(self) -> None:
         if any(len(row) != len(self.header) for row in self.rows):
@@ -79,6 +90,15 @@ class Table:
             if self.origin
             else ""
         )
+
+
+def write_table(table: Table, values: pd.DataFrame, csv: Path, md: Path, html: Path, tex: Path | None = None) -> None:
+    """Write the numbers `values` with the table's origin as a last column to `csv`, and the page to the other files."""
+    write_text(markdown(table), md)
+    if tex is not None:
+        write_text(latex(table), tex)
+    write_text(html_page(table), html)
+    write_csv(values.assign(origin=table.origin), csv)
 
 
 def markdown(table: Table) -> str:
@@ -130,12 +150,13 @@ def html_page(table: Table) -> str:
 
     rule = {i: ' class="rule"' for i in table.rules}
     body = "\n".join(f"<tr{rule.get(i, '')}>{line(row, 'td')}</tr>" for i, row in enumerate(table.rows))
+    wrapped = _WRAPPED if table.has_sentences else ""
     warning = f'<p class="origin">{_html(table.warning)}</p>\n' if table.warning else ""
     notes = "\n".join(f"<li>{_html(note)}</li>" for note in table.notes)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<title>{html.escape(table.heading)}</title>\n"
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n{warning}<h1>{html.escape(table.heading)}</h1>\n"
+        f"<style>{_STYLE}{wrapped}</style>\n</head>\n<body>\n{warning}<h1>{html.escape(table.heading)}</h1>\n"
         f'<div class="scroll"><table>\n<thead><tr>{line(table.header, "th")}</tr></thead>\n<tbody>\n{body}\n</tbody>\n'
         f"</table></div>\n<ul>\n{notes}\n</ul>\n</body>\n</html>\n"
     )

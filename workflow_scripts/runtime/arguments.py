@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from workflow_scripts.study.config.names import TABLES
+
 # What files hold, as inputs and as outputs.
 FILES = {
     "agreement": "CSV: how far a clinician agrees with the labels",
@@ -122,7 +124,6 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "origin": {"default": "", "help": "stamp for views that do not come from patients: PHANTOM"},
     "policy": _choice("filtered", "flipped", "reviewed", help="what becomes of doubtful views"),
     "positive": {"help": "name of the positive class"},
-    "pretrained": {"nargs": "*", "default": [], "help": "names of the study's pretraining runs"},
     "pretraining_seeds": {
         "type": int, "default": 1,
         "help": "pretrainings of each run; fine-tuning seed s started from number s modulo this",
@@ -134,7 +135,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     ),
     "reference_numbers": {"default": False, "help": "show the paper's numbers beside ours"},
     "root": {"type": Path, "help": "folder below which every frame lies"},
-    "rows": {"help": "JSON list of the table's rows {name, experiment, init, samples, switches, parameters}"},
+    "rows": {"help": "JSON list of a table's rows {name, paper, experiment, init, samples, switches, parameters}"},
     "seed": {"type": int, "default": 0, "help": "seed of every draw"},
     "select": _choice("last", "best", "least_copying", help="the rule that chooses a checkpoint"),
     "set": {"help": "`labelled`, or an organ: its frames without a label"},
@@ -149,11 +150,11 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "snapshot_every": {"type": int, "default": 0, "help": "steps between copies of the averaged weights; 0: none"},
     "split_by": _choice("patient", "view", default="patient", help="whether the views of a patient share a fold"),
     "spread": _choice("released", "seeds", "runs", default="released", help="what ± means"),
-    "table": {"help": "which table"},
-    "tables": {"nargs": "+", "help": "the tables, in the order of --numbers"},
+    "table": _choice(*TABLES, help="which table"),
+    "tables": {"nargs": "+", "choices": (*TABLES, "generation"), "help": "the tables, in the order of --numbers"},
     "target_organ": {"help": "the organ whose views carry labels"},
     "threshold": {"type": float, "default": 1.0, "help": "loss above which an epoch flags a view"},
-    "title": {"help": "title of the figure or table"},
+    "title": {"help": "title of the figure, or what the table shows"},
     "truth": _choice(
         "original", "policy", default="original",
         help="labels to calibrate on: the original ones of all views, or those that the networks learnt",

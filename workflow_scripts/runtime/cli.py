@@ -99,10 +99,10 @@ def _leaves(section: Settings, prefix: str = "") -> Iterator[tuple[str, Any, Any
             yield prefix + key, kind, default, field.description or ""
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse.ArgumentParser, default: str = "auto") -> None:
     """Add --device, for stages that use a network."""
     parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto, a GPU if there is one)"
+        "--device", default=default, help=f"auto (a GPU if there is one), cpu, cuda or cuda:1 (default: {default})"
     )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from workflow_scripts.finetuning.metrics import METRICS, scores
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPREADS = {
     "released": "± is the standard deviation (n − 1) over the folds × seeds for accuracy, and over the seeds' fold "
@@ -24,6 +27,8 @@ def run_scores(predictions: pd.DataFrame, positive: str, labels: str) -> pd.Data
     that it keeps (the paper's way); or `original`, the original labels on all views. Returns one row per (seed, fold)
     and one column per metric, as shares.
     """
+    import pandas as pd
+
     rows = {}
     for run, table in predictions.groupby(["seed", "fold"]):
         scored = table[table["kept"] == 1] if labels == "policy" else table

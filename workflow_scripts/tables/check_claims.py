@@ -1,6 +1,11 @@
 """Check the paper's claims one by one: confirmed, contradicted, within noise, or not tested by this study.
 
-The tables name the rows; the tests are made on their predictions, paired by fold and seed.
+A row of a table is the paper's where its key `paper` says so; the tests are made on predictions, paired by fold and seed.
+
+    python -m workflow_scripts.tables.check_claims --tables table2 generation --numbers table2.csv generation.csv \\
+        --rows '[{"name": "UD", "paper": "ud", "experiment": "ud-flipped"}, …]' --experiments ud-flipped … \\
+        --predictions ud-flipped/seed0.csv … --classes homogeneous inhomogeneous \\
+        --output-csv claims.csv --output-md claims.md --output-html claims.html
 """
 
 from __future__ import annotations
@@ -8,23 +13,26 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.tables import Table, number
+from workflow_scripts.core.files import read_csv
+from workflow_scripts.core.tables import Table, number, write_table
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.study.config.names import TABLES
-from workflow_scripts.tables.claims import RESULTS, UNTESTED, Finding
-from workflow_scripts.tables.rows import add_predictions, add_protocol, read_predictions
+from workflow_scripts.tables.claims import RESULTS, UNTESTED, Finding, check_claims
+from workflow_scripts.tables.rows import read_predictions, read_table_rows
 from workflow_scripts.tables.tables import HOLDOUTS
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-# FOLDED
-# The page of the claims check: its table of numbers, and its layout.
+
 def claims_table(findings: Sequence[Finding]) -> pd.DataFrame:
     """One row per claim: its texts, `result`, and the numbers of the comparison that decides."""
+    import pandas as pd
+
     rows = []
     for finding in findings:
         decisive = None if finding.decisive is None else finding.comparisons[finding.decisive]
@@ -70,66 +78,47 @@ def claims_layout(findings: Sequence[Finding], tests: str, holdout: str, margin:
         text_columns=5,
         notes=tuple(notes),
         origin=origin,
+        has_sentences=True,
     )
-
-
-# Sentences in the cells wrap, unlike numbers.
-WRAPPED = (
-    "td.text { white-space: normal; min-width: 11rem; vertical-align: top; }\ntd { border-bottom: 1px solid #d9dfe6; }"
-)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument(
-        "--tables",
-        nargs="+",
-        choices=(*TABLES, "generation"),
-        required=True,
-        help="the tables, in the order of --numbers",
-    )
-    parser.add_argument("--numbers", type=Path, nargs="+", required=True, help="CSV of each table")
-    add_predictions(parser, at_least_one=False)
-    parser.add_argument("--shares", type=Path, help="CSV of figure 5's shares of heat, if it is drawn")
-    parser.add_argument("--pretrained", nargs="*", default=[], help="names of the study's pretraining runs")
-    add_protocol(parser)
-    parser.add_argument(
-        "--margin", type=float, default=2.0, help="points within which two rows do the same (default: 2)"
-    )
-    parser.add_argument("--output-csv", type=Path, required=True, help="one row per claim")
-    parser.add_argument("--output-md", type=Path, required=True, help="Markdown")
-    parser.add_argument("--output-html", type=Path, required=True, help="HTML page")
+    add_inputs(parser, "numbers+ predictions* shares?")
+    add_outputs(parser, "csv md html")
+    add_parameters(parser, "tables rows* experiments* classes holdout_protocol pretraining_seeds margin origin")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Read, test, judge, write."""
-    from workflow_scripts.tables.claims import check_claims
-
-    pass
-    from workflow_scripts.core.files import read_csv, write_csv, write_text
-    from workflow_scripts.core.tables import html_page, markdown
-
     if len(arguments.tables) != len(arguments.numbers):
         raise UserError(
             f"--tables names {len(arguments.tables)}, --numbers {len(arguments.numbers)} files: one of each"
         )
+    fine_tuned = [table for table in arguments.tables if table in TABLES]
+    if len(fine_tuned) != len(arguments.rows):
+        raise UserError(
+            f"--rows has {len(arguments.rows)} lists for the tables {', '.join(fine_tuned) or 'none'}: one of each is needed"
+        )
     if arguments.margin <= 0:
         raise UserError(f"--margin {arguments.margin:g}: points above 0 are needed")
     numbers = {name: read_csv(path) for name, path in zip(arguments.tables, arguments.numbers, strict=True)}
+    rows = dict(zip(fine_tuned, map(read_table_rows, arguments.rows), strict=True))
+    for table, shown in rows.items():
+        missing = [row.experiment for row in shown if row.experiment not in arguments.experiments]
+        if missing:
+            raise UserError(f"{table} shows the experiment {missing[0]}, but --experiments does not name it")
+        if [row.name for row in shown] != numbers[table]["name"].tolist():
+            raise UserError(f"--rows and --numbers of {table} are not of the same rows; make the table again")
     predictions = {}
     if arguments.experiments:
         predictions = read_predictions([], arguments.experiments, arguments.predictions, arguments.classes)
-    for name, table in numbers.items():
-        missing = sorted(set(table.get("experiment", ())) - set(predictions))
-        if missing:
-            raise UserError(f"{name} shows the experiment {missing[0]}, but --experiments does not name it")
     shares = read_csv(arguments.shares) if arguments.shares else None
     findings = check_claims(
-        numbers, predictions, arguments.pretrained, arguments.holdout, arguments.margin, shares,
-        arguments.pretraining_seeds,
-    )  # fmt: skip
+        numbers, rows, predictions, arguments.holdout_protocol, arguments.margin, shares, arguments.pretraining_seeds
+    )
     tests = "over the runs"
     if predictions:
         views = next(iter(predictions.values()))
@@ -137,10 +126,10 @@ def main(arguments: argparse.Namespace) -> None:
             f"over {views['fold'].nunique()} folds × {views['seed'].nunique()} seeds of "
             f"{views['patient_id'].nunique()} patients"
         )
-    page = claims_layout(findings, tests, arguments.holdout, arguments.margin, arguments.origin)
-    write_csv(claims_table(findings).assign(origin=arguments.origin), arguments.output_csv)
-    write_text(markdown(page), arguments.output_md)
-    write_text(html_page(page).replace("</style>", f"{WRAPPED}\n</style>", 1), arguments.output_html)
+    page = claims_layout(findings, tests, arguments.holdout_protocol, arguments.margin, arguments.origin)
+    write_table(
+        page, claims_table(findings), csv=arguments.output_csv, md=arguments.output_md, html=arguments.output_html
+    )
 
 
 if __name__ == "__main__":

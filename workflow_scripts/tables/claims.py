@@ -1,20 +1,24 @@
-"""The paper's claims, one by one, held against the numbers of a run (paper, Sec. 3 and 5)."""
+"""The paper's claims, one by one, compared with the numbers of a run (paper, Sec. 3 and 5)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from workflow_scripts.core.statistics import corrected_paired_test, holm, patient_bootstrap
 from workflow_scripts.core.tables import p_value
+from workflow_scripts.study.paper import paper_rows
 from workflow_scripts.tables.generation import change_at_equal_size, filtering_changes
 from workflow_scripts.tables.reading import SCORED_ON, Comparison, condition, signed, with_sign
 from workflow_scripts.tables.rows import Row
 from workflow_scripts.tables.tables import backbones, paper_numbers, share_labels
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ARMS = ("unaugmented", "full")
 # From the worst for a claim of several comparisons to the best.
@@ -31,7 +35,7 @@ PLACES = {
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim in plain words; the rows of `table`, pair by pair, of which the first does better (or as well).
+    """A claim in plain words; the rows of the paper's `table` (keys), pair by pair, of which the first does better.
 
     `is_equality`: the rows of a pair are claimed to do the same.
     """
@@ -65,36 +69,38 @@ CLAIMS = (
     Claim(
         "Three exceedances find suspicious labels better than four or five",
         "table1_protocols",
-        tuple((policy, f"{policy}, {n} exceedances") for policy in ("filtered", "flipped") for n in ("four", "five")),
+        tuple((policy, f"{policy}_x{n}") for policy in ("filtered", "flipped") for n in (4, 5)),
     ),
     Claim(
         "Pretraining beats starting from scratch",
         "table2",
-        tuple((name, "none (scratch)") for name in ("ImageNet", "USCL", "UD testicles only", "UD thyroids only", "UD")),
+        tuple((start, "scratch") for start in ("imagenet", "uscl", "ud_testicle", "ud_thyroid", "ud")),
     ),
-    Claim("USCL's ultrasound pretraining stays below ImageNet's", "table2", (("ImageNet", "USCL"),)),
+    Claim("USCL's ultrasound pretraining stays below ImageNet's", "table2", (("imagenet", "uscl"),)),
     Claim(
         "Testicles alone pretrain as well as thyroids alone",
         "table2",
-        (("UD testicles only", "UD thyroids only"),),
+        (("ud_testicle", "ud_thyroid"),),
         is_equality=True,
     ),
-    Claim("Pretraining on testicles and thyroids (UD) beats ImageNet", "table2", (("UD", "ImageNet"),)),
+    Claim("Pretraining on testicles and thyroids (UD) beats ImageNet", "table2", (("ud", "imagenet"),)),
     Claim(
         "Filtered synthetic views pretrain better than unfiltered ones",
         "table3",
-        (("Xgf", "Xg"), ("thyroid + Xgf", "thyroid + Xg")),
+        (("xgf", "xg"), ("thyroid_xgf", "thyroid_xg")),
     ),
     Claim(
         "Synthetic testicles pretrain about as well as real ones",
         "table3",
-        (("Xgf", "testicle"), ("thyroid + Xgf", "testicle + thyroid")),
+        (("xgf", "testicle"), ("thyroid_xgf", "testicle_thyroid")),
         is_equality=True,
     ),
     Claim(
         "Lambda 0.2 is the best weight of the organ loss",
         "table4",
-        tuple(("lambda 0.2", name) for name in ("lambda 0.0", "lambda 0.1", "lambda 0.3", "lambda 0.4", "L_sup only")),
+        tuple(
+            ("lambda_0_2", other) for other in ("lambda_0_0", "lambda_0_1", "lambda_0_3", "lambda_0_4", "l_sup_only")
+        ),
     ),
 )
 FILTERING = "The manifold filter raises precision and lowers recall"
@@ -151,8 +157,8 @@ def equal(comparison: Comparison, margin: float) -> str:
 
 def check_claims(
     numbers: Mapping[str, pd.DataFrame],
+    rows: Mapping[str, Sequence[Row]],
     predictions: Mapping[str, pd.DataFrame],
-    pretrained: Sequence[str],
     holdout: str,
     margin: float,
     shares: pd.DataFrame | None,
@@ -160,14 +166,14 @@ def check_claims(
 ) -> list[Finding]:
     """What the run says of each claim, in the order of the paper.
 
-    `numbers`: the tables' CSVs by table, `generation` among them; `predictions`: joined tables by experiment;
-    `pretrained`: the study's pretraining runs; `shares`: figure 5's shares of heat, if it was drawn. p values are
-    Holm-corrected for all tests of accuracy.
+    `numbers`: the tables' CSVs by table, `generation` among them; `rows`: the rows of the other tables; `predictions`:
+    joined tables by experiment; `shares`: figure 5's shares of heat, if it was drawn. p values are Holm-corrected for all
+    tests of accuracy.
     """
     tested: dict[Claim, list[tuple[Comparison, str]]] = {}
     for claim in CLAIMS:
-        rows = _rows(numbers.get(claim.table), pretrained)
-        pairs = [(rows[a], rows[b]) for a, b in claim.pairs if a in rows and b in rows]
+        by_key = {row.paper: row for row in rows.get(claim.table, ())}
+        pairs = [(by_key[a], by_key[b]) for a, b in claim.pairs if a in by_key and b in by_key]
         tested[claim] = [paired_comparison(a, b, predictions, holdout, pretraining_seeds) for a, b in pairs]
     superiority = [c for claim, found in tested.items() if not claim.is_equality for c, _ in found]
     corrected = iter(holm(np.array([c.p for c in superiority])))
@@ -175,7 +181,8 @@ def check_claims(
     for claim, found in tested.items():
         # An equality is not tested against 0: its p value would answer another question.
         found = [(replace(c, p=math.nan if claim.is_equality else float(next(corrected))), on) for c, on in found]
-        findings.append(_finding(claim, found, numbers.get(claim.table), margin))
+        repeated = {row.paper for row in rows.get(claim.table, ())}
+        findings.append(_finding(claim, found, repeated, numbers.get(claim.table), margin))
     findings.insert(-1, check_filtering(numbers.get("generation"), holdout))
     findings.append(check_markers(shares, predictions))
     return findings
@@ -233,25 +240,25 @@ def check_markers(shares: pd.DataFrame | None, predictions: Mapping[str, pd.Data
     )  # fmt: skip
 
 
-def _rows(numbers: pd.DataFrame | None, pretrained: Sequence[str]) -> dict[str, Row]:
-    if numbers is None:
-        return {}
-    pairs = zip(numbers["name"], numbers["experiment"], strict=True)
-    return {
-        name: Row(name, experiment, is_pretrained=experiment.split("-")[0] in pretrained) for name, experiment in pairs
-    }
-
-
 def _finding(
-    claim: Claim, found: Sequence[tuple[Comparison, str]], numbers: pd.DataFrame | None, margin: float
+    claim: Claim,
+    found: Sequence[tuple[Comparison, str]],
+    repeated: Collection[str],
+    numbers: pd.DataFrame | None,
+    margin: float,
 ) -> Finding:
-    names = list(dict.fromkeys(name for pair in claim.pairs for name in pair))
+    """The line of a claim; `repeated` are the rows of the paper's table that the run repeats."""
+    keys, printed_names = list(dict.fromkeys(key for pair in claim.pairs for key in pair)), paper_rows(claim.table)
     printed = paper_numbers(claim.table).get("accuracy_mean")
-    told = "no numbers printed" if printed is None else "; ".join(f"{name} {printed[name]:.2f}" for name in names)
+    told = (
+        "no numbers printed"
+        if printed is None
+        else "; ".join(f"{printed_names[key]} {printed[key]:.2f}" for key in keys)
+    )
     place = PLACES[claim.table]
     if not found or numbers is None:
-        return _untested(claim.text, told, f"{place} would need the rows {_quoted(names)}")
-    missing = [name for name in names if name not in set(numbers["name"])]
+        return _untested(claim.text, told, f"{place} would need the rows {_quoted([printed_names[k] for k in keys])}")
+    missing = [printed_names[key] for key in keys if key not in repeated]
     labels = list(dict.fromkeys(SCORED_ON[on] for _, on in found))
     compared = f"accuracy {' or '.join(labels)}, {place}" + (f"; not here: {_quoted(missing)}" if missing else "")
     own = numbers.set_index("name")["accuracy_mean"]

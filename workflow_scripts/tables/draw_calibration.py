@@ -1,6 +1,10 @@
-"""Draw reliability diagrams of the rows of a table: what the probabilities say, against how often it is so.
+"""Draw reliability diagrams of the rows of a table: are four of five views that get the probability 0.8 positive?
 
-The out-of-fold predictions of all seeds are pooled and held against the original labels of all views.
+The out-of-fold predictions of all seeds are pooled and compared with the original labels of all views.
+
+    python -m workflow_scripts.tables.draw_calibration --rows '[{"name": "UD", "experiment": "ud-flipped"}]' \\
+        --experiments ud-flipped --predictions finetuning/ud-flipped/seed0.csv --classes homogeneous inhomogeneous \\
+        --output-figure calibration.png
 """
 
 from __future__ import annotations
@@ -8,24 +12,21 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workflow_scripts.core.figures import BLUE, GREY, INK, RED, stamp
+from workflow_scripts.core.figures import BLUE, GREY, INK, RED, save, stamp
 from workflow_scripts.finetuning.calibration import BINS, Reliability, brier, expected_calibration_error, reliability
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.tables.aggregation import patient_interval
-from workflow_scripts.tables.rows import add_predictions, add_rows, read_predictions, read_table_rows
+from workflow_scripts.tables.rows import read_predictions, read_table_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
-# FOLDED
-# Reliability diagrams: are four of five views that get the probability 0.8 positive?
 COLUMNS = 4
 
 
@@ -84,7 +85,7 @@ def _draw_diagram(axis: Axes, shown: Panel) -> None:
     axis.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
     axis.vlines(points.predicted, points.predicted, points.observed, color=RED, alpha=0.45, linewidth=3)
     axis.plot(points.predicted, points.observed, color=BLUE, linewidth=1, alpha=0.5)
-    # A point of few predictions says little: its area is its share of them.
+    # A point of few predictions says little, so its area is its share of them.
     area = 18 + 220 * points.count / points.count.sum()
     axis.scatter(points.predicted, points.observed, s=area, color=BLUE, edgecolor="white", linewidth=0.6, zorder=3)
     axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=np.linspace(0, 1, 6), yticks=np.linspace(0, 1, 6))
@@ -112,17 +113,14 @@ def _draw_counts(axis: Axes, points: Reliability) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    add_rows(parser)
-    add_predictions(parser)
-    parser.add_argument("--output", type=Path, required=True, help="PNG")
+    add_inputs(parser, "predictions+")
+    add_outputs(parser, "figure")
+    add_parameters(parser, "rows experiments classes origin")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Read, bin, redraw the patients, draw."""
-    pass
-    from workflow_scripts.core.figures import save
-
     positive = arguments.classes[1]
     rows = read_table_rows(arguments.rows)
     predictions = read_predictions(rows, arguments.experiments, arguments.predictions, arguments.classes)
@@ -137,7 +135,7 @@ def main(arguments: argparse.Namespace) -> None:
         "Brackets: 95 % over patients, given the trained networks. Red: distance from the diagonal. Area of a point: its "
         "share of the predictions."
     )
-    save(reliability_figure(panels, positive, headline, arguments.origin), arguments.output)
+    save(reliability_figure(panels, positive, headline, arguments.origin), arguments.output_figure)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.tables import Table, plus_minus
 from workflow_scripts.tables.aggregation import mean_and_std
 from workflow_scripts.tables.reading import Comparison, with_sign
 from workflow_scripts.tables.tables import HOLDOUTS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Names of the sets as printed; sets that are not named here follow under their own name.
 SETS = {
@@ -34,6 +36,8 @@ def generation_numbers(metrics: Sequence[pd.DataFrame]) -> pd.DataFrame:
     the numbered reference batches of all generators (std n - 1), shares in percent; `<metric>_all`: all real views as
     one reference, averaged over the generators; `size`: views of the set, averaged over the generators.
     """
+    import pandas as pd
+
     table = pd.concat(metrics, ignore_index=True)
     if not {"unfiltered", "filtered"} <= set(table["set"]):
         raise UserError(
@@ -87,7 +91,7 @@ def _number(values: pd.DataFrame, name: str, column: str) -> float:
 
 
 def _critical_sentence(values: pd.DataFrame, generators: int) -> str:
-    """What the change by filtering allows to say: against the spread over reference batches, and at equal size."""
+    """What the change by filtering allows us to say: against the spread over reference batches, and at equal size."""
     parts = []
     for metric, change in zip(("precision", "recall"), filtering_changes(values), strict=True):
         where = "beyond" if change.excludes_zero else "within"

@@ -1,22 +1,31 @@
-"""Make the table of the leak: the same fine-tuning with folds of patients and with folds of views."""
+"""Make the table of the leak: the same fine-tuning with folds of patients and with folds of views.
+
+Folds of views put views of one patient on both sides of the split; the table says how much that adds to the scores.
+
+    python -m workflow_scripts.tables.make_leak_table --by-patient by_patient/seed0.csv --by-view by_view/seed0.csv \\
+        --title imagenet --positive inhomogeneous \\
+        --output-csv leak.csv --output-md leak.md --output-tex leak.tex --output-html leak.html
+"""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import read_csv
 from workflow_scripts.core.log import say
 from workflow_scripts.core.statistics import patient_bootstrap
-from workflow_scripts.core.tables import Table, number, plus_minus
+from workflow_scripts.core.tables import Table, number, plus_minus, write_table
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.tables.aggregation import SPREADS, aggregate, run_scores
 
-# FOLDED
-# The size of a leak: the same training with folds of views, where a patient's views lie on both sides.
+if TYPE_CHECKING:
+    import pandas as pd
+
 SPLITS = ("patients kept together", "views dealt freely")
 METRICS = {"accuracy": "accuracy", "f1": "F1", "auroc": "AUROC"}
 
@@ -25,14 +34,18 @@ def leak_numbers(by_patient: pd.DataFrame, by_view: pd.DataFrame, positive: str,
     """One row per split, in percent: `<metric>_mean`, `_std`, and `split_patients`, the share of patients whose views
     lie in more than one fold of a seed.
 
-    The arguments are the joined predictions of two trainings that differ in their folds alone. Both are scored on the
+    The arguments are the joined predictions of two experiments that differ in their folds alone. Both are scored on the
     original labels of all views. The second row has also `difference`, `_low` and `_high`: how much more accuracy the
     leak shows, and its 95 % interval, a bootstrap over patients of the paired predictions. Raises `UserError` unless
     both predict the same views by the same seeds.
     """
+    import pandas as pd
+
     runs = [table.set_index(["view_id", "seed"]).sort_index() for table in (by_patient, by_view)]
     if not runs[0].index.equals(runs[1].index):
-        raise UserError("the two trainings were not predicted on the same views and seeds; make the older one again")
+        raise UserError(
+            "--by-patient and --by-view are not predictions of the same views and seeds; make the older ones again"
+        )
     rows = []
     for name, table in zip(SPLITS, (by_patient, by_view), strict=True):
         row: dict[str, object] = {"split": name, "split_patients": 100 * _split_share(table)}
@@ -49,7 +62,7 @@ def leak_numbers(by_patient: pd.DataFrame, by_view: pd.DataFrame, positive: str,
 
 
 def leak_layout(values: pd.DataFrame, name: str, seeds: int, folds: int, spread: str, origin: str) -> Table:
-    """The table of the leak of the start `name`."""
+    """The page; `name` is what was fine-tuned."""
     header = ("folds", "patients in several folds", *METRICS.values(), "accuracy gained, 95 % CI")
     rows = []
     for row in values.to_dict("records"):
@@ -89,16 +102,9 @@ def _split_share(predictions: pd.DataFrame) -> float:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--by-patient", type=Path, nargs="+", required=True, help="CSVs of predictions, one per seed")
-    parser.add_argument("--by-view", type=Path, nargs="+", required=True, help="the same with folds of views")
-    parser.add_argument("--name", required=True, help="what was fine-tuned, as printed")
-    parser.add_argument("--positive", required=True, help="name of the positive class")
-    parser.add_argument(
-        "--spread", choices=("released", "seeds", "runs"), default="released", help="what ± means (default: released)"
-    )
-    parser.add_argument("--origin", default="", help="what the numbers come from if not from patients: PHANTOM")
-    for suffix, what in (("csv", "all numbers"), ("md", "Markdown"), ("tex", "LaTeX"), ("html", "HTML page")):
-        parser.add_argument(f"--output-{suffix}", type=Path, required=True, help=what)
+    add_inputs(parser, "by_patient+ by_view+")
+    add_outputs(parser, "csv md tex html")
+    add_parameters(parser, "title positive spread origin")
     return parser
 
 
@@ -106,21 +112,21 @@ def main(arguments: argparse.Namespace) -> None:
     """Read, compare, lay out, write."""
     import pandas as pd
 
-    pass
-    from workflow_scripts.core.files import read_csv, write_csv, write_text
-    from workflow_scripts.core.tables import html_page, latex, markdown
-
     by_patient, by_view = (
         pd.concat(map(read_csv, paths), ignore_index=True) for paths in (arguments.by_patient, arguments.by_view)
     )
     values = leak_numbers(by_patient, by_view, arguments.positive, arguments.spread)
     seeds, folds = by_patient["seed"].nunique(), by_patient["fold"].nunique()
-    page = leak_layout(values, arguments.name, seeds, folds, arguments.spread, arguments.origin)
+    page = leak_layout(values, arguments.title, seeds, folds, arguments.spread, arguments.origin)
     say(page.notes[-1])
-    write_text(markdown(page), arguments.output_md)
-    write_text(latex(page), arguments.output_tex)
-    write_text(html_page(page), arguments.output_html)
-    write_csv(values.assign(origin=arguments.origin), arguments.output_csv)
+    write_table(
+        page,
+        values,
+        csv=arguments.output_csv,
+        md=arguments.output_md,
+        tex=arguments.output_tex,
+        html=arguments.output_html,
+    )
 
 
 if __name__ == "__main__":

@@ -1,29 +1,35 @@
 """Aggregate predictions from views to organ sides and patients, and tabulate the metrics at each level.
 
-The rows are those of a table of fine-tuning. Truths are the original labels.
+It is what a clinic asks: not about a view, but about an organ side and a patient (paper, Sec. 3: two views of each
+testicle). The rows are those of a table of fine-tuning. Truths are the original labels.
+
+    python -m workflow_scripts.tables.make_levels --rows '[{"name": "UD", "experiment": "ud-flipped"}]' \\
+        --experiments ud-flipped --predictions finetuning/ud-flipped/seed0.csv --index views/labelled.csv \\
+        --classes homogeneous inhomogeneous --output-organ-sides organ_sides.csv --output-patients patients.csv \\
+        --output-csv levels.csv --output-md levels.md --output-tex levels.tex --output-html levels.html
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import read_csv, write_csv
 from workflow_scripts.core.log import say
-from workflow_scripts.core.tables import Table, plus_minus
-from workflow_scripts.finetuning.predictions import decide
+from workflow_scripts.core.tables import Table, plus_minus, write_table
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
-from workflow_scripts.study.patients import numbered_organ_sides
 from workflow_scripts.tables.aggregation import SPREADS, aggregate, run_scores
-from workflow_scripts.tables.rows import Row, add_predictions, add_rows, add_spread, read_predictions, read_table_rows
+from workflow_scripts.tables.rows import Row, read_predictions, read_table_rows
 from workflow_scripts.tables.tables import HEADERS
 
-# FOLDED
-# What a clinic asks: not the view but the organ side and the patient (paper, Sec. 3: two views of each organ side).
+if TYPE_CHECKING:
+    import pandas as pd
+
 LEVELS = ("view", "organ_side", "patient")
 SHOWN = ("accuracy", "f1", "balanced_accuracy", "auroc")
 UNIT_COLUMNS = ["patient_id", "fold", "seed", "views", "probability", "truth", "prediction"]
@@ -35,6 +41,10 @@ def named_organ_sides(index: pd.DataFrame) -> pd.DataFrame:
     A frame whose side is unknown is an organ side of its own, numbered within its patient: `P001 frame 2`. `index` is that
     of a view store.
     """
+    import pandas as pd
+
+    from workflow_scripts.study.patients import numbered_organ_sides
+
     numbers = numbered_organ_sides(index)
     sides = index["side"].where(index["side"] != "", None)
     frames = numbers[sides.isna()].groupby(index["patient_id"]).transform(lambda column: pd.factorize(column)[0] + 1)
@@ -47,6 +57,8 @@ def organ_side_truths(index: pd.DataFrame, classes: Sequence[str]) -> tuple[pd.S
 
     The majority of its views' labels in `index`; a tie is positive (the second of `classes`).
     """
+    import pandas as pd
+
     organ_side = named_organ_sides(index)["organ_side"]
     share = (index["label"] == classes[1]).groupby(organ_side).mean()
     truth = pd.Series(np.where(share >= 0.5, classes[1], classes[0]), index=share.index)
@@ -85,6 +97,8 @@ def patient_predictions(predictions: pd.DataFrame, organ_sides: pd.DataFrame, cl
 
 
 def _mean_over_views(views: pd.DataFrame, unit: str, classes: Sequence[str]) -> pd.DataFrame:
+    from workflow_scripts.finetuning.predictions import decide
+
     groups = views.groupby([unit, "seed"])
     if (groups["fold"].min() != groups["fold"].max()).any():
         raise UserError(
@@ -106,6 +120,8 @@ def level_numbers(
     `units` maps an experiment to its tables by level: `view`, its predictions; `organ_side` and `patient`, as the
     functions above return them. Columns: name, experiment, level, units, positives, `<metric>_mean`, `<metric>_std`.
     """
+    import pandas as pd
+
     table = []
     for row in rows:
         for level in LEVELS:
@@ -159,18 +175,9 @@ def level_layout(
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    add_rows(parser)
-    add_predictions(parser)
-    parser.add_argument("--index", type=Path, required=True, help="CSV index of the labelled views")
-    add_spread(parser)
-    parser.add_argument(
-        "--output-organ-sides", type=Path, required=True, help="CSV, a row per experiment, organ side, seed"
-    )
-    parser.add_argument("--output-patients", type=Path, required=True, help="CSV, a row per experiment, patient, seed")
-    parser.add_argument("--output-csv", type=Path, required=True, help="all numbers of the table")
-    parser.add_argument("--output-md", type=Path, required=True, help="Markdown")
-    parser.add_argument("--output-tex", type=Path, required=True, help="LaTeX")
-    parser.add_argument("--output-html", type=Path, required=True, help="HTML page")
+    add_inputs(parser, "predictions+ index")
+    add_outputs(parser, "organ_sides patients csv md tex html")
+    add_parameters(parser, "rows experiments classes spread origin")
     return parser
 
 
@@ -178,37 +185,39 @@ def main(arguments: argparse.Namespace) -> None:
     """Read, average, tabulate, write."""
     import pandas as pd
 
-    from workflow_scripts.core.files import read_csv, write_csv, write_text
-    from workflow_scripts.core.tables import html_page, latex, markdown
-    from workflow_scripts.tables import make_levels as levels
-
     classes, origin = arguments.classes, arguments.origin
     rows = read_table_rows(arguments.rows)
     predictions = read_predictions(rows, arguments.experiments, arguments.predictions, classes)
     index = read_csv(arguments.index)
     if "side" not in index:
-        raise UserError(f"{arguments.index} has no column side, so views cannot be told apart by organ side; crop anew")
+        raise UserError(
+            f"{arguments.index} has no column side, so the views of an organ side cannot be found; crop the views again"
+        )
 
     units = {}
     for name, views in predictions.items():
-        organ_sides = levels.organ_side_predictions(views, index, classes)
-        patients = levels.patient_predictions(views, organ_sides, classes)
+        organ_sides = organ_side_predictions(views, index, classes)
+        patients = patient_predictions(views, organ_sides, classes)
         units[name] = {"view": views, "organ_side": organ_sides, "patient": patients}
     for level, path in (("organ_side", arguments.output_organ_sides), ("patient", arguments.output_patients)):
         tables = [tables[level].assign(origin=origin) for tables in units.values()]
         write_csv(pd.concat(tables, keys=units, names=["experiment"]).reset_index(level="experiment"), path)
 
     views = next(iter(predictions.values()))
-    _, disagreeing = levels.organ_side_truths(index[index["view_id"].isin(views["view_id"])], classes)
+    _, disagreeing = organ_side_truths(index[index["view_id"].isin(views["view_id"])], classes)
     if disagreeing:
         say(f"organ sides whose views are labelled unlike: {disagreeing}; the majority counts, a tie as {classes[1]}")
-    values = levels.level_numbers(rows, units, classes[1], arguments.spread)
+    values = level_numbers(rows, units, classes[1], arguments.spread)
     runs = f"{views['fold'].nunique()} folds × {views['seed'].nunique()} seeds"
-    page = levels.level_layout(rows, values, classes[1], arguments.spread, runs, disagreeing, origin)
-    write_text(markdown(page), arguments.output_md)
-    write_text(latex(page), arguments.output_tex)
-    write_text(html_page(page), arguments.output_html)
-    write_csv(values.assign(origin=origin), arguments.output_csv)
+    page = level_layout(rows, values, classes[1], arguments.spread, runs, disagreeing, origin)
+    write_table(
+        page,
+        values,
+        csv=arguments.output_csv,
+        md=arguments.output_md,
+        tex=arguments.output_tex,
+        html=arguments.output_html,
+    )
 
 
 if __name__ == "__main__":

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from workflow_scripts.core.tables import number, p_value
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from workflow_scripts.tables.rows import Row
 
 SIGNIFICANT = 0.05
 # Pretrainings of a row from which on their own spread is measured, and a verdict is no longer conditional on one.
 ENOUGH_BACKBONES = 3
-# Tables that are about a change of the labels: the label sets that are held against the reference.
+# Tables that are about a change of the labels: the label sets that are compared with the reference.
 CHANGED_LABELS = {
     "table1": ("filtered", "flipped"),
     "table1_protocols": ("filtered_nested", "flipped_nested"),

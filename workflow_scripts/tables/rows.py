@@ -1,8 +1,7 @@
-"""What the stages of the tables share: the flags that name rows and predictions, and how these are read."""
+"""The rows of a table and the predictions that they show, as the stages of the tables read them."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,51 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import read_csv
+from workflow_scripts.core.files import read_csv, read_json
 from workflow_scripts.study.config.names import BASELINES
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def add_rows(parser: argparse.ArgumentParser) -> None:
-    """Add --rows."""
-    parser.add_argument(
-        "--rows", required=True, help="JSON list of rows {name, experiment, init, samples, switches, parameters}; "
-        "parameters: JSON file of the pretraining run, which knows its number of views"
-    )  # fmt: skip
-
-
-def add_predictions(parser: argparse.ArgumentParser, at_least_one: bool = True) -> None:
-    """Add --experiments, --predictions, --classes and --origin."""
-    several = "+" if at_least_one else "*"
-    parser.add_argument(
-        "--experiments", nargs=several, required=True, help="names of the experiments, in the order of --predictions"
-    )
-    parser.add_argument(
-        "--predictions", type=Path, nargs=several, required=True,
-        help="CSVs of predictions: all seeds of the first experiment, then of the next",
-    )  # fmt: skip
-    parser.add_argument(
-        "--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="the two label names"
-    )
-    parser.add_argument("--origin", default="", help="what the numbers come from if not from patients: PHANTOM")
-
-
-def add_protocol(parser: argparse.ArgumentParser) -> None:
-    """Add --holdout and --pretraining-seeds: what the generator saw, and how often pretraining was repeated."""
-    parser.add_argument("--holdout", choices=("none", "per_fold"), default="none", help="the protocol")
-    parser.add_argument(
-        "--pretraining-seeds", type=int, default=1,
-        help="pretrainings of each run; fine-tuning seed s started from number s modulo this (default: 1)",
-    )  # fmt: skip
-
-
-def add_spread(parser: argparse.ArgumentParser) -> None:
-    """Add --spread."""
-    parser.add_argument(
-        "--spread", choices=("released", "seeds", "runs"), default="released", help="what ± means (default: released)"
-    )
 
 
 def read_predictions(
@@ -68,8 +27,8 @@ def read_predictions(
     seeds, rest = divmod(len(paths), len(experiments))
     if rest or not seeds:
         raise UserError(
-            f"--predictions names {len(paths)} files for {len(experiments)} experiments; each needs as many, one per "
-            "seed"
+            f"--predictions names {len(paths)} files for {len(experiments)} experiments; each experiment needs the same "
+            "number of files, one per seed"
         )
     predictions = {
         name: pd.concat(map(read_csv, paths[i * seeds : (i + 1) * seeds]), ignore_index=True)
@@ -83,10 +42,7 @@ def read_predictions(
 
 
 def read_table_rows(text: str) -> list[Row]:
-    """The rows of `--rows`."""
-    from workflow_scripts.core.files import read_json
-    from workflow_scripts.tables.rows import Row, short_count
-
+    """The rows of a table from the JSON of `--rows`; `parameters` is the file of a row's pretraining run."""
     try:
         entries: list[dict[str, Any]] = json.loads(text)
     except json.JSONDecodeError as error:
@@ -104,6 +60,7 @@ def read_table_rows(text: str) -> list[Row]:
             Row(
                 name=entry["name"],
                 experiment=entry["experiment"],
+                paper=entry.get("paper", ""),
                 init=entry.get("init", ""),
                 samples=samples,
                 switches=entry.get("switches", {}),
@@ -117,7 +74,8 @@ def read_table_rows(text: str) -> list[Row]:
 class Row:
     """A row of a table: its printed name, the experiment that it shows, and its descriptive cells.
 
-    `is_pretrained`: its network starts from a pretraining run of the study.
+    `is_pretrained`: its network starts from a pretraining run of the study. `paper`: the row of the paper's table that it
+    repeats, by key (study/paper.py); empty if none.
     """
 
     name: str
@@ -126,6 +84,7 @@ class Row:
     samples: str = "–"
     switches: Mapping[str, str] = field(default_factory=dict)
     is_pretrained: bool = False
+    paper: str = ""
 
     @property
     def is_baseline(self) -> bool:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
-from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv
 from workflow_scripts.core.statistics import corrected_paired_test, holm, patient_bootstrap
 from workflow_scripts.core.tables import Table, number, p_value, plus_minus
+from workflow_scripts.study.paper import PAPER
 from workflow_scripts.tables.aggregation import SPREADS, aggregate, run_scores
 from workflow_scripts.tables.reading import critical_sentence
 from workflow_scripts.tables.rows import Row
 
-PAPER = Path(__file__).with_name("paper_tables.csv")
+if TYPE_CHECKING:
+    import pandas as pd
+
 TITLES = {
     "table1": "Noisy labels: fine-tuning on the complete, filtered and flipped labels",
     "table1_protocols": "Noisy labels: who changed the labels, and which labels the test believes",
@@ -24,20 +25,21 @@ TITLES = {
     "table3": "Pretraining on mixes of real and synthetic views",
     "table4": "Loss ablation",
 }
-# The row that the others of a table are tested against: the paper's starting point in table 1, its best elsewhere.
+# The row of the paper (by key) that the others of a table are tested against: the paper's starting point in table 1, its
+# best elsewhere.
 REFERENCES = {
     "table1": "complete",
     "table1_protocols": "complete",
-    "table2": "UD",
-    "table3": "testicle + thyroid",
-    "table4": "lambda 0.2",
+    "table2": "ud",
+    "table3": "testicle_thyroid",
+    "table4": "lambda_0_2",
 }
 SHORT = ("accuracy", "f1")
 LONG = ("accuracy", "f1", "precision", "recall")
 SHOWN = {"table1": SHORT, "table1_protocols": (*SHORT, "auroc"), "table2": LONG, "table3": LONG, "table4": SHORT}
 # Tables whose rows change the labels: scored on the policy's labels and on the original ones.
 SCORED_TWICE = ("table1", "table1_protocols")
-TOLD_BY_SWITCHES = ("table1_protocols", "table3", "table4")
+NAMED_BY_SWITCHES = ("table1_protocols", "table3", "table4")
 HEADERS = {
     "accuracy": "accuracy",
     "f1": "F1",
@@ -53,16 +55,11 @@ HOLDOUTS = {
 }
 
 
-def choose_reference(table: str, rows: Sequence[Row], wanted: str | None) -> str:
-    """Name of the row that the others are tested against: the wanted one, else the paper's, else the last network."""
-    names = [row.name for row in rows]
-    if wanted is not None:
-        if wanted not in names:
-            raise UserError(f"--reference {wanted!r}: {table} has no such row; it has {', '.join(names)}")
-        return wanted
-    if REFERENCES.get(table) in names:
-        return REFERENCES[table]
-    return next((row.name for row in reversed(rows) if not row.is_baseline), names[-1])
+def choose_reference(table: str, rows: Sequence[Row]) -> str:
+    """Name of the row that the others are tested against: the one that repeats the paper's, else the last network."""
+    repeated = [row for row in rows if row.paper == REFERENCES[table]]
+    networks = [row for row in rows if not row.is_baseline]
+    return (repeated or networks[-1:] or rows[-1:])[0].name
 
 
 def numbers(
@@ -78,6 +75,8 @@ def numbers(
     between backbones where pretraining was repeated with `pretraining_seeds`. `views`, `positives` and `relabelled`
     count what is scored and how many labels the policy changed.
     """
+    import pandas as pd
+
     same_labels = share_labels(rows, predictions)
     scored = {
         row.experiment: {
@@ -144,6 +143,8 @@ def share_labels(rows: Sequence[Row], predictions: Mapping[str, pd.DataFrame]) -
 
 def patient_counts(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Correct and all kept views by patient and seed, two (P, S) arrays, on the policy's labels."""
+    import pandas as pd
+
     kept = predictions[predictions["kept"] == 1]
     correct = (kept["prediction"] == kept["label_policy"]).astype(np.int64)
     views = pd.crosstab(kept["patient_id"], kept["seed"])
@@ -152,16 +153,19 @@ def patient_counts(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def paper_numbers(table: str) -> pd.DataFrame:
-    """What the paper prints for a table (percent), by row name; metrics that it does not print are left out."""
+    """What the paper prints for a table (percent), by the key of the row; rows and metrics without numbers are left out."""
     rows = read_csv(PAPER)
-    rows = rows[rows["table"] == table].set_index("row").drop(columns="table")
-    return rows.dropna(axis=1, how="all")
+    rows = rows[rows["table"] == table].set_index("key").drop(columns=["table", "row"])
+    return rows.dropna(how="all").dropna(axis=1, how="all")
 
 
-def with_paper_numbers(table: str, values: pd.DataFrame) -> pd.DataFrame:
-    """`values` with the paper's numbers as further columns `paper_<metric>_mean`, `…_std`; NaN where it has none."""
-    paper = paper_numbers(table).add_prefix("paper_")
-    return values.join(paper, on="name")
+def with_paper_numbers(table: str, values: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """`values` with the paper's numbers as further columns `paper_<metric>_mean`, `…_std`; NaN where it has none.
+
+    `keys`: the row of the paper's table that each row of `values` repeats, empty if none.
+    """
+    paper = paper_numbers(table).add_prefix("paper_").reindex(keys)
+    return values.join(paper.set_index(values.index))
 
 
 def notes(
@@ -221,13 +225,13 @@ def layout(
 ) -> Table:
     """The table as the paper lays it out, with interval, p value and, if `values` has them, the paper's numbers.
 
-    Rows of `TOLD_BY_SWITCHES` are told apart by their switches; where these do not suffice, a column with names leads.
+    Rows of the tables in `NAMED_BY_SWITCHES` differ by their switches; where these do not suffice, a column of names leads.
     """
     switches = list(rows[0].switches)
     header: list[str] = {"table1": ["LD variant"], "table2": ["pretraining", "samples"]}.get(table, switches)
     cells = [_words(table, row) for row in rows]
     networks = [words for row, words in zip(rows, cells, strict=True) if not row.is_baseline]
-    if table in TOLD_BY_SWITCHES and (not switches or len({tuple(words) for words in networks}) < len(networks)):
+    if table in NAMED_BY_SWITCHES and (not switches or len({tuple(words) for words in networks}) < len(networks)):
         header = ["pretraining", *header]
         cells = [[row.name, *row.switches.values()] for row in rows]
     text_columns = len(header)
@@ -257,7 +261,7 @@ def layout(
 
 
 def _words(table: str, row: Row) -> list[str]:
-    """The descriptive cells of a row; a baseline has no switches, so its name stands in their place."""
+    """The descriptive cells of a row; a baseline has no switches, so its name takes their place."""
     if table == "table1":
         return [row.name]
     if table == "table2":

@@ -65,7 +65,7 @@ def train(folder: Path) -> Path:
         arguments = finetune.parser().parse_args(
             f"--views {folder}/views.npy --index {folder}/index.csv --labels {folder}/labels.csv"
             f" --folds {folder}/folds{seed}.csv --seed {seed} --classes fine coarse --backbone test_resnet"
-            f" --output {folder}/seed{seed}.csv --output-weights {folder}/seed{seed}_fold0.safetensors"
+            f" --output-predictions {folder}/seed{seed}.csv --output-weights {folder}/seed{seed}_fold0.safetensors"
             f" {folder}/seed{seed}_fold1.safetensors --work-dir {folder}/work{seed} --device cpu --epochs 4"
             " --batch-size 10 --backbone-lr 0.001 --head-lr 0.01 --augmentation.markers 0".split()
         )
@@ -85,7 +85,7 @@ def build(experiment: Path, output: Path, *more: str, weights=None, predictions=
         "--index",
         experiment / "index.csv",
     ]
-    words += ["--profiles", json.dumps(profiles), "--size", SIZE, "--classes", *CLASSES, "--output", output]
+    words += ["--profiles", json.dumps(profiles), "--size", SIZE, "--classes", *CLASSES, "--output-folder", output]
     words += ["--device", "cpu", "--weights", *weights, "--predictions", *predictions, *more]
     classifier.main(classifier.parser().parse_args([str(word) for word in words]))
     return output
@@ -326,7 +326,7 @@ def test_several_crop_profiles_must_be_chosen_from(capsys):
     profiles = {"whole": {"kind": "none"}, "scanner": {"kind": "dicom_regions"}}
     assert predict.chosen_profile(profiles, "scanner") == profiles["scanner"]
     assert predict.chosen_profile(PROFILES, "") == PROFILES["whole"]
-    with pytest.raises(UserError, match="--device: whole, scanner"):
+    with pytest.raises(UserError, match="--profile: whole, scanner"):
         predict.chosen_profile(profiles, "")
     with pytest.raises(UserError, match="no crop profile 'scaner'.*whole, scanner"):
         predict.chosen_profile(profiles, "scaner")
@@ -343,7 +343,7 @@ def test_predict_refuses_another_folder_and_a_changed_file(model, frames, tmp_pa
         predict.load_model(changed, 1)
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert predict.find_files([empty]) == ([], [f"{empty}: no picture and no DICOM file lies in this folder"])
+    assert predict.find_files([empty]) == ([], [f"{empty}: this folder holds no picture and no DICOM file"])
 
 
 def test_networks_that_do_not_belong_together_are_refused(experiment, tmp_path):
@@ -353,7 +353,7 @@ def test_networks_that_do_not_belong_together_are_refused(experiment, tmp_path):
     split, swapped = read_csv(experiment / "seed0.csv"), read_csv(experiment / "seed1.csv")
     split.loc[2, "fold"] = 1 - split.loc[3, "fold"]
     write_csv(split, tmp_path / "split.csv")
-    with pytest.raises(UserError, match="patient P01 lies in more than one fold of seed 0"):
+    with pytest.raises(UserError, match="patient P01 is in more than one fold of seed 0"):
         build(experiment, tmp_path / "m", predictions=[tmp_path / "split.csv", experiment / "seed1.csv"])
     write_csv(swapped.assign(probability=1 - swapped["probability"]), tmp_path / "swapped.csv")
     with pytest.raises(UserError, match="--weights and --predictions are of different runs"):
@@ -387,5 +387,5 @@ def test_what_onnx_cannot_hold_and_what_is_no_ensemble_are_refused(tmp_path, mon
     with pytest.raises(UserError, match="fewer seeds or a smaller backbone"):
         export_onnx(ensemble, SIZE, {}, tmp_path / "a.onnx")
     save_weights(ensemble.members[0].state_dict(), {"backbone": "test_resnet"}, tmp_path / "single.safetensors")
-    with pytest.raises(UserError, match="is no ensemble"):
+    with pytest.raises(UserError, match="is not an ensemble"):
         load_ensemble(tmp_path / "single.safetensors")

@@ -2,7 +2,9 @@
 
 import functools
 import itertools
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,9 +14,10 @@ from scipy import stats
 from tests.unit.finetuning.test_metrics import CLASSES
 from tests.unit.tables.test_tables import Cells
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import read_csv, write_csv
+from workflow_scripts.core.files import read_csv, write_csv, write_json
 from workflow_scripts.core.statistics import holm
 from workflow_scripts.finetuning.predictions import PREDICTION_COLUMNS, decide
+from workflow_scripts.study.paper import paper_rows
 from workflow_scripts.tables import check_claims as stage
 from workflow_scripts.tables.check_claims import claims_table
 from workflow_scripts.tables.claims import (
@@ -59,23 +62,22 @@ def predicted(right: float, seed: int, seeds: int = 4, patients: int = 60, label
 
 ROWS = {
     "table1": [
-        Row("complete", "imagenet-complete"),
-        Row("filtered", "imagenet-filtered"),
-        Row("flipped", "imagenet-flipped"),
+        Row("complete", "imagenet-complete", paper="complete"),
+        Row("filtered", "imagenet-filtered", paper="filtered"),
+        Row("flipped", "imagenet-flipped", paper="flipped"),
     ],
     "table2": [
-        Row("none (scratch)", "scratch-flipped"),
-        Row("ImageNet", "imagenet-flipped"),
-        Row("UD testicles only", "ud_testicle-flipped", is_pretrained=True),
-        Row("UD thyroids only", "ud_thyroid-flipped", is_pretrained=True),
-        Row("UD", "ud-flipped", is_pretrained=True),
+        Row("none (scratch)", "scratch-flipped", paper="scratch"),
+        Row("ImageNet", "imagenet-flipped", paper="imagenet"),
+        Row("UD testicles only", "ud_testicle-flipped", is_pretrained=True, paper="ud_testicle"),
+        Row("UD thyroids only", "ud_thyroid-flipped", is_pretrained=True, paper="ud_thyroid"),
+        Row("UD", "ud-flipped", is_pretrained=True, paper="ud"),
     ],
 }
 RIGHT = {
     "imagenet-complete": 0.7, "imagenet-filtered": 0.9, "imagenet-flipped": 0.7, "scratch-flipped": 0.4,
     "ud_testicle-flipped": 0.8, "ud_thyroid-flipped": 0.8, "ud-flipped": 0.95,
 }  # fmt: skip
-PRETRAINED = ("ud", "ud_testicle", "ud_thyroid")
 
 
 @functools.cache
@@ -99,7 +101,7 @@ def study(seeds: int = 4) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFra
 @pytest.fixture(scope="module")
 def findings():
     tables, predictions = study()
-    found = check_claims(tables, predictions, PRETRAINED, "none", 2.0, None)
+    found = check_claims(tables, ROWS, predictions, "none", 2.0, None)
     return {finding.claim: finding for finding in found}
 
 
@@ -173,8 +175,10 @@ def test_equal(low: float, high: float, result: str) -> None:
 
 def test_every_claim_names_rows_of_the_papers_tables() -> None:
     for claim in CLAIMS:
+        keys = {key for pair in claim.pairs for key in pair}
+        assert keys <= set(paper_rows(claim.table))
         if claim.table != "table1_protocols":
-            assert {name for pair in claim.pairs for name in pair} <= set(paper_numbers(claim.table).index)
+            assert keys <= set(paper_numbers(claim.table).index)
 
 
 def test_verdicts(findings) -> None:
@@ -216,7 +220,7 @@ def test_p_values_are_corrected_over_the_page(findings) -> None:
 def test_one_comparison_that_fails_contradicts_a_claim() -> None:
     tables, predictions = study()
     predictions["ud_thyroid-flipped"] = predicted(0.2, 99)
-    found = check_claims(tables, predictions, PRETRAINED, "none", 2.0, None)
+    found = check_claims(tables, ROWS, predictions, "none", 2.0, None)
     by_claim = claims_table(found).set_index("claim")
     row = by_claim.loc["Pretraining beats starting from scratch"]
     assert row["result"] == "contradicted"
@@ -227,17 +231,32 @@ def test_one_comparison_that_fails_contradicts_a_claim() -> None:
     assert same["result"] == "contradicted"
 
 
+def test_another_name_of_a_row_changes_no_verdict(findings) -> None:
+    tables, predictions = study()
+    rows = {name: [replace(row, name={"UD": "our mix"}.get(row.name, row.name)) for row in ROWS[name]] for name in ROWS}
+    tables["table2"] = tables["table2"].replace({"name": {"UD": "our mix"}})
+    found = {f.claim: f for f in check_claims(tables, rows, predictions, "none", 2.0, None)}
+    claim = "Pretraining on testicles and thyroids (UD) beats ImageNet"
+    assert found[claim].result == findings[claim].result == "confirmed"
+    assert found[claim].paper == findings[claim].paper == "UD 86.78; ImageNet 83.89"
+    assert found[claim].difference == findings[claim].difference.replace("UD", "our mix")
+    for text, finding in findings.items():
+        assert (found[text].verdict, found[text].compared) == (finding.verdict, finding.compared)
+        numbers = [[(c.difference, c.low, c.high, c.p) for c in f.comparisons] for f in (found[text], finding)]
+        np.testing.assert_array_equal(*numbers)
+
+
 def test_backbones_of_their_own_lift_the_condition() -> None:
     tables, predictions = study()
     predictions["ud_thyroid-flipped"] = predicted(0.2, 99)
-    found = {f.claim: f for f in check_claims(tables, predictions, PRETRAINED, "per_fold", 2.0, None)}
+    found = {f.claim: f for f in check_claims(tables, ROWS, predictions, "per_fold", 2.0, None)}
     assert found["Testicles alone pretrain as well as thyroids alone"].verdict == "contradicted"
     assert "the one backbone of ImageNet" in found["Pretraining on testicles and thyroids (UD) beats ImageNet"].verdict
 
 
 def test_one_seed_decides_nothing() -> None:
     tables, predictions = study(seeds=1)
-    found = check_claims(tables, predictions, PRETRAINED, "none", 2.0, None)
+    found = check_claims(tables, ROWS, predictions, "none", 2.0, None)
     assert {f.verdict for f in found} == {"no verdict: one seed", "not tested here"}
 
 
@@ -297,6 +316,23 @@ def test_markers() -> None:
     assert check_markers(without_heat, predictions).compared == "no view of figure 5 has heat in both arms"
 
 
+def rows_json(tmp_path) -> list[str]:
+    """The rows of the example study as the rules pass them, one JSON list per table."""
+    write_json({"views": 880}, tmp_path / "parameters.json")
+    return [
+        json.dumps(
+            [
+                {
+                    "name": row.name, "paper": row.paper, "experiment": row.experiment,
+                    **({"parameters": str(tmp_path / "parameters.json")} if row.is_pretrained else {}),
+                }
+                for row in rows
+            ]
+        )
+        for rows in ROWS.values()
+    ]  # fmt: skip
+
+
 def make(tmp_path, *words: str) -> dict[str, str]:
     """Run the stage on the example study; the texts of its outputs by suffix."""
     tables, predictions = study()
@@ -312,7 +348,7 @@ def make(tmp_path, *words: str) -> dict[str, str]:
     outputs = {suffix: tmp_path / f"out.{suffix}" for suffix in ("csv", "md", "html")}
     arguments = [
         "--tables", "table1", "table2", "generation", "--numbers", *csvs, "--experiments", *predictions,
-        "--predictions", *files, "--classes", *CLASSES, "--pretrained", *PRETRAINED,
+        "--predictions", *files, "--classes", *CLASSES, "--rows", *rows_json(tmp_path),
         "--shares", str(tmp_path / "figure5.csv"),
         *itertools.chain.from_iterable((f"--output-{suffix}", str(path)) for suffix, path in outputs.items()), *words,
     ]  # fmt: skip
@@ -348,6 +384,8 @@ def test_a_wide_margin_confirms_equality(tmp_path) -> None:
     [
         (["--tables", "table1"], "--tables names 1, --numbers 3 files"),
         (["--margin", "0"], "points above 0"),
+        (["--rows"], "--rows has 0 lists for the tables table1, table2: one of each is needed"),
+        (["--rows", *['[{"name": "x", "experiment": "ud-flipped"}]'] * 2], "table1 are not of the same rows"),
         (["--experiments", "--predictions"], "table1 shows the experiment imagenet-complete, but"),
     ],
 )

@@ -81,7 +81,7 @@ def make(tmp_path, experiment: str = "ud-flipped"):
         write_csv(part, files[-1])
     rows = [{"name": "UD", "experiment": experiment, "init": "ud"}]
     words = ["--rows", json.dumps(rows), "--experiments", "ud-flipped", "--predictions", *files]
-    words += ["--classes", *CLASSES, "--output", str(tmp_path / "out.png")]
+    words += ["--classes", *CLASSES, "--output-figure", str(tmp_path / "out.png")]
     calibration_figure.main(calibration_figure.parser().parse_args(words))
     return tmp_path / "out.png"
 

@@ -47,7 +47,7 @@ def test_numbers() -> None:
 
 
 def test_predictions_of_other_views_are_refused() -> None:
-    with pytest.raises(UserError, match="not predicted on the same views and seeds"):
+    with pytest.raises(UserError, match="not predictions of the same views and seeds"):
         leak_numbers(predictions(0.7, False), predictions(0.7, True)[4:], "pos", "runs")
 
 
@@ -58,7 +58,7 @@ def test_stage(tmp_path) -> None:
     outputs = [word for s in ("csv", "md", "tex", "html") for word in (f"--output-{s}", str(tmp_path / f"t.{s}"))]
     arguments = [
         "--by-patient", str(tmp_path / "a0.csv"), str(tmp_path / "a1.csv"), "--by-view", str(tmp_path / "b0.csv"),
-        str(tmp_path / "b1.csv"), "--name", "ImageNet", "--positive", "pos", "--origin", "PHANTOM", *outputs,
+        str(tmp_path / "b1.csv"), "--title", "ImageNet", "--positive", "pos", "--origin", "PHANTOM", *outputs,
     ]  # fmt: skip
     leak_table.main(leak_table.parser().parse_args(arguments))
     assert read_csv(tmp_path / "t.csv")["origin"].tolist() == ["PHANTOM"] * 2

@@ -15,13 +15,15 @@ import pandas as pd
 import pytest
 import yaml
 
+from tests.shared import REPOSITORY
 from tests.unit.finetuning.test_metrics import CLASSES, predictions
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, write_csv, write_json
 from workflow_scripts.core.statistics import corrected_paired_test, holm
 from workflow_scripts.core.tables import Table, html_page, latex, markdown, p_value, plus_minus
 from workflow_scripts.finetuning.baselines import KINDS
-from workflow_scripts.study.config import BASELINES
+from workflow_scripts.study.config import BASELINES, load_config
+from workflow_scripts.study.paper import paper_rows
 from workflow_scripts.tables import make_generation_table as generation_table
 from workflow_scripts.tables import make_table as table
 from workflow_scripts.tables.aggregation import aggregate, run_scores
@@ -39,7 +41,6 @@ from workflow_scripts.tables.tables import (
 )
 
 NASTY = "50 % & <b>x_1</b> #2 $y$ {z} ~ ^ \\ | * `c` “q” ±"
-REPOSITORY = Path(__file__).parents[2]
 
 
 class Cells(HTMLParser):
@@ -150,8 +151,8 @@ def study() -> tuple[list[Row], dict[str, pd.DataFrame]]:
         other = predictions(seeds=3, patients=24, seed=i)
         tables[name] = base.assign(probability=other["probability"], prediction=other["prediction"])
     rows = [
-        Row("none (scratch)", "scratch-flipped", "scratch"),
-        Row("UD", "ud-flipped", "ud", "25.79K"),
+        Row("none (scratch)", "scratch-flipped", "scratch", paper="scratch"),
+        Row("UD", "ud-flipped", "ud", "25.79K", paper="ud"),
         Row("majority class", "majority-flipped", "majority"),
     ]
     return rows, tables
@@ -256,16 +257,14 @@ def test_caption_says_what_must_be_known() -> None:
 def test_reference_row() -> None:
     rows = [
         Row("a", "a-x", "a"),
-        Row("UD", "ud-x", "ud"),
-        Row("c", "c-x", "c"),
+        Row("our mix", "ud-x", "ud", paper="ud"),
+        # A name alone says nothing: another row may be called like the paper's.
+        Row("UD", "c-x", "c"),
         Row("majority", "majority-x", "majority"),
     ]
-    assert choose_reference("table2", rows, None) == "UD"
-    assert choose_reference("table4", rows, None) == "c"
-    assert choose_reference("table2", rows, "a") == "a"
-    assert choose_reference("table4", rows[-1:], None) == "majority"
-    with pytest.raises(UserError, match="'b': table2 has no such row; it has a, UD, c, majority"):
-        choose_reference("table2", rows, "b")
+    assert choose_reference("table2", rows) == "our mix"
+    assert choose_reference("table4", rows) == "UD"
+    assert choose_reference("table4", rows[-1:]) == "majority"
 
 
 def test_layout_of_switches() -> None:
@@ -294,7 +293,7 @@ def test_the_papers_numbers() -> None:
     }  # fmt: skip
     ud = [paper_numbers(name).loc[REFERENCES[name]] for name in ("table2", "table3", "table4")]
     assert all(row["accuracy_mean"] == 86.78 and row["f1_std"] == 1.55 for row in ud)
-    assert paper_numbers("table2").loc["USCL", "precision_mean"] == 47.37
+    assert paper_numbers("table2").loc["uscl", "precision_mean"] == 47.37
     for name, shown in SHOWN.items():
         if name == "table1_protocols":
             continue
@@ -306,12 +305,19 @@ def test_the_papers_numbers() -> None:
             assert (harmonic - paper["f1_mean"]).abs().max() < 1.5
 
 
-def test_the_shipped_config_names_the_papers_rows() -> None:
-    config = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
+def test_the_shipped_config_repeats_the_papers_rows_under_their_names() -> None:
+    config = load_config(yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8")), [])
     for name in SHOWN:
-        ours = [row["name"] for row in config["tables"][name]["rows"]]
+        ours = {row["paper"]: row["name"] for row in config["tables"][name]["rows"] if "paper" in row}
+        assert ours == paper_rows(name)
         assert set(paper_numbers(name).index) <= set(ours)
         assert REFERENCES[name] in ours
+
+
+def test_the_demo_has_the_papers_reference_rows() -> None:
+    demo = yaml.safe_load((REPOSITORY / "demo" / "config.yaml").read_text(encoding="utf-8"))["tables"]
+    for name, reference in REFERENCES.items():
+        assert reference in [row.get("paper") for row in demo[name]["rows"]]
 
 
 def test_baselines_are_those_of_the_config() -> None:
@@ -345,14 +351,34 @@ def make(tmp_path: Path, rows: list[dict], *words: str) -> dict[str, str]:
     return {suffix: path.read_text(encoding="utf-8") for suffix, path in outputs.items()}
 
 
-def test_stage(tmp_path) -> None:
+def table2(tmp_path: Path) -> list[dict]:
+    """Rows of table 2 as the rules pass them."""
     write_json({"views": 25790}, tmp_path / "parameters.json")
-    rows = [
-        {"name": "none (scratch)", "experiment": "scratch-flipped", "init": "scratch", "samples": "–"},
-        {"name": "UD", "experiment": "ud-flipped", "init": "ud", "parameters": str(tmp_path / "parameters.json")},
+    parameters = str(tmp_path / "parameters.json")
+    return [
+        {
+            "name": "none (scratch)", "paper": "scratch", "experiment": "scratch-flipped", "init": "scratch",
+            "samples": "–",
+        },
+        {"name": "UD", "paper": "ud", "experiment": "ud-flipped", "init": "ud", "parameters": parameters},
         {"name": "majority class", "experiment": "majority-flipped", "init": "majority"},
-    ]
-    texts = make(tmp_path, rows, "--table", "table2", "--reference-numbers", "--caption-notes", "My own note.")
+    ]  # fmt: skip
+
+
+def test_another_name_of_a_row_changes_nothing_but_the_name(tmp_path) -> None:
+    rows = table2(tmp_path)
+    # In another order, so that the reference is not the last network either.
+    rows = [rows[1], rows[0], rows[2]]
+    texts = make(tmp_path, rows, "--table", "table2", "--reference-numbers")
+    assert "86.78 ± 2.21" in texts["md"]
+    assert "marked ref. (UD)" in texts["md"]
+    renamed = make(tmp_path, [{**rows[0], "name": "our mix"}, *rows[1:]], "--table", "table2", "--reference-numbers")
+    assert {suffix: re.sub(r"\bUD\b", "our mix", text) for suffix, text in texts.items()} == renamed
+
+
+def test_stage(tmp_path) -> None:
+    rows = table2(tmp_path)
+    texts = make(tmp_path, rows, "--table", "table2", "--reference-numbers")
     values = read_csv(tmp_path / "out.csv")
     assert values["name"].tolist() == [row["name"] for row in rows]
     assert values["paper_accuracy_mean"].tolist() == pytest.approx([73.93, 86.78, math.nan], nan_ok=True)
@@ -369,7 +395,7 @@ def test_stage(tmp_path) -> None:
     # Calibration is among the numbers, on both labels, but not among the columns.
     assert values[["ece_mean", "ece_std", "brier_mean", "brier_original_mean"]].notna().all(axis=None)
     for text in (texts["html"], texts["md"], texts["tex"]):
-        assert "My own note." in text
+        assert "on their own data" in text
         assert "PHANTOM" not in text
     assert "Table 2: Pretraining strategies" in texts["md"]
     assert "Table 2" not in texts["tex"]
@@ -388,7 +414,6 @@ def test_stage_marks_phantoms(tmp_path) -> None:
         ([], [], "needs at least one row"),
         ([{"name": "x"}], [], "row 0: name and experiment are needed"),
         ([{"name": "x", "experiment": "y"}], [], "no predictions for the experiment y; there are scratch-flipped"),
-        ([{"name": "x", "experiment": "ud-flipped"}], ["--reference", "z"], "table2 has no such row"),
     ],
 )
 def test_stage_refuses(tmp_path, rows: list[dict], words: list[str], message: str) -> None:
@@ -432,7 +457,7 @@ def test_generation_table(tmp_path, generators: int) -> None:
     outputs = {suffix: tmp_path / f"out.{suffix}" for suffix in ("csv", "md", "tex", "html")}
     words = itertools.chain.from_iterable((f"--output-{suffix}", str(path)) for suffix, path in outputs.items())
     arguments = ["--metrics", *map(str, metrics), "--filter", *map(str, filters), "--reference-numbers", *words]
-    arguments += ["--holdout", "none" if generators == 1 else "per_fold"]
+    arguments += ["--holdout-protocol", "none" if generators == 1 else "per_fold"]
     generation_table.main(generation_table.parser().parse_args(arguments))
     values = read_csv(outputs["csv"]).set_index("name")
     assert list(values.index) == ["unfiltered", "filtered", "real"]
