@@ -31,7 +31,7 @@ def stages() -> list[str]:
     package = REPOSITORY / "workflow_scripts"
     return sorted(
         ".".join(file.relative_to(package).with_suffix("").parts)
-        for file in package.rglob("*.py")
+        for file in package.glob("*/*.py")
         if 'if __name__ == "__main__":' in file.read_text(encoding="utf-8")
     )
 

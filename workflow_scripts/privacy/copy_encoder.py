@@ -82,7 +82,7 @@ class CopyTraining:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        parts = {"network": self.network, "optimiser": self.optimiser, "schedule": self.schedule}
+        parts: dict[str, Any] = {"network": self.network, "optimiser": self.optimiser, "schedule": self.schedule}
         return {name: part.state_dict() for name, part in parts.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ left out. Finished batches survive an interruption.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import say
@@ -67,7 +68,7 @@ def main(arguments: argparse.Namespace) -> None:
     run.start(run.identity(recipe, device=run.device.type))
 
     batches = -(-len(used) // batch_size)
-    start = {"errors": torch.zeros(len(used), dtype=torch.float64), "step": 0}
+    start: dict[str, Any] = {"errors": torch.zeros(len(used), dtype=torch.float64), "step": 0}
     checkpoint = run.work.load(CHECKPOINT) or start
     errors = checkpoint["errors"]
     for step in run.steps(
