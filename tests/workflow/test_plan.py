@@ -115,7 +115,9 @@ def test_missing_weights_stop_a_run_before_its_first_job(tmp_path: Path):
     output = study.snakemake("--cores", "1", "results/finetuning/imagenet-complete/seed0.csv", check=False)
     assert "weights/resnet18-f37072fd.pth is missing and cannot be fetched" in output
     assert "table1 row 'complete'" in output
-    assert "uscl" not in output.partition("are not at hand")[2]
+    _, found, listed = output.partition("networks that this run needs are missing:")
+    assert found
+    assert "uscl" not in listed
     assert not (tmp_path / "results").exists()
 
 

@@ -1,7 +1,7 @@
 """List near-identical views of different patients, within a set and across sets: they leak as a shared patient does.
 
 A perceptual hash proposes pairs, an exact distance (one minus the correlation of local contrast) confirms them. Views
-without a patient_id count as a patient per image. Nearly black and flat views are left out, since all of them are alike.
+without a patient_id count as a patient per image. Nearly black and flat views are left out, since they all look alike.
 
     python -m workflow_scripts.data.find_near_duplicates --names labelled thyroid --views labelled.npy thyroid.npy \\
         --index labelled.csv thyroid.csv --output-pairs pairs.csv --output-figure pairs.png

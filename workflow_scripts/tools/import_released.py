@@ -4,8 +4,8 @@ There, a spreadsheet has one row per patient: the column `ID`, and two columns o
 testicle, the second for the left (pandas calls it "….1"): 0 is homogeneous, 1 inhomogeneous. Frames are called
 ID<nn>_1.bmp (right) and ID<nn>_2.bmp (left), nn having at least two digits. Image ids are these names: ID07_1.
 
-Any other value is no label. The released loader lets 2 and 3 pass, but by a check that it shares with a column of four
-functional classes; nothing says what they would mean here, so the frame stays unlabelled and is named.
+Any other value is not a label. The released loader accepts 2 and 3, but by a check that it shares with a column of four
+functional classes; their meaning here is undocumented, so the frame stays unlabelled and is listed.
 
     python -m workflow_scripts.tools.import_released --spreadsheet new_meta.xlsx --frames data \\
         --output-manifest data_manifest.csv

@@ -55,7 +55,7 @@ class InvalidRead(Exception):
 
 
 class _Invalid:
-    """Stands for a wrong value while other values are checked; whatever is done with it raises `InvalidRead`."""
+    """Placeholder for a wrong value while other values are checked; any use of it raises `InvalidRead`."""
 
     def _refuse(self, *_: Any) -> Any:
         raise InvalidRead

@@ -31,7 +31,7 @@ class Row(Settings):
     variant: Literal["", "unaugmented", "markers_only"] = Field(
         "",
         description="A named change of the fine-tuning recipe: `unaugmented` trains without augmentation, "
-        "`markers_only` with markers and nothing else.",
+        "`markers_only` with markers only.",
     )
 
     paper: Name | None = Field(
