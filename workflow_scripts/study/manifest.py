@@ -37,13 +37,17 @@ def read_manifest(path: str | Path, key: Path | None = None) -> list[dict[str, s
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        # Line ends inside a cell stay as they are: the rules for cells refuse them, whatever they are.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            text = file.read()
     except FileNotFoundError:
         raise UserError(f"the manifest {path} does not exist; data.manifest in the config names it") from None
     except UnicodeDecodeError:
         raise UserError(f"the manifest {path} is not UTF-8; save it as CSV UTF-8") from None
     header = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text), delimiter=";" if header.count(";") > header.count(",") else ",")
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=";" if header.count(";") > header.count(",") else ","
+    )
     secret = read_key(key) if key else b""
     rows = []
     try:

@@ -1,6 +1,5 @@
 """Flags from the models: config -> flags -> settings is the identity."""
 
-import shlex
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ from pydantic import ValidationError
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.runtime import cli
+from workflow_scripts.runtime.arguments import flags
 from workflow_scripts.study.config.audit import AuditRecipe, VoteRule
 from workflow_scripts.study.config.diffusion import DiffusionRecipe, MonitorRecipe
 from workflow_scripts.study.config.finetuning import FinetuningRecipe
@@ -28,7 +28,7 @@ def test_flags_and_settings_are_inverse(recipe):
     cli.add_settings(parser, recipe)
     defaults = recipe()
     assert cli.settings(parser.parse_args([])) == defaults
-    assert cli.settings(parser.parse_args(shlex.split(cli.flags(defaults.model_dump())))) == defaults
+    assert cli.settings(parser.parse_args(flags(defaults.model_dump()))) == defaults
 
 
 def test_every_kind_of_value_survives():
@@ -37,7 +37,7 @@ def test_every_kind_of_value_survives():
     changed = PretrainingRecipe().model_dump()
     changed.update(loss_con=False, projection=[8, 4], lr=1e-7, optimiser="adamw")
     changed["augmentation"]["flip"] = 0.125
-    read = cli.settings(parser.parse_args(shlex.split(cli.flags(changed))))
+    read = cli.settings(parser.parse_args(flags(changed)))
     assert read.model_dump() == changed
     assert (read.lr, read.augmentation.flip) == (1e-7, 0.125)
     with pytest.raises(ValidationError):
@@ -84,7 +84,7 @@ def test_a_light_stage_without_settings_loads_no_pydantic():
 
 STAGE = """
 import atexit, sys, types
-from workflow_scripts import cli
+from workflow_scripts.runtime import cli
 torch = sys.modules["torch"] = types.ModuleType("torch")
 torch.cuda = types.SimpleNamespace(is_available=lambda: False)
 atexit.register(print, "closed")

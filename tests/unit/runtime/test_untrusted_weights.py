@@ -1,5 +1,6 @@
 """A file of weights is read and never run: every entry that takes one, with files that leave a trace when they are run."""
 
+import argparse
 import json
 import pickle
 from collections.abc import Callable
@@ -153,7 +154,10 @@ def entry_classifier(name: str) -> Callable[[Attack, Path], object]:
         facts = {"files": {file: sha256(folder / file) for file in (ONNX, REFERENCE, ENSEMBLE)}}
         write_json(facts, folder / DESCRIPTION)
         if name == ENSEMBLE:
-            return predict.overlay_writer(folder, json.loads((folder / DESCRIPTION).read_text()), folder / "maps", 1)
+            return predict.overlay_writer(
+                argparse.Namespace(model=folder, overlays=folder / "maps", device="cpu", threads=1),
+                json.loads((folder / DESCRIPTION).read_text()),
+            )
         return predict.load_model(folder, 1)
 
     return load
