@@ -76,10 +76,10 @@ def audit_layout(summary: Mapping[str, Any]) -> Table:
 
 
 def weights_note(attack: Mapping[str, Any]) -> str:
-    """One sentence or two about what the generator's weights tell of its training patients."""
+    """One sentence or two about what the generator's weights reveal of its training patients."""
     auc, caught = attack["auc"], attack["caught"]
     found = (
-        f" At {attack['false_alarms']:.0%} false alarms {caught['value']:.0%} of them are told"
+        f" At {attack['false_alarms']:.0%} false alarms {caught['value']:.0%} of them are recognised"
         f" ({caught['low']:.0%} to {caught['high']:.0%}; chance is {attack['false_alarms']:.0%})."
         if caught
         else ""
@@ -137,7 +137,7 @@ def main(arguments: argparse.Namespace) -> None:
     if same.any():
         views_named = ", ".join(index["view_id"].to_numpy()[held_out][same])
         say(
-            "held-out views that are the same picture as a training view, their patients calibrate nothing:"
+            "held-out views that are the same picture as a training view, their patients are left out of the calibration:"
             f" {views_named}"
         )
     usable = privacy.really_unseen(unseen.correlation[:, 0], patients[held_out])

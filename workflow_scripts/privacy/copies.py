@@ -1,4 +1,4 @@
-"""Copy audit of generated views: is one closer to a training view than views of unseen patients come to be?
+"""Copy audit of synthetic views: is one closer to a training view than views of unseen patients come to be?
 
 Every candidate is compared with all training views in two ways: in features of a copy encoder (`copy_encoder`), and in
 pixels by normalised cross-correlation, at its maximum over horizontal flips and shifts. Each gives two pieces of
@@ -247,7 +247,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Counts, shares and their honest yardsticks for the report, as JSON values.
 
-    `copies`, `kept`: bool (N,), of the generated views. `excess` is the flagged share minus the share of held-out views
+    `copies`, `kept`: bool (N,), of the synthetic views. `excess` is the flagged share minus the share of held-out views
     (scores (H,), patients (H,)) that the other held-out patients' threshold flags; its interval bootstraps those
     patients.
     """

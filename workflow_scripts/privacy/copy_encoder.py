@@ -82,8 +82,11 @@ class CopyTraining:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        parts: dict[str, Any] = {"network": self.network, "optimiser": self.optimiser, "schedule": self.schedule}
-        return {name: part.state_dict() for name, part in parts.items()}
+        return {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from `state()`."""

@@ -13,7 +13,6 @@ left out. Finished batches survive an interruption.
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import say
@@ -68,13 +67,12 @@ def main(arguments: argparse.Namespace) -> None:
     run.start(run.identity(recipe, device=run.device.type))
 
     batches = -(-len(used) // batch_size)
-    start: dict[str, Any] = {"errors": torch.zeros(len(used), dtype=torch.float64), "step": 0}
-    checkpoint = run.work.load(CHECKPOINT) or start
-    errors = checkpoint["errors"]
+    checkpoint = run.work.load(CHECKPOINT)
+    errors = checkpoint["errors"] if checkpoint else torch.zeros(len(used), dtype=torch.float64)
     for step in run.steps(
         recipe.noises * batches,
         lambda: {"errors": errors},
-        start=checkpoint["step"],
+        start=checkpoint["step"] if checkpoint else 0,
         seconds=SAVE_SECONDS,
         label="denoising",
         unit="batch",

@@ -1,8 +1,8 @@
 """Was a patient among those that the generator learnt from? Two attacks, and how well they do.
 
-From the outside: training views may lie nearer to the generated views than unseen patients' views do. From the inside,
+From the outside: training views may lie nearer to the synthetic views than unseen patients' views do. From the inside,
 with the weights: the generator may denoise views that it was trained on better than others (Matsumoto et al. 2023). Both
-tell members by a number that is smaller for them; an area under the curve of 0.5 means that it tells nothing.
+recognise members by a number that is smaller for them; an area under the curve of 0.5 means that it cannot.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def membership_auc(
 ) -> tuple[float, float, float]:
     """P(a training view lies nearer to the synthetic set than a held-out one), ties half, and its 95 % interval.
 
-    `training` (N,) and `held_out` (H,) are distances to the nearest generated view; patients are bootstrapped on both
+    `training` (N,) and `held_out` (H,) are distances to the nearest synthetic view; patients are bootstrapped on both
     sides. 0.5: no difference; 1: every training view is nearer.
     """
     nearer = (training[:, None] < held_out) + 0.5 * (training[:, None] == held_out)
@@ -37,7 +37,7 @@ def membership_auc(
 
 
 def attack_on_weights(errors: np.ndarray, patients: np.ndarray, held_out: np.ndarray, seed: int) -> dict[str, Any]:
-    """What the denoising errors (N,) of training and `held_out` (bool (N,)) views tell about who was trained on.
+    """What the denoising errors (N,) of training and `held_out` (bool (N,)) views reveal about who was trained on.
 
     A patient's number is the mean over the views. `auc`: P(a training patient's error is smaller), as in
     `membership_auc`. `caught`: the share of training patients below an error that at most FALSE_ALARMS of the held-out

@@ -43,7 +43,7 @@ ROWS = 1024  # views copied at a time: a paper-sized store does not fit into a s
 
 @dataclass(frozen=True)
 class Filtered:
-    """`inside`, `ratio` (at most 1 exactly where inside): per generated view; `k`: the neighbour that set the radii.
+    """`inside`, `ratio` (at most 1 exactly where inside): per synthetic view; `k`: the neighbour that set the radii.
 
     `curve`: rows of rule, k, scale, kept, share, held_out_share, precision, recall.
     """
@@ -70,7 +70,7 @@ def filter_manifold(real: np.ndarray, generated: np.ndarray, held_out: np.ndarra
     few are kept).
     Raises `UserError` where k does not fit the real set, there is nothing to calibrate on, or a set is one view repeated.
     """
-    require_comparable({"real views": real, "generated views": generated})
+    require_comparable({"real views": real, "synthetic views": generated})
     if len(held_out):
         extent(held_out, "held-out views")
     k, metric_k = resolved_k(recipe.filter_k, len(real)), recipe.metric_k
@@ -123,9 +123,9 @@ def require_kept(inside: np.ndarray, ratio: np.ndarray, k: int, real_views: int)
     """Raise `UserError` if nothing was kept."""
     if not inside.any():
         raise UserError(
-            f"the filter keeps none of {len(inside)} generated views: at k = {k} of {real_views} real views the closest"
+            f"the filter keeps none of {len(inside)} synthetic views: at k = {k} of {real_views} real views the closest"
             f" one lies {ratio.min():.3g} radii from a real view (1 would be kept), half of them beyond"
-            f" {np.median(ratio):.3g}. Look at the generated views; train the generator longer, raise"
+            f" {np.median(ratio):.3g}. Look at the synthetic views; train the generator longer, raise"
             " manifold.recipe.filter_k, or set filter_rule: neighbours if it is calibrated"
         )
 

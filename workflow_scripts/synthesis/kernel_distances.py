@@ -1,4 +1,4 @@
-"""Maximum mean discrepancies of a generated set from a real one: KID, and MMD with a Gaussian kernel.
+"""Maximum mean discrepancies of a synthetic set from a real one: KID, and MMD with a Gaussian kernel.
 
 Features are float (views, width), of both sets from the same network.
 """
@@ -15,7 +15,7 @@ from workflow_scripts.core.statistics import patient_weights
 from workflow_scripts.synthesis.checks import extent, require_one_width
 
 KERNEL_BLOCK = 2048
-# The bootstrap: draws, and the blocks that generated views are drawn in.
+# The bootstrap: draws, and the blocks that synthetic views are drawn in.
 DRAWS, GENERATED_BLOCKS = 2000, 200
 # The Gaussian kernel's width is the median over the pairs of at most this many real views.
 WIDTH_VIEWS = 2048
@@ -41,22 +41,22 @@ def kernel_distances(
 
     Pairs of views of one patient are left out: they are no independent draws, and with them both would be too high (with
     one view per `patients` (N,) KID is as published). Unbiased, so they may be slightly negative where the distributions
-    agree. The intervals are a bootstrap of patients and of generated views, these in random blocks of which likewise
+    agree. The intervals are a bootstrap of patients and of synthetic views, these in random blocks of which likewise
     only pairs of different ones count.
 
     `real` (N, D), `generated` (M, D). Raises `UserError` where the sets cannot be compared, have fewer than two patients
-    or generated views, or where more than half of the real views look alike.
+    or synthetic views, or where more than half of the real views look alike.
     """
-    require_one_width({"real views": real, "generated views": generated})
+    require_one_width({"real views": real, "synthetic views": generated})
     extent(real, "real views")
-    extent(generated, "generated views")
+    extent(generated, "synthetic views")
     generator = np.random.default_rng(seed)
     blocks = generator.permutation(len(generated)) % min(GENERATED_BLOCKS, len(generated))
     sides = _Grouped(real, patients), _Grouped(generated, blocks)
     first, second = (len(side.sizes) for side in sides)
     if min(first, second) < 2:
         raise UserError(
-            "a kernel distance needs views of at least 2 patients and 2 generated views, there are "
+            "a kernel distance needs views of at least 2 patients and 2 synthetic views, there are "
             f"{first} and {len(generated)}"
         )
     variance = _median_square(sides[0])

@@ -60,10 +60,10 @@ def main(arguments: argparse.Namespace) -> None:
     for name, features in sets.items():
         if len(features) <= k:
             raise UserError(
-                f"the {name} set has {len(features)} generated views, its metrics need more than metric_k = {k}: raise "
+                f"the {name} set has {len(features)} synthetic views, its metrics need more than metric_k = {k}: raise "
                 "synthesis.images, or manifold.recipe.filter_k if the filter keeps too few"
             )
-    require_comparable({"real views": reference} | {f"the {name} generated set": set_ for name, set_ in sets.items()})
+    require_comparable({"real views": reference} | {f"the {name} synthetic set": set_ for name, set_ in sets.items()})
     if held_out.sum() > k:
         sets["real"] = real[held_out]
     else:

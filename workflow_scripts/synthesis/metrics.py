@@ -1,4 +1,4 @@
-"""How close a generated set comes to a real one: precision, recall, density, coverage, Fréchet distance.
+"""How close a synthetic set comes to a real one: precision, recall, density, coverage, Fréchet distance.
 
 All functions take features, float (views, width), of both sets from the same network.
 """
@@ -18,19 +18,19 @@ EXTRAPOLATION_SIZES = 8
 
 
 def precision_density(real: np.ndarray, generated: np.ndarray, k: int) -> tuple[float, float]:
-    """Precision, the share of generated views inside the real manifold (Eq. 6; Kynkäänniemi et al. 2019), and density,
-    the mean number of real balls that hold a generated view, over k (Naeem et al. 2020; may exceed 1)."""
+    """Precision, the share of synthetic views inside the real manifold (Eq. 6; Kynkäänniemi et al. 2019), and density,
+    the mean number of real balls that hold a synthetic view, over k (Naeem et al. 2020; may exceed 1)."""
     lies = membership(real, radii(real, k), generated)
     return float(lies.inside.mean()), float(lies.balls.mean() / k)
 
 
 def recall(real: np.ndarray, generated: np.ndarray, generated_radii: np.ndarray) -> float:
-    """Share of real views inside the generated manifold (Eq. 6), given `radii(generated, k)`."""
+    """Share of real views inside the synthetic manifold (Eq. 6), given `radii(generated, k)`."""
     return float(membership(generated, generated_radii, real).inside.mean())
 
 
 def coverage(real: np.ndarray, generated: np.ndarray, k: int) -> float:
-    """Share of real balls that hold a generated view (Naeem et al. 2020)."""
+    """Share of real balls that hold a synthetic view (Naeem et al. 2020)."""
     return float((nearest(real, generated, 1)[0][:, 0] <= radii(real, k)).mean())
 
 
@@ -64,7 +64,7 @@ def frechet(first: Moments, second: Moments) -> float:
 
 
 def extrapolated_frechet(real: Moments, generated: np.ndarray, seed: int) -> float:
-    """The Fréchet distance that infinitely many generated views would have to these real ones (Chong & Forsyth 2020).
+    """The Fréchet distance that infinitely many synthetic views would have to these real ones (Chong & Forsyth 2020).
 
     It falls about linearly in 1/N: a line through random subsets of several sizes, at 1/N = 0. Sets of unlike size can
     so be compared; the real views' own number stays in it. The line holds only where N is well above the number of
@@ -74,14 +74,14 @@ def extrapolated_frechet(real: Moments, generated: np.ndarray, seed: int) -> flo
     smallest = max(2, min(max(count // 10, 5 * width), count // 2))
     sizes = np.unique(np.linspace(smallest, count, EXTRAPOLATION_SIZES).astype(int))
     if len(sizes) < 2:
-        raise UserError(f"{count} generated views are too few to extrapolate a Fréchet distance; 3 or more are needed")
+        raise UserError(f"{count} synthetic views are too few to extrapolate a Fréchet distance; 3 or more are needed")
     generator = np.random.default_rng(seed)
     values = [frechet(real, moments(generated[np.sort(generator.permutation(count)[:size])])) for size in sizes]
     return float(np.polynomial.Polynomial.fit(1 / sizes, values, 1)(0))
 
 
 class Generated:
-    """A generated set, with what every comparison with real views needs of it computed once."""
+    """A synthetic set, with what every comparison with real views needs of it computed once."""
 
     def __init__(self, features: np.ndarray, k: int) -> None:
         self.features = features

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.runtime import run as run_module
 from workflow_scripts.runtime.work import Clock, Interrupted
-from workflow_scripts.synthesis import embed, features
+from workflow_scripts.synthesis import embed
+from workflow_scripts.synthesis.features import embed as embed_views
 from workflow_scripts.synthesis.features import load_encoder, load_inception
 from workflow_scripts.synthesis.inception import fid_inception
 
@@ -227,4 +228,4 @@ def test_features_that_are_not_finite_are_refused() -> None:
     views = np.zeros((7, 4, 4), np.uint8)
     views[5, 0, 0] = 255
     with pytest.raises(UserError, match="NaN or infinity for view 5"):
-        list(features.embed(views, network, 2, 2))
+        list(embed_views(views, network, 2, 2))

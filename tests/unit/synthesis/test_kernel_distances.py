@@ -120,11 +120,11 @@ def test_a_wide_enough_sample_sets_the_width(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_cannot_be_compared_is_refused_with_the_numbers() -> None:
     bad = cloud(0, 20)
     bad[4, 2] = np.nan
-    with pytest.raises(UserError, match=r"generated views: 1 of 20 rows"):
+    with pytest.raises(UserError, match=r"synthetic views: 1 of 20 rows"):
         kernel_distances(cloud(1, 20), bad, np.arange(20), 0)
-    with pytest.raises(UserError, match=r"real views 8, generated views 9"):
+    with pytest.raises(UserError, match=r"real views 8, synthetic views 9"):
         kernel_distances(cloud(1, 20), cloud(1, 20, 9), np.arange(20), 0)
-    with pytest.raises(UserError, match="at least 2 patients and 2 generated views, there are 1 and 20"):
+    with pytest.raises(UserError, match="at least 2 patients and 2 synthetic views, there are 1 and 20"):
         kernel_distances(cloud(0, 20), cloud(1, 20), np.zeros(20), 0)
     same = np.repeat(cloud(1, 5), [16, 1, 1, 1, 1], axis=0)
     with pytest.raises(UserError, match="more than half of the real views have the same features"):

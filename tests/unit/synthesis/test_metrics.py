@@ -92,7 +92,7 @@ def test_extrapolated_frechet_does_not_depend_on_the_size_of_the_set() -> None:
     assert abs(limit[0]) < 0.15 * plain[0]
     assert abs(limit[1]) < 0.3 * plain[1]
     assert extrapolated_frechet(real, few[0], 0) == extrapolated_frechet(real, few[0], 0)
-    with pytest.raises(UserError, match="2 generated views are too few"):
+    with pytest.raises(UserError, match="2 synthetic views are too few"):
         extrapolated_frechet(real, cloud(0, 2, 16), 0)
 
 
@@ -183,7 +183,7 @@ def test_a_generator_that_draws_one_image_is_refused(study: Path) -> None:
     synthetic = np.load(study / "synthetic.npy")
     np.save(study / "synthetic.npy", np.repeat(synthetic[:1], len(synthetic), axis=0))
     with pytest.raises(
-        UserError, match=rf"unfiltered generated set: all {len(synthetic)} views have the same 8 features"
+        UserError, match=rf"unfiltered synthetic set: all {len(synthetic)} views have the same 8 features"
     ):
         run_metrics(study)
 
