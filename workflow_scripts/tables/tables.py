@@ -164,7 +164,7 @@ def with_paper_numbers(table: str, values: pd.DataFrame, keys: Sequence[str]) ->
 
     `keys`: the row of the paper's table that each row of `values` repeats, empty if none.
     """
-    paper = paper_numbers(table).add_prefix("paper_").reindex(keys)
+    paper = paper_numbers(table).add_prefix("paper_").reindex(list(keys))
     return values.join(paper.set_index(values.index))
 
 
