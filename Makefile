@@ -1,12 +1,12 @@
 # make demo   the whole workflow on phantoms, on a laptop        make test         every test
-# make lint   formatters, linters, type checker                  make test-fast    what takes under three minutes
-# make test-cluster   the cluster profile on a SLURM that the tests start
+# make lint   formatters, linters, type checker, spelling        make test-fast    the tests that take under three minutes
+# make test-cluster   the cluster profile on a SLURM that the tests start    make bench-check   speed against the baseline
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 READY := .venv/ready
-# One thread per job: the demo's trainings are small, so several at once beat one that is split.
+# One thread per job: the demo's training runs are small, so several at once are faster than one that is split.
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test test-fast test-cluster bench bench-check lint format lock figures clean help
@@ -16,12 +16,12 @@ help:
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "error: tusflow needs Python 3.11 or newer; say 'make PYTHON=/path/to/python3.11 …'" >&2; exit 1; }
+		|| { echo "error: tusflow needs Python 3.11 or newer; run 'make PYTHON=/path/to/python3.11 …'" >&2; exit 1; }
 	@echo "setting up .venv (about 6 GB, mostly PyTorch) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv \
-		|| { echo "error: cannot make a virtual environment; install Python's venv module (Debian: python3-venv)" >&2; exit 1; }
+		|| { echo "error: the virtual environment could not be made; install Python's venv module (Debian: python3-venv)" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) \
-		|| { echo "error: the Python package index cannot be reached; setting up needs it" >&2; exit 1; }
+		|| { echo "error: the Python package index, which the set-up needs, cannot be reached" >&2; exit 1; }
 	@$(BIN)/uv pip install --python $(BIN)/python --requirements requirements.lock \
 		|| { echo "error: the packages of requirements.lock could not be installed (network? disk?)" >&2; exit 1; }
 	@touch $@
@@ -38,15 +38,15 @@ test: test-fast
 test-fast: $(READY)
 	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(CORES)
 
-# Needs root and Debian's slurmctld, slurmd, slurm-client and munge; starts a SLURM of its own and ends it.
+# Needs root and Debian's slurmctld, slurmd, slurm-client and munge; starts its own SLURM and ends it.
 test-cluster: $(READY)
 	@$(BIN)/python -m pytest tests/cluster --durations 10
 
-# Speed beside peers, in docs/performance.md; leave the machine alone meanwhile.
+# Writes docs/performance.md: speed compared with other implementations. Keep the machine otherwise idle.
 bench: $(READY)
 	@$(BIN)/python -m benchmarks
 
-# Has a hot path become slower beside its peer? About three minutes on two cores; see docs/performance.md.
+# Fails where a hot path has become slower relative to its peer. About three minutes on two cores; see docs/performance.md.
 bench-check: $(READY)
 	@$(BIN)/python -m benchmarks.check
 
@@ -56,6 +56,7 @@ lint: $(READY)
 	@$(BIN)/snakefmt --check Snakefile rules
 	@$(BIN)/snakemake --lint
 	@$(BIN)/mypy
+	@$(BIN)/codespell
 
 format: $(READY)
 	@$(BIN)/ruff check --fix .

@@ -97,7 +97,7 @@ def sides(task: str, threads: int) -> dict[str, Callable[[], None]]:
 
     from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas, spaced_timesteps
     from workflow_scripts.diffusion.sampler import image_noise, reverse_steps
-    from workflow_scripts.diffusion.training import Trainer, unet_of
+    from workflow_scripts.diffusion.training import Trainer, TrainingViews, unet_of
     from workflow_scripts.runtime.device import select_device
     from workflow_scripts.runtime.processes import Processes
 
@@ -105,7 +105,7 @@ def sides(task: str, threads: int) -> dict[str, Callable[[], None]]:
     recipe, side, steps = sizes(device.type == "cuda")
     batch = recipe.batch_size
     views = np.random.default_rng(0).integers(0, 256, (64, side, side), dtype=np.uint8)
-    trainer = Trainer(views, np.arange(len(views)), recipe, device, Processes())
+    trainer = Trainer(TrainingViews(views, np.arange(len(views))), recipe, device, Processes())
     if task == "training":
         done = 0
 

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import paired, peak_memory_mib, write_result
+from benchmarks.measure import paired, peak_memory_mib, start_run, write_result
 
 VIEWS, SIZE, BATCH = 880, 256, 64
 PAPER_EPOCHS, FOLDS, SEEDS = 30, 3, 4
@@ -160,8 +160,7 @@ def train(views: Any, labels: Any, recipe: dict[str, Any], epochs: int, device: 
     import numpy as np
     import torch
 
-    from workflow_scripts.networks.cross_validation import cross_validate, initial_classifier
-    from workflow_scripts.runtime.work import Clock, WorkDir
+    from workflow_scripts.networks.cross_validation import CrossValidation, cross_validate, initial_classifiers
     from workflow_scripts.study.config.finetuning import FinetuningRecipe
 
     start = time.perf_counter()
@@ -170,14 +169,13 @@ def train(views: Any, labels: Any, recipe: dict[str, Any], epochs: int, device: 
     startup = time.perf_counter() - start
 
     folds = np.arange(len(views)) // 4 % FOLDS
-    models = {fold: initial_classifier("resnet18", "scratch", None, 0, fold) for fold in range(FOLDS)}
-    targets = dict.fromkeys(models, labels)
+    models = initial_classifiers("resnet18", "scratch", [], 0, range(FOLDS))
+    settings = FinetuningRecipe(**{**recipe, "epochs": epochs})
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stderr(io.StringIO()):
         start = time.perf_counter()
-        cross_validate(
-            models, views, targets, folds, FinetuningRecipe(**{**recipe, "epochs": epochs}), 0,
-            torch.device(device), WorkDir(Path(name), {}), Clock(0),
-        )  # fmt: skip
+        resident = torch.from_numpy(views).to(device)
+        task = CrossValidation(resident, dict.fromkeys(models, labels), folds, settings, seed=0)
+        cross_validate(models, task, start_run(Path(name) / "work", device, torch.get_num_threads()))
         seed = time.perf_counter() - start
     run = seed / FOLDS * PAPER_EPOCHS / epochs
     projected = epochs != PAPER_EPOCHS

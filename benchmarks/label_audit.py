@@ -32,7 +32,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from benchmarks.measure import write_result
+from benchmarks.measure import start_run, write_result
 
 SIZE, BACKBONE, FOLDS = 64, "test_resnet", 3
 SETTINGS = {
@@ -47,6 +47,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "audit.md"
 def load_images(folder: Path) -> tuple[np.ndarray, pd.DataFrame]:
     """Views, uint8 (N, SIZE, SIZE), and their index with the true labels; near-duplicates are one patient."""
     from workflow_scripts.data.duplicates import fingerprints, near_duplicates
+    from workflow_scripts.data.find_near_duplicates import DISTANCE, HASH_DISTANCE
     from workflow_scripts.data.profiles import letterbox, resize
 
     with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
@@ -57,7 +58,8 @@ def load_images(folder: Path) -> tuple[np.ndarray, pd.DataFrame]:
     for row in rows:
         with Image.open(folder / row["path"]) as picture:
             pixels.append(letterbox(np.asarray(picture.convert("L"))))
-    pairs = near_duplicates(fingerprints([resize(image, 256) for image in pixels]), np.arange(len(rows)), 60, 0.2)
+    prints = fingerprints([resize(image, 256) for image in pixels])
+    pairs = near_duplicates(prints, np.arange(len(rows)), HASH_DISTANCE, DISTANCE)
     edges = coo_array((np.ones(len(pairs.first)), (pairs.first, pairs.second)), shape=(len(rows), len(rows)))
     _, group = connected_components(edges, directed=False)
     index = pd.DataFrame({"view_id": [row["image_id"] for row in rows], "patient_id": [f"g{g}" for g in group]})
@@ -77,18 +79,14 @@ def train(views: np.ndarray, targets: Mapping[int, np.ndarray], folds: np.ndarra
     """Cross-validate in this process; the results of the folds without weights, and the seconds it took."""
     import torch
 
-    from workflow_scripts.networks.cross_validation import cross_validate, initial_classifier
-    from workflow_scripts.runtime.work import Clock, WorkDir
+    from workflow_scripts.networks.cross_validation import CrossValidation, cross_validate, initial_classifiers
     from workflow_scripts.study.config.finetuning import FinetuningRecipe
 
-    torch.set_num_threads(1)
-    models = {fold: initial_classifier(BACKBONE, "scratch", None, start + seed, fold) for fold in targets}
+    models = initial_classifiers(BACKBONE, "scratch", [], start + seed, list(targets))
+    task = CrossValidation(torch.from_numpy(views), targets, folds, FinetuningRecipe(**SETTINGS), seed)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-        results = cross_validate(
-            models, views, targets, folds, FinetuningRecipe(**SETTINGS), seed, torch.device("cpu"),
-            WorkDir(Path(folder) / "work", {}), Clock(None),
-        )  # fmt: skip
+        results = cross_validate(models, task, start_run(Path(folder) / "work"))
     return [[replace(result, weights={}) for result in results], time.perf_counter() - began]
 
 
@@ -266,16 +264,16 @@ def write_page(record: Mapping[str, Any]) -> None:
     ]  # fmt: skip
     first = table("draw | score | average precision (95 %) | AUROC (95 %) | flagged | precision | recall", found)
     second = table(
-        "learnt labels | accuracy, own | F1, own | AUROC, own | accuracy, true | F1, true | AUROC, true", scored
+        "training labels | accuracy, own | F1, own | AUROC, own | accuracy, true | F1, true | AUROC, true", scored
     )
     speed = record["speed"]
     text = (
         f"{record['views']} images, {record['wrong']} labels flipped in each of two draws of noise; "
-        f"{len(STARTS)} x {len(SEEDS)} x {FOLDS} trainings:\n\n{first}\n\n"
+        f"{len(STARTS)} x {len(SEEDS)} x {FOLDS} training runs:\n\n{first}\n\n"
         f"Trained on each label set ({len(DOWNSTREAM_SEEDS)} seeds x {FOLDS} folds, first draw), percent, mean ± std:\n\n"
-        f"{second}\n\nA training took {speed['seconds_per_training']:.0f} s on one core, "
-        f"{speed['images_per_second']:.0f} images per second; augmenting image by image, "
-        f"{speed['peer_images_per_second']:.0f}.\n"
+        f"{second}\n\nA training run took {speed['seconds_per_training']:.0f} s on one core, "
+        f"{speed['images_per_second']:.0f} images per second; {speed['peer_images_per_second']:.0f} when augmenting "
+        "image by image.\n"
     )
     begin, end = "<!-- benchmark: label_audit -->\n", "<!-- end -->"
     page = PAGE.read_text(encoding="utf-8")

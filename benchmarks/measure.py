@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import importlib
 import importlib.metadata
@@ -18,11 +19,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from workflow_scripts.runtime.run import Run
 
 Name = TypeVar("Name")
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "timm", "diffusers", "scikit-learn")
+
+
+def start_run(work_dir: Path, device: str = "cpu", threads: int = 1) -> Run:
+    """A run without a command line, with its work directory open."""
+    from workflow_scripts.runtime.run import Run
+
+    run = Run(argparse.Namespace(work_dir=work_dir, device=device, threads=threads, time_limit=None))
+    run.start({})
+    return run
 
 
 def timed(function: Callable[[], object], repeats: int = 5) -> dict[str, float | int]:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import peak_memory_mib, write_result
+from workflow_scripts.data.find_near_duplicates import DISTANCE, HASH_DISTANCE
 
 SIZE, DISTINCT_TISSUES, COPIES = 128, 400, 100
-HASH_DISTANCE, DISTANCE = 60, 0.2
+
 # So many bits that about two in a hundred pairs are candidates, more than whole frames of one scanner give at the
 # default: the drawn views are less alike.
 LOOSE = 108

@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.label_audit import BACKBONE, NEGATIVE, POSITIVE, SETTINGS, SIZE, folds_of, load_images
-from benchmarks.measure import write_result
+from benchmarks.measure import start_run, write_result
 
 FOLDS, SEEDS, BATCH, STEPS = 3, (0, 1, 2), 128, 300
 PRETRAINING = {"batch_size": BATCH, "steps": STEPS, "lr": 0.075 * math.sqrt(BATCH), "projection": [256, 256]}
@@ -92,13 +92,10 @@ def real_images(folder: Path) -> Task:
 
 def pretrained_weights(task: Task, training: np.ndarray, seed: int, folder: Path) -> Path:
     """Pretrain on the views of `training` (rows) and all others; the backbone's file."""
-    import torch
-
     from workflow_scripts.networks.backbone import create_backbone, save_weights
     from workflow_scripts.pretraining.loop import make_encoder, pretrain
     from workflow_scripts.pretraining.mix import ViewUnion
-    from workflow_scripts.runtime.processes import Processes
-    from workflow_scripts.runtime.work import Clock, WorkDir
+    from workflow_scripts.runtime.run import Run
     from workflow_scripts.study.config.pretraining import PretrainingRecipe
 
     recipe = PretrainingRecipe(**PRETRAINING, seed=seed)
@@ -108,7 +105,9 @@ def pretrained_weights(task: Task, training: np.ndarray, seed: int, folder: Path
     views = ViewUnion(stores, rows, organs)
     backbone = create_backbone(BACKBONE, seed)
     encoder = make_encoder(backbone, 2, views, recipe)
-    pretrain(encoder, views, recipe, torch.device("cpu"), WorkDir(folder / "work", {}), Clock(None), Processes())
+    run = Run(argparse.Namespace(work_dir=folder / "work", device="cpu", threads=1, time_limit=None))
+    run.start({})
+    pretrain(encoder, views, recipe, run)
     save_weights(backbone.state_dict(), {}, folder / "backbone.safetensors")
     return folder / "backbone.safetensors"
 
@@ -118,8 +117,7 @@ def run_fold(task: Task, folds: np.ndarray, fold: int, seed: int) -> list[dict[s
     import torch
     from sklearn.metrics import roc_auc_score
 
-    from workflow_scripts.networks.cross_validation import cross_validate, initial_classifier
-    from workflow_scripts.runtime.work import Clock, WorkDir
+    from workflow_scripts.networks.cross_validation import CrossValidation, cross_validate, initial_classifier
     from workflow_scripts.study.config.finetuning import FinetuningRecipe
 
     torch.set_num_threads(1)
@@ -137,11 +135,9 @@ def run_fold(task: Task, folds: np.ndarray, fold: int, seed: int) -> list[dict[s
             targets = {fold: np.where(known, task.labels, -1)}
             for start, layout, path in (("scratch", "scratch", None), ("pretrained", "timm", weights)):
                 model = initial_classifier(BACKBONE, layout, path, seed, fold)
-                work = WorkDir(folder / f"{name} {start}", {})
-                (result,) = cross_validate(
-                    {fold: model}, task.views, targets, folds, FinetuningRecipe(**SETTINGS), seed,
-                    torch.device("cpu"), work, Clock(None),
-                )  # fmt: skip
+                views, recipe = torch.from_numpy(task.views), FinetuningRecipe(**SETTINGS)
+                fine_tuning = CrossValidation(views, targets, folds, recipe, seed)
+                (result,) = cross_validate({fold: model}, fine_tuning, start_run(folder / f"{name} {start}"))
                 assert np.array_equal(result.test, test)
                 truth, probabilities = task.labels[test], result.probabilities
                 rows.append({

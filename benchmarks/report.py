@@ -1,4 +1,4 @@
-"""Write docs/performance.md from benchmarks/results: each hot path beside a peer of the same run and the machine's limit.
+"""Write docs/performance.md from benchmarks/results: each hot path compared with a peer and with the machine's limit.
 
 python -m benchmarks.report
 """
@@ -21,14 +21,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 PRODUCT, CONVOLUTION = "a large matrix product", "a large convolution"
 GPU = ("diffusion_gpu", "embedding_gpu", "pretraining_step_gpu")
 STAGES = 12  # of the demo that have a line of their own
-# Each fast path has a plain version that a test compares it with.
+# Each fast path has a plain reference version that a test compares it with.
 TESTS = {
     "view store on threads, frame by frame": "data/test_store.py",
     "marker drawing in windows": "networks/test_markers.py",
     "NT-Xent as one matrix product": "networks/test_contrastive.py",
     "gradient caching, several processes": "pretraining/test_contrastive_step.py",
     "batched augmentation": "pretraining/test_augmentation.py",
-    "blocked neighbours with exact rims": "synthesis/test_neighbours.py",
+    "blocked neighbours with exact boundaries": "synthesis/test_neighbours.py",
     "Fréchet distance by QR and singular values": "synthesis/test_metrics.py",
     "near-duplicate search by fingerprints": "data/test_find_near_duplicates.py",
 }
@@ -163,7 +163,7 @@ def frechet(record: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def dag(record: Mapping[str, Any]) -> Iterator[Row]:
-    """Processor time of planning; the peer has as many rules and jobs and knows nothing of a study."""
+    """Processor time of planning; the peer has as many rules and jobs and reads no study."""
     for name in dict.fromkeys(row["what"] for row in record["rows"] if "jobs" in row):
         rows = {row["method"]: row for row in record["rows"] if row["what"] == name}
         ours, peer, least = rows["ours"], rows["plain Snakefile"], rows["snakemake --version"]
@@ -191,7 +191,7 @@ def startup(results: Path) -> list[str]:
         for each in (before, record)
     )
     lines += [
-        "", f"Since {before['before']}, planning costs less:", "", "| planning | before | now |", "|---|---|---|",
+        "", f"Planning before and after this change: {before['before']}.", "", "| planning | before | after |", "|---|---|---|",
         *(f"| {name} | {old[name]:.2f} s | {seconds:.2f} s |" for name, seconds in new.items()),
     ]  # fmt: skip
     return lines
@@ -203,9 +203,9 @@ def scaling(results: Path) -> list[str]:
     lines = [
         "## Scaling", "",
         "![Time and memory against size](images/scaling.png)", "",
-        "One core. Exponents are fitted to the upper decade of sizes. Memory of the filter and of the distance is beside the",
-        f"features, of the others the whole process ({record['date']}).", "",
-        "| path | largest N | time there | memory there | time grows as | memory grows as |", "|---|---|---|---|---|---|",
+        "One core. Exponents are fitted to the largest decade of sizes. Memory of the filter and of the distance excludes the",
+        f"features; the other values are of the whole process ({record['date']}).", "",
+        "| path | largest N | time at N | memory at N | time grows as | memory grows as |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for fitted in record["exponents"]:
         last = [row for row in record["rows"] if row["what"] == fitted["what"]][-1]
@@ -226,11 +226,11 @@ def demo(results: Path) -> list[str]:
         "## The demo", "",
         f"{record['jobs']} jobs on {record['cores_used']} cores take {record['seconds']:.0f} s ({record['date']}); the cores"
         f" were busy {100 * record['busy_share']:.0f} % of the",
-        f"time. A job costs {record['seconds_per_job_outside']:.1f} s of a core outside its stage: Snakemake, process start,"
+        f"time. Outside its stage, a job takes {record['seconds_per_job_outside']:.1f} s of a core: Snakemake, process start,"
         " process end, waiting for inputs.",
-        f"Before, it took {before['seconds']:.0f} s. Since then {before['before']}.",
+        f"It took {before['seconds']:.0f} s before these changes: {before['before']}.",
         *([f"Added since: {', '.join(added)}."] if added else []),
-        f"The tables are the same, digit by digit{', but for ' + ', '.join(changed) if changed else ''}.", "",
+        f"The tables are identical, digit by digit{', except ' + ', '.join(changed) if changed else ''}.", "",
         "| stage | jobs | seconds | share | before | longest job | peak memory |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in record["rows"][:STAGES]:
@@ -242,9 +242,7 @@ def demo(results: Path) -> list[str]:
     rest = record["rows"][STAGES:]
     jobs, seconds, share = (sum(row[key] for row in rest) for key in ("jobs", "seconds", "share"))
     before_rest = sum(old.get(row["stage"], 0.0) for row in rest)
-    lines.append(
-        f"| {len(rest)} further stages | {jobs} | {seconds:.1f} | {100 * share:.0f} % | {before_rest:.1f} | | |"
-    )
+    lines.append(f"| {len(rest)} other stages | {jobs} | {seconds:.1f} | {100 * share:.0f} % | {before_rest:.1f} | | |")
     return lines
 
 
@@ -253,14 +251,14 @@ def guard(results: Path) -> list[str]:
     record = _read(results, "check")
     lines = [
         "## Regression guard", "",
-        "`make bench-check` runs short versions of the hot paths and ends with status 1 where one has become slower, and",
-        "names it. It is no part of `make test`: it needs a machine that does little else. Ours and the peer run in turn in one",
-        "process on one core, processor time counts, and only their ratio is compared. A round is the median of",
-        f"{record['turns']} turns in a process of its own. A row fails when its ratio lies below the committed rounds' median",
+        "`make bench-check` runs short versions of the hot paths. It exits with status 1 if one has become slower, and names it.",
+        "It is not part of `make test`, since it needs an otherwise idle machine. Ours and the peer run alternately in one",
+        "process on one core; only the ratio of their processor times is compared. A round is the median of",
+        f"{record['turns']} repetitions in a process of its own. A row fails if its ratio is below the committed rounds' median",
         f"by more than {record['deviations']:.0f} of their standard deviations and by more than {100 * record['least']:.0f} %"
-        " (of logarithms), and again when measured anew.",
-        "Ratios depend on the processor: elsewhere write a baseline first (`python -m benchmarks.check --write`).", "",
-        "| row | times the peer | rounds from … to | allowed from |", "|---|---|---|---|",
+        " (of logarithms), and a second measurement confirms it.",
+        "Ratios depend on the processor: on another machine, write a baseline first (`python -m benchmarks.check --write`).", "",
+        "| row | times the peer | range of rounds | lowest allowed |", "|---|---|---|---|",
     ]  # fmt: skip
     for row in record["rows"]:
         median = statistics.median(row["ratios"])
@@ -272,7 +270,7 @@ def guard(results: Path) -> list[str]:
 
 
 def limits(results: Path) -> str:
-    """What the machine itself reaches, in the runs that the shares come from."""
+    """The machine's own limits, in the runs that the shares come from."""
     step, frames = _read(results, "pretraining_step"), _read(results, "view_store")
     product = next(row for row in _read(results, "frechet")["rows"] if row["method"] == "product")
     peaks = {name.partition(",")[0]: value / 1e9 for name, value in step["peak_operations_per_s"].items()}
@@ -316,11 +314,11 @@ def page(results: Path) -> str:
     records = {name: _read(results, name) for name, _ in HOT_PATHS}
     lines = [
         "# Performance", "",
-        "Written by `python -m benchmarks.report` from `benchmarks/results/`; `make bench` measures anew. Ours and the peer",
-        "ran in turn in the same run, on one core unless a row says otherwise; only their ratio should be carried to another",
-        "machine. Memory with a + is what a method needs beside its inputs. A plain Snakefile has",
-        "as many rules and jobs and knows no config, manifest or code: it does less.", "",
-        "| hot path | ours | peer | times the peer | peak memory (peer's) | the machine's limit | measured |",
+        "Generated by `python -m benchmarks.report` from `benchmarks/results/`; `make bench` measures again. The peer is another",
+        "implementation of the same task. Ours and the peer ran alternately in the same run, on one core unless a row says",
+        "otherwise; only their ratio carries over to another machine. Memory with a + excludes the inputs. A plain Snakefile has",
+        "as many rules and jobs, but reads no configuration, manifest or code, so it does less.", "",
+        "| hot path | ours | peer | times the peer | peak memory (peer's) | share of the machine's limit | measured |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     slower = []
@@ -334,17 +332,17 @@ def page(results: Path) -> str:
     missing = [name for name in GPU if not (results / f"{name}.json").is_file()]
     lines += ["", f"Machine: {'; '.join(machine)}. {limits(results)}"]
     if slower:
-        lines += ["", f"Slower than a peer by more than a twentieth: {'; '.join(slower)}."]
+        lines += ["", f"More than 5 % slower than a peer: {'; '.join(slower)}."]
     if missing:
-        lines += ["", f"Not measured, for want of a GPU: {', '.join(missing)}."]
+        lines += ["", f"Not measured, for lack of a GPU: {', '.join(missing)}."]
     lines += [
         "",
         *startup(results), "",
         *scaling(results), "",
         *demo(results), "",
         *guard(results), "",
-        "## Fast paths and their plain versions", "",
-        "| fast path | compared with its plain version in |", "|---|---|",
+        "## Fast paths and their reference versions", "",
+        "| fast path | compared with its reference version in |", "|---|---|",
         *(f"| {path} | `tests/unit/{test}` |" for path, test in TESTS.items()),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -109,9 +109,9 @@ def log_of(path):
 
 
 def stage(module, resume="", settings=None, shared=False, **parameters):
-    """The params of a rule that runs `python -m workflow_scripts.<module>`; its shell is "{params.command} --log {log:q}".
+    """The params that run `python -m workflow_scripts.<module>`; the shell is "{params.command} --log {log:q}".
 
-    Every named input and output of the rule becomes a flag (outputs: --output-<name>), and so does every parameter and
+    Every named input and output becomes a flag (outputs: --output-<name>), and so does every parameter and
     every entry of `settings`; each may be a function of the wildcards. `resume` names the work directory of a stage that
     survives interruptions, after the stage's own name; `shared`: its GPUs share each batch. Inputs without a name are
     waited for and not passed on.

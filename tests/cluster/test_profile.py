@@ -18,6 +18,7 @@ ASKED = {
     "audit_scratch": (*RTX, 1, 12000, 60),
     "finetune": (*RTX, 1, 12000, 60),
     "embed": (*RTX, 1, 12000, 120),
+    "embed_copies": (*RTX, 1, 12000, 120),
     "explain": (*RTX, 1, 8000, 60),
     "filter_manifold": ("rtx2080ti", "", 0, 16000, 60),
     "crop_views": ("rtx2080ti", "", 0, 8000, 120),
@@ -55,8 +56,8 @@ def test_the_shipped_study_is_tens_of_submissions(tmp_path: Path):
     local = {
         rule
         for file in [REPOSITORY / "Snakefile", *(REPOSITORY / "rules").glob("*.smk")]
-        for block in re.findall(r"^localrules:\n((?:    .+\n)+)", file.read_text(), re.MULTILINE)
-        for rule in re.findall(r"\w+", block)
+        for rule, body in re.findall(r"^ *rule (\w+):\n((?:(?! *rule \w+:$).*\n)+)", file.read_text(), re.MULTILINE)
+        if "localrule: True" in body
     }
     # What belongs to a group is indented.
     alone = [rule for rule in re.findall(r"^(?:local)?rule (\w+):", output, re.MULTILINE) if rule not in local]

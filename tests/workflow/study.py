@@ -85,9 +85,8 @@ def phantom_study(folder: Path, changes: list[Path], *manifest: str) -> Study:
         [
             sys.executable,
             "-m",
-            "workflow_scripts.data.draw_phantoms",
-            "manifest",
-            "--output",
+            "workflow_scripts.data.make_phantom_manifest",
+            "--output-manifest",
             folder / "data_manifest.csv",
             *manifest,
         ],

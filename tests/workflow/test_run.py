@@ -92,7 +92,7 @@ def test_only_what_is_affected_runs(finished: Study, tmp_path: Path):
     assert study.planned() == {"make_table": 1, "check_claims": 1, "make_report": 1}
     seed = study.change("seed", {"seeds": [0, 1]}).planned("finetuning")
     # A second seed audits and fine-tunes for itself; nothing that exists is trained again but what its votes change.
-    assert seed["audit_train"] == 1
+    assert seed["train_audit"] == 1
     assert "pretrain" not in seed
     assert "train_diffusion" not in seed
     rows = {
@@ -116,7 +116,7 @@ def test_a_changed_setting_reruns_the_stages_it_belongs_to(finished: Study, tmp_
     planned = study.change("steps", {"synthesis": {"recipe": {"steps": 4}}}).planned("tables")
     assert planned["sample_shard"] == 1
     assert "train_diffusion" not in planned
-    assert "audit_train" not in planned
+    assert "train_audit" not in planned
     planned = study.change("figure", {"figures": {"views_per_sheet": 6}}).planned()
     assert planned == {"draw_views": 3, "make_report": 1}
 
@@ -161,7 +161,7 @@ def test_a_changed_loss_trains_again_what_it_teaches(edited: Study):
     planned = edited.planned("tables")
     # Both encoders, the five fine-tunings that start from one of them, and what they feed; no frame, audit or generator.
     assert (planned["pretrain"], planned["finetune"]) == (2, 5)
-    assert not {"crop_views", "audit_train", "train_diffusion", "sample_shard"} & set(planned)
+    assert not {"crop_views", "train_audit", "train_diffusion", "sample_shard"} & set(planned)
 
 
 def test_two_jobs_at_once_have_a_gpu_each(finished: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,15 +12,13 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from tests.shared import REPOSITORY
+from tests.shared import REPOSITORY, start_run
 from tests.workflow.study import Study
 from workflow_scripts.core.files import read_csv, read_npy, read_rows
 from workflow_scripts.diffusion.pipeline import load_pipeline
 from workflow_scripts.diffusion.process import GaussianProcess, spaced_timesteps
 from workflow_scripts.diffusion.sampler import image_noise, reverse_steps, to_grey
-from workflow_scripts.networks.cross_validation import cross_validate, initial_classifier
-from workflow_scripts.runtime.device import select_device
-from workflow_scripts.runtime.work import Clock, WorkDir
+from workflow_scripts.networks.cross_validation import CrossValidation, cross_validate, initial_classifiers
 from workflow_scripts.study.config.finetuning import FinetuningRecipe
 from workflow_scripts.synthesis.features import embed, load_encoder
 from workflow_scripts.synthesis.metrics import frechet, moments
@@ -61,21 +59,19 @@ def test_out_of_fold_predictions_know_the_true_texture(demo: Path, truth, experi
 
 
 def test_shuffled_labels_teach_nothing(demo: Path, settings, tmp_path: Path):
-    index, views = read_csv(demo / "views" / "labelled.csv"), read_npy(demo / "views" / "labelled.npy")
+    index = read_csv(demo / "views" / "labelled.csv")
+    views = np.array(read_npy(demo / "views" / "labelled.npy"))
     folds = index["view_id"].map(read_csv(demo / "folds" / "seed0.csv").set_index("view_id")["fold"]).to_numpy()
     labels = (index["label"] == "inhomogeneous").to_numpy(np.int64)
     recipe = FinetuningRecipe(**{**settings["finetuning"]["recipe"], "epochs": 4})
     backbone, weights = settings["model"]["backbone"], demo / "pretraining" / "ud" / "backbone.safetensors"
-    device = select_device("cpu", threads=2)
     areas = []
     for seed in range(4):
         # Over views, not patients: there are enough of them for an area near 0.5.
         shuffled = np.random.default_rng(seed).permutation(labels)
-        models = {fold: initial_classifier(backbone, "timm", weights, seed, fold) for fold in range(3)}
-        results = cross_validate(
-            models, views, dict.fromkeys(models, shuffled), folds, recipe, seed, device,
-            WorkDir(tmp_path / str(seed), {}), Clock(None),
-        )  # fmt: skip
+        models = initial_classifiers(backbone, "timm", [weights], seed, range(3))
+        task = CrossValidation(torch.from_numpy(views), dict.fromkeys(models, shuffled), folds, recipe, seed)
+        results = cross_validate(models, task, start_run(tmp_path / str(seed), threads=2))
         probabilities = np.full(len(labels), np.nan)
         for result in results:
             probabilities[result.test] = result.probabilities

@@ -1,19 +1,19 @@
-"""Say which labels are suspicious, from the audit's tables alone; and whether the rule treats the classes alike.
+"""Judge which labels are suspicious, from the audit's tables alone, and whether the rule treats the classes alike.
 
 The method `votes` is the paper's (Sec. 3): a run flags a view whose loss exceeds the threshold in at least so many
 epochs, and a view that (nearly) all runs flag is suspicious. The other methods compare a mean with the same threshold.
 
     python -m workflow_scripts.audit.count_votes --losses audit/*_seed?.csv --oof audit/*_oof.csv --index views/labelled.csv \\
-        --positive inhomogeneous --exceedances 4 --output votes.csv --output-bias bias.csv
+        --positive inhomogeneous --exceedances 4 --output-votes votes.csv --output-bias bias.csv
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import say
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import add_settings, run, settings, stage_parser
 from workflow_scripts.study.config.audit import VoteRule
 
@@ -21,19 +21,10 @@ from workflow_scripts.study.config.audit import VoteRule
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--losses", type=Path, nargs="+", required=True, help="CSVs view_id,fold,epoch,loss")
-    parser.add_argument(
-        "--oof", type=Path, nargs="+", required=True, help="CSVs view_id,fold,probability of the same runs"
-    )
-    parser.add_argument(
-        "--index", type=Path, required=True, help="index of the labelled views, with the original labels"
-    )
-    parser.add_argument("--positive", required=True, help="name of the positive class")
+    add_inputs(parser, "losses+ oof+ index")
+    add_outputs(parser, "votes bias")
+    add_parameters(parser, "positive")
     add_settings(parser, VoteRule)
-    parser.add_argument(
-        "--output", type=Path, required=True, help="CSV view_id,label,votes,evaluations,score,suspicious"
-    )
-    parser.add_argument("--output-bias", type=Path, required=True, help="CSV by class: recorded epochs and flag rate")
     return parser
 
 
@@ -62,7 +53,7 @@ def main(arguments: argparse.Namespace) -> None:
             "audit.vote.unit: organ_side judges them together"
         )
     write_csv(bias, arguments.output_bias)
-    write_csv(votes, arguments.output)
+    write_csv(votes, arguments.output_votes)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """Draw the audit's votes: how many views were flagged in at least n of N evaluations.
 
-With --reference the paper's released counts stand beside them. With --manifest (phantoms, whose true class is known)
-the bars are split into right and wrong labels, and the title tells precision and recall of the suspicious views.
+With --reference-numbers the paper's released counts appear beside them. With --manifest (phantoms, whose true class is
+known) the bars are split into right and wrong labels, and the title gives precision and recall of the suspicious views.
+
+    python -m workflow_scripts.audit.draw_votes --votes audit/votes.csv --index views/labelled.csv --reference-numbers \\
+        --output-figure figures/audit_votes.png
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import say
-from workflow_scripts.runtime.cli import add_patient_key, run, stage_parser
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
+from workflow_scripts.runtime.cli import run, stage_parser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,13 +26,9 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--votes", type=Path, required=True, help="CSV of the audit's votes")
-    parser.add_argument("--index", type=Path, required=True, help="CSV index of the labelled views")
-    parser.add_argument("--manifest", type=Path, help="manifest with the column truth (phantoms)")
-    add_patient_key(parser)
-    parser.add_argument("--reference", action="store_true", help="draw the paper's released counts beside")
-    parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
-    parser.add_argument("--output", type=Path, required=True, help="PNG")
+    add_inputs(parser, "votes index manifest? patient_key?")
+    add_outputs(parser, "figure")
+    add_parameters(parser, "reference_numbers origin")
     return parser
 
 
@@ -44,13 +44,20 @@ def main(arguments: argparse.Namespace) -> None:
     evaluations = int(votes["evaluations"].max())
     if evaluations < 1:
         raise UserError(f"{arguments.votes}: no view was evaluated")
-    if arguments.reference and evaluations != RELEASED_EVALUATIONS:
-        say(f"the paper's counts are left out: they are of {RELEASED_EVALUATIONS} evaluations, these of {evaluations}")
+    if arguments.reference_numbers and evaluations != RELEASED_EVALUATIONS:
+        say(
+            f"the paper's counts are left out: they are of {RELEASED_EVALUATIONS} evaluations, these are of {evaluations}"
+        )
     wrong = wrong_labels(votes, arguments.manifest, arguments.patient_key) if arguments.manifest else None
     figure = votes_figure(
-        votes["votes"].to_numpy(), evaluations, wrong, arguments.reference, headline(votes, wrong), arguments.origin
+        votes["votes"].to_numpy(),
+        evaluations,
+        wrong,
+        arguments.reference_numbers,
+        headline(votes, wrong),
+        arguments.origin,
     )
-    save(figure, arguments.output)
+    save(figure, arguments.output_figure)
 
 
 def wrong_labels(votes: pd.DataFrame, manifest: Path, key: Path | None = None) -> np.ndarray:

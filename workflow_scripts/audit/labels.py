@@ -1,4 +1,4 @@
-"""Label policies: what becomes of the views that the audit or a clinician doubts (paper, Sec. 3)."""
+"""Label policies: how suspicious labels and a clinician's decisions become a label set (paper, Sec. 3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workflow_scripts.core.log import say
 LABEL_COLUMNS = ("view_id", "label", "keep")
 POLICIES = ("filtered", "flipped", "reviewed")
 DECISIONS = ("keep", "flip", "discard", "unsure")
-# What a cell of the review page begins with that a spreadsheet would take for a formula; an apostrophe keeps it text.
+# The review page puts an apostrophe before text that a spreadsheet would take for a formula.
 _GUARDED = re.compile(r"^'(?=[=+\-@\t\r\n'])")
 # What the paper does with the suspicious views under each of its two policies.
 _ON_SUSPICION = {"filtered": "discard", "flipped": "flip"}
@@ -22,7 +22,12 @@ Row = Mapping[str, str]
 
 
 def decisions_of_votes(policy: str, votes: Iterable[Row]) -> dict[str, str]:
-    """Decision per suspicious view under the policy `filtered` or `flipped`, from the rows of votes.csv."""
+    """Decision per suspicious view under the policy `filtered` or `flipped`, from the rows of votes.csv.
+
+    Raises `UserError` on another policy.
+    """
+    if policy not in _ON_SUSPICION:
+        raise UserError(f"--policy {policy} does not follow from votes; use {' or '.join(_ON_SUSPICION)}")
     return {row["view_id"]: _ON_SUSPICION[policy] for row in votes if row["suspicious"] == "1"}
 
 
@@ -31,7 +36,7 @@ def rows_of_clinician(rows: Iterable[Row], source: str) -> list[dict[str, str]]:
 
     A spreadsheet's byte-order mark and the review page's guard against formulas (an apostrophe before `=`, `+`, `-`,
     `@`) are taken off. Only view_id and decision are needed; further columns stay. Raises `UserError` on missing
-    columns, unknown decisions and views that are decided twice.
+    columns, on unknown decisions and on views that are decided twice.
     """
     checked: list[dict[str, str]] = []
     seen: set[str] = set()
@@ -44,7 +49,9 @@ def rows_of_clinician(rows: Iterable[Row], source: str) -> list[dict[str, str]]:
             )
         view, decision = row["view_id"], row["decision"]
         if decision not in DECISIONS:
-            raise UserError(f"{source}, line {line}: decision {decision!r} of {view} is none of {', '.join(DECISIONS)}")
+            raise UserError(
+                f"{source}, line {line}: decision {decision!r} of {view} is not one of {', '.join(DECISIONS)}"
+            )
         if view in seen:
             raise UserError(f"{source}, line {line}: {view} is decided twice; keep one line per view")
         seen.add(view)
@@ -61,7 +68,7 @@ def require_reviewed_labels(rows: Iterable[Row], complete: Iterable[Row], source
     """Raise `UserError` where a decision was made on another label than the original one of today.
 
     `keep` and `flip` mean something only beside the label that the reviewer judged. `rows` are `rows_of_clinician`'s;
-    one without the column `label`, as in a file written by hand, is taken on trust.
+    those without the column `label`, as in a file written manually, are not checked.
     """
     labels = {row["view_id"]: row["label"] for row in complete}
     for row in rows:
@@ -80,7 +87,7 @@ def apply_decisions(
 
     A discarded view stays in the set with its label, since it is predicted all the same. `complete` are the original
     rows (view_id, label, keep); `classes` the two names. Raises `UserError` on views that do not exist (named as in
-    `source`) and on labels that are no class.
+    `source`) and on labels that are not a class.
     """
     known = {row["view_id"] for row in complete}
     unknown = [view for view in decisions if view not in known]

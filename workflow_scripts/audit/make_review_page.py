@@ -5,7 +5,7 @@ says which class she sees, without label or votes, in random order and with unsu
 that keeps or flips the label follows from it. Open, the label and votes are shown and she keeps or flips.
 
     python -m workflow_scripts.audit.make_review_page --votes audit/votes.csv --losses audit/imagenet_seed0.csv \\
-        --views views/labelled.npy --index views/labelled.csv --classes homogeneous inhomogeneous --output review.html
+        --views views/labelled.npy --index views/labelled.csv --classes homogeneous inhomogeneous --output-page review.html
 """
 
 from __future__ import annotations
@@ -13,48 +13,40 @@ from __future__ import annotations
 import argparse
 import base64
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import say
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from workflow_scripts.core.store import ViewStore
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--votes", type=Path, required=True, help="CSV of the audit's votes")
-    parser.add_argument("--losses", type=Path, nargs="+", required=True, help="CSVs view_id,fold,epoch,loss")
-    parser.add_argument("--views", type=Path, required=True, help="store of the labelled views, uint8 .npy")
-    parser.add_argument("--index", type=Path, required=True, help="its index CSV")
-    parser.add_argument("--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="label names")
-    parser.add_argument("--threshold", type=float, default=1.0, help="the vote's loss threshold (default: 1.0)")
-    parser.add_argument(
-        "--controls", type=float, default=1.0, help="unsuspicious views per suspicious one of a label (default: 1.0)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw and of the order (default: 0)")
-    parser.add_argument("--mode", choices=["blind", "open"], default="blind", help="what is shown (default: blind)")
-    parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
-    parser.add_argument("--output", type=Path, required=True, help="HTML file")
+    add_inputs(parser, "votes losses+ views index")
+    add_outputs(parser, "page")
+    add_parameters(parser, "classes threshold mode controls seed origin")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Read, choose, write the page."""
     from workflow_scripts.audit.review import choose_cards, ordered, review_html, trajectories
-    from workflow_scripts.core.files import read_csv, read_npy, write_text
+    from workflow_scripts.core.files import read_csv, write_text
+    from workflow_scripts.core.store import ViewStore
     from workflow_scripts.study.patients import numbered_organ_sides
 
     if arguments.controls < 0:
         raise UserError(f"--controls {arguments.controls}: it must not be negative")
-    index, views = read_csv(arguments.index), read_npy(arguments.views)
-    if len(views) != len(index):
-        raise UserError(f"{arguments.views} has {len(views)} views, but {arguments.index} describes {len(index)}")
+    store = ViewStore.open(arguments.views, arguments.index)
+    index = store.index
     votes = checked_votes(read_csv(arguments.votes), index, arguments)
     curves = trajectories(read_csv(path) for path in arguments.losses)
     mean_loss = curves.groupby("view_id")["mean"].mean()
@@ -62,12 +54,14 @@ def main(arguments: argparse.Namespace) -> None:
     votes["organ_side"] = votes["view_id"].map(dict(zip(index["view_id"], organ_side, strict=True)))
     cards = choose_cards(votes, mean_loss, arguments.controls, arguments.seed)
     if cards.empty:
-        raise UserError(f"{arguments.votes}: no view was evaluated, so that there is nothing to review")
+        raise UserError(f"{arguments.votes}: no view was evaluated, so that there is no view to review")
     cards = ordered(cards, arguments.mode, mean_loss, arguments.seed)
-    study = contents(cards, curves, index, organ_side.to_numpy(), views, arguments)
-    write_text(review_html(study), arguments.output)
+    study = contents(cards, curves, store, organ_side.to_numpy(), arguments)
+    write_text(review_html(study), arguments.output_page)
     counts = ", ".join(f"{count} {group}" for group, count in cards["group"].value_counts().items())
-    say(f"{len(cards)} views to read ({counts}), {arguments.mode}; {arguments.output.stat().st_size / 2**20:.1f} MiB")
+    say(
+        f"{len(cards)} views to read ({counts}), {arguments.mode}; {arguments.output_page.stat().st_size / 2**20:.1f} MiB"
+    )
 
 
 def checked_votes(votes: pd.DataFrame, index: pd.DataFrame, arguments: argparse.Namespace) -> pd.DataFrame:
@@ -88,12 +82,12 @@ def checked_votes(votes: pd.DataFrame, index: pd.DataFrame, arguments: argparse.
 
 
 def contents(
-    cards: pd.DataFrame, curves: pd.DataFrame, index: pd.DataFrame, organ_side: np.ndarray, views: np.ndarray,
-    arguments: argparse.Namespace,
-) -> dict[str, Any]:  # fmt: skip
+    cards: pd.DataFrame, curves: pd.DataFrame, store: ViewStore, organ_side: np.ndarray, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """What the page embeds. Patients stay out of it: an organ side is a number."""
     from workflow_scripts.audit.review import fingerprint, neighbours
 
+    index = store.index
     position = {view: i for i, view in enumerate(index["view_id"])}
     losses = {str(view): rows for view, rows in curves.groupby("view_id")}
     images: dict[int, str] = {}
@@ -102,7 +96,7 @@ def contents(
         own = position[card["view_id"]]
         others = neighbours(own, index, organ_side)
         for i in (own, *others):
-            images.setdefault(i, png(views[i]))
+            images.setdefault(i, png(store.pixels[i]))
         rows = losses.get(card["view_id"])
         listed.append(
             {

@@ -5,7 +5,7 @@ and counted. The 95 % interval redraws the patients.
 
     python -m workflow_scripts.audit.measure_agreement --decisions decisions.csv --complete labels/complete.csv \\
         --flipped labels/flipped.csv --votes audit/votes.csv --index views/labelled.csv \\
-        --classes homogeneous inhomogeneous --output audit/agreement.csv
+        --classes homogeneous inhomogeneous --output-agreement audit/agreement.csv
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ import argparse
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
-from workflow_scripts.audit.labels import apply_decisions
+from workflow_scripts.audit.labels import apply_decisions, require_reviewed_labels, rows_of_clinician
 from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import read_rows, write_rows
 from workflow_scripts.core.log import say
+from workflow_scripts.core.statistics import percentile_interval, redraws
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
-# FOLDED
-# How well a clinician's reading agrees with the original and with the flipped labels (paper, Sec. 3).
-# Neither says which class a view shows.
+# Decisions that do not say which class a view shows.
 LEFT_OUT = ("unsure", "discard")
 SETS = ("suspicious", "controls", "all")
+COLUMNS = ("set", "against", "views", "unsure", "discarded", "kappa", "low", "high", "agreement")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def kappa_interval(
         return nan, nan
     tables = np.zeros((len(names), 4))
     np.add.at(tables, (patient, 2 * first.astype(int) + second.astype(int)), 1)
-    times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    times = np.concatenate(list(redraws(len(names), draws, seed)))
     neither, only_second, only_first, both = (times @ tables).T
     total = neither + only_second + only_first + both
     chance = (both + only_first) * (both + only_second) + (neither + only_second) * (neither + only_first)
@@ -106,9 +107,7 @@ def kappa_interval(
         values = (total * (neither + both) - chance) / (total**2 - chance)
     if np.isnan(values).all():
         return nan, nan
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+    return percentile_interval(values, level)
 
 
 def reviewer_agreement(
@@ -156,28 +155,17 @@ def _compare(
     return Agreement(name, against, len(reader), unsure, discarded, value, low, high, share, constant)
 
 
-COLUMNS = ("set", "against", "views", "unsure", "discarded", "kappa", "low", "high", "agreement")
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--decisions", type=Path, required=True, help="CSV of the clinician's decisions")
-    parser.add_argument("--complete", type=Path, required=True, help="CSV of the original labels")
-    parser.add_argument("--flipped", type=Path, required=True, help="CSV of the flipped labels")
-    parser.add_argument("--votes", type=Path, required=True, help="CSV of the audit's votes")
-    parser.add_argument("--index", type=Path, required=True, help="CSV index of the labelled views")
-    parser.add_argument("--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="label names")
-    parser.add_argument("--output", type=Path, required=True, help=f"CSV {','.join(COLUMNS)}")
+    add_inputs(parser, "decisions complete flipped votes index")
+    add_outputs(parser, "agreement")
+    add_parameters(parser, "classes")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Read, compare, write."""
-    pass
-    from workflow_scripts.audit.labels import require_reviewed_labels, rows_of_clinician
-    from workflow_scripts.core.files import read_rows, write_rows
-
     if not arguments.decisions.is_file():
         raise UserError(f"{arguments.decisions} does not exist")
     source = str(arguments.decisions)
@@ -205,7 +193,7 @@ def main(arguments: argparse.Namespace) -> None:
     if any("blind" in row for row in rows):
         seen = sum(row.get("blind") != "1" for row in rows)
         say(f"{seen} of the {len(rows)} decisions were made after the view's label had been shown")
-    write_rows([result.row for result in results], COLUMNS, arguments.output)
+    write_rows([result.row for result in results], COLUMNS, arguments.output_agreement)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,23 @@
 
 With all runs voting, as in the paper, the label of a test view is judged by models that trained on it, and its change
 then counts as truth. Here the model of fold f learns labels that the audit of its own training part has judged, and the
-views of fold f keep their original labels. The runs exist already, since the audit shares the folds.
+views of fold f keep their original labels. The runs exist already, since the audit shares the folds. The label set has a
+row per view and fold: view_id, fold, label, keep.
+
+    python -m workflow_scripts.audit.nest_labels --policy flipped --losses audit/imagenet_seed0.csv audit/uscl_seed0.csv \\
+        --index views/labelled.csv --complete labels/complete.csv --classes homogeneous inhomogeneous \\
+        --output-labels labels/flipped_nested/seed0.csv
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from workflow_scripts.audit.labels import LABEL_COLUMNS, apply_decisions, decisions_of_votes
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_rows, write_rows
 from workflow_scripts.core.log import say
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import add_settings, run, settings, stage_parser
 from workflow_scripts.study.config.audit import VoteRule
 from workflow_scripts.study.label_sets import OUT_OF_FOLD
@@ -22,19 +27,10 @@ from workflow_scripts.study.label_sets import OUT_OF_FOLD
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument(
-        "--policy", choices=("filtered", "flipped"), required=True, help="what becomes of doubtful views"
-    )
-    parser.add_argument("--losses", type=Path, nargs="+", required=True, help="the seed's CSVs view_id,fold,epoch,loss")
-    parser.add_argument("--index", type=Path, required=True, help="index of the labelled views")
-    parser.add_argument("--complete", type=Path, required=True, help="CSV of the original labels")
-    parser.add_argument(
-        "--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="the two label names"
-    )
+    add_inputs(parser, "losses+ index complete")
+    add_outputs(parser, "labels")
+    add_parameters(parser, "policy classes")
     add_settings(parser, VoteRule)
-    parser.add_argument(
-        "--output", type=Path, required=True, help="CSV view_id,fold,label,keep: a row per view and fold"
-    )
     return parser
 
 
@@ -62,7 +58,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
         labels = apply_decisions(complete, decisions, arguments.classes, str(arguments.complete))
         rows += [{**row, "fold": fold} for row in labels]
-    write_rows(rows, (LABEL_COLUMNS[0], "fold", *LABEL_COLUMNS[1:]), arguments.output)
+    write_rows(rows, (LABEL_COLUMNS[0], "fold", *LABEL_COLUMNS[1:]), arguments.output_labels)
 
 
 if __name__ == "__main__":

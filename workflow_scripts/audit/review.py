@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# Read where the audit suspects nothing: so many of the most voted views.
+# Where no label is suspicious, this many of the most voted views are read.
 CANDIDATES = 20
 _PAGE = Path(__file__).with_name("review_page")
 _SCRIPTS = ("trajectory.js", "decisions.js", "page.js")
@@ -31,10 +31,10 @@ def choose_cards(votes: pd.DataFrame, mean_loss: pd.Series, controls: float, see
     """The views to read, as rows of `votes` with the further column `group`: suspicious, candidate or control.
 
     `votes` has view_id, label, votes, evaluations, suspicious and organ_side (a number); `mean_loss` gives each view's
-    mean training loss by view_id and breaks ties of votes. Where nothing is suspicious, the `CANDIDATES` most voted
+    mean training loss by view_id and breaks ties of votes. Where no label is suspicious, the `CANDIDATES` most voted
     views are read instead. `controls` per such view of a label are drawn from the evaluated, unsuspicious views of
-    that label on organ sides of which nothing else is read (one after the other, so that no organ side comes twice before
-    each has come once); fewer where there are no more.
+    that label on organ sides of which no other view is read (in turn, so that no organ side occurs twice before each has
+    occurred once); fewer where there are no more.
     """
     evaluated = votes[votes["evaluations"] > 0]
     chosen = evaluated[evaluated["suspicious"] == 1].assign(group="suspicious")
@@ -80,10 +80,10 @@ def fingerprint(cards: Iterable[Mapping[str, Any]], mode: str) -> str:
 
 
 def review_html(study: Mapping[str, Any]) -> str:
-    """The page, whole: `study` is embedded as escaped JSON; nothing is loaded, and the browser is told so.
+    """The whole page: `study` is embedded as escaped JSON; the page loads no other file, and its policy forbids it.
 
-    The content security policy admits the page's own style and script by their hashes alone, so that a text which
-    slipped through the escaping could not run either.
+    The content security policy admits the page's own style and script by their hashes alone, so that text which
+    escaping had missed could not run either.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup

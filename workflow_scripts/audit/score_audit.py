@@ -1,28 +1,29 @@
-"""Score the audit on phantoms, some of which carry a wrong label on purpose: how well does each method find them?
+"""Score the audit on phantoms, some of which carry a wrong label on purpose: how well each method finds those labels.
 
 Beside the paper's votes: mean training loss, area under the margin, out-of-fold loss and confident learning, all from
 the same runs.
+
+    python -m workflow_scripts.audit.score_audit --losses audit/*_seed?.csv --oof audit/*_oof.csv --index views/labelled.csv \\
+        --manifest data_manifest.csv --positive inhomogeneous --output-scores scores.csv --output-figure scores.png
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-from sklearn.metrics import average_precision_score, roc_auc_score
-
-from workflow_scripts.audit.suspicion import METHODS, judge, label_scores, score_of
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import say
-from workflow_scripts.runtime.cli import add_patient_key, add_settings, run, settings, stage_parser
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
+from workflow_scripts.runtime.cli import add_settings, run, settings, stage_parser
 from workflow_scripts.study.config.audit import VoteRule
 
-# FOLDED
-# How well does an audit find labels that are known to be wrong?
-DRAWS = 500
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+DRAWS = 500  # of the bootstrap
 
 
 def score_methods(
@@ -36,6 +37,12 @@ def score_methods(
     flagged, precision and recall of the suspicious labels (precision NaN where none is). Raises `UserError` unless some
     labels are wrong and some are right.
     """
+    import numpy as np
+    import pandas as pd
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    from workflow_scripts.audit.suspicion import METHODS, judge, label_scores, score_of
+
     if wrong.all() or not wrong.any():
         raise UserError(
             f"{int(wrong.sum())} of {len(wrong)} labels are wrong; an audit can be scored on a mixture only"
@@ -53,10 +60,8 @@ def score_methods(
             resampled = [metric(wrong, rank, sample_weight=weight) for weight in weights if _mixed(wrong, weight)]
             low, high = np.percentile(resampled, [2.5, 97.5])
             row |= {name: metric(wrong, rank), f"{name}_low": low, f"{name}_high": high}
-        suspicious = (
-            judge(losses, oof, index, rule.model_copy(update={"method": method}), positive)["suspicious"].to_numpy()
-            == 1
-        )
+        judged = judge(losses, oof, index, rule.model_copy(update={"method": method}), positive)
+        suspicious = judged["suspicious"].to_numpy() == 1
         hits, flagged = int((suspicious & wrong).sum()), int(suspicious.sum())
         row |= {"flagged": flagged, "precision": hits / flagged if flagged else np.nan, "recall": hits / wrong.sum()}
         rows.append(row)
@@ -65,6 +70,9 @@ def score_methods(
 
 def _patient_weights(patients: np.ndarray, draws: int) -> np.ndarray:
     """How often each view is drawn when patients are drawn with replacement, float64 (draws, V)."""
+    import numpy as np
+    import pandas as pd
+
     codes, names = pd.factorize(patients)
     picks = np.random.default_rng(0).integers(len(names), size=(draws, len(names)))
     counts = np.stack([np.bincount(pick, minlength=len(names)) for pick in picks])
@@ -78,26 +86,16 @@ def _mixed(wrong: np.ndarray, weight: np.ndarray) -> bool:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--losses", type=Path, nargs="+", required=True, help="CSVs view_id,fold,epoch,loss")
-    parser.add_argument(
-        "--oof", type=Path, nargs="+", required=True, help="CSVs view_id,fold,probability of the same runs"
-    )
-    parser.add_argument("--index", type=Path, required=True, help="index of the labelled views")
-    parser.add_argument("--manifest", type=Path, required=True, help="manifest with the column truth")
-    add_patient_key(parser)
-    parser.add_argument("--positive", required=True, help="name of the positive class")
+    add_inputs(parser, "losses+ oof+ index manifest patient_key?")
+    add_outputs(parser, "scores figure")
+    add_parameters(parser, "positive origin")
     add_settings(parser, VoteRule)
-    parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
-    parser.add_argument("--output", type=Path, required=True, help="CSV, one row per method")
-    parser.add_argument("--output-figure", type=Path, required=True, help="PNG")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Read, score, draw."""
     from workflow_scripts.audit.figures import METHOD_TITLES, scores_figure
-
-    pass
     from workflow_scripts.core.figures import save
     from workflow_scripts.core.files import read_csv, write_csv
     from workflow_scripts.study.manifest import true_classes
@@ -110,7 +108,7 @@ def main(arguments: argparse.Namespace) -> None:
     for row in scores.itertuples():
         say(f"{METHOD_TITLES[str(row.method)]}: average precision {row.average_precision:.2f}, AUROC {row.auroc:.2f}")
     save(scores_figure(scores, int(wrong.sum()), len(wrong), arguments.origin), arguments.output_figure)
-    write_csv(scores.assign(origin=arguments.origin), arguments.output)
+    write_csv(scores.assign(origin=arguments.origin), arguments.output_scores)
 
 
 if __name__ == "__main__":

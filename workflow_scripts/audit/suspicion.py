@@ -1,4 +1,4 @@
-"""How suspicious is a label? The paper's votes and what else the audit's runs can tell (paper, Sec. 3)."""
+"""How suspicious each label is: by the paper's votes, or by other scores from the same runs (paper, Sec. 3)."""
 
 from __future__ import annotations
 

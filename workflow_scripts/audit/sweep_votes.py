@@ -1,14 +1,18 @@
 """Sweep the audit's rule: what other thresholds, exceedances and numbers of votes would call suspicious.
 
-Works on the recorded losses alone, so that it takes seconds and nothing is trained again.
+Works on the recorded losses alone, so that it takes seconds and trains no network again. `--threshold` is the study's own
+and is swept too.
+
+    python -m workflow_scripts.audit.sweep_votes --losses audit/*_seed?.csv --index views/labelled.csv --threshold 1 \\
+        --output-sweep audit/sweep.csv --output-figure figures/audit_sweep.png
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from workflow_scripts.core.log import say
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
 # ln 2, where the label is a coin's toss, and the paper's 1 are among them.
@@ -19,15 +23,9 @@ EXCEEDANCES = (1, 2, 3, 4, 5, 7, 10)
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--losses", type=Path, nargs="+", required=True, help="CSVs view_id,fold,epoch,loss")
-    parser.add_argument("--index", type=Path, required=True, help="index of the labelled views")
-    parser.add_argument(
-        "--threshold", type=float, default=1.0, help="the study's own threshold, swept too (default: 1.0)"
-    )
-    parser.add_argument("--reference", action="store_true", help="draw the paper's released counts beside")
-    parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
-    parser.add_argument("--output", type=Path, required=True, help="CSV, one row per rule")
-    parser.add_argument("--output-figure", type=Path, required=True, help="PNG")
+    add_inputs(parser, "losses+ index")
+    add_outputs(parser, "sweep figure")
+    add_parameters(parser, "threshold reference_numbers origin")
     return parser
 
 
@@ -44,9 +42,9 @@ def main(arguments: argparse.Namespace) -> None:
     thresholds = sorted({*THRESHOLDS, arguments.threshold})
     table = sweep(losses, index, numbered_organ_sides(index).to_numpy(), thresholds, EXCEEDANCES)
     say(f"{len(table)} rules on {len(index)} views")
-    figure = sweep_figure(table, len(index), arguments.threshold, arguments.reference, arguments.origin)
+    figure = sweep_figure(table, len(index), arguments.threshold, arguments.reference_numbers, arguments.origin)
     save(figure, arguments.output_figure)
-    write_csv(table, arguments.output)
+    write_csv(table, arguments.output_sweep)
 
 
 if __name__ == "__main__":

@@ -8,43 +8,27 @@ Beside the losses, each view gets the probability that the model of its own fold
 
     python -m workflow_scripts.audit.train_audit --views views/labelled.npy --index views/labelled.csv --folds folds/seed0.csv \\
         --seed 0 --classes homogeneous inhomogeneous --layout torchvision --weights weights/resnet18-f37072fd.pth \\
-        --output audit/imagenet_seed0.csv --output-oof audit/imagenet_seed0_oof.csv --work-dir work/imagenet_seed0
+        --output-losses audit/imagenet_seed0.csv --output-oof audit/imagenet_seed0_oof.csv --work-dir work/imagenet_seed0
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from workflow_scripts.core.log import say
-from workflow_scripts.runtime.cli import add_settings, add_training, run, settings, stage_parser
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
+from workflow_scripts.runtime.cli import add_run, add_settings, run, settings, stage_parser
 from workflow_scripts.study.config.audit import AuditRecipe
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--views", type=Path, required=True, help="store of the labelled views, uint8 .npy")
-    parser.add_argument("--index", type=Path, required=True, help="its index CSV with the original labels")
-    parser.add_argument("--folds", type=Path, required=True, help="CSV patient_id,fold of the seed")
-    parser.add_argument("--seed", type=int, required=True, help="seed of initial weights and of every draw")
-    parser.add_argument("--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="label names")
-    parser.add_argument("--backbone", default="resnet18", help="timm network (default: resnet18)")
-    parser.add_argument(
-        "--layout", choices=["scratch", "torchvision", "uscl", "timm"], default="scratch",
-        help="key layout of --weights; scratch starts from random weights (default: scratch)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--weights", type=Path, nargs="*", default=[], help="weights to start from: none, one file, or one per fold"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="CSV view_id,fold,epoch,loss (training part only)")
-    parser.add_argument("--output-oof", type=Path, required=True, help="CSV view_id,fold,probability (out of fold)")
-    parser.add_argument(
-        "--record", choices=["training", "evaluation"], default="training",
-        help="losses of the training batches, or of a pass over the clean views after each epoch (default: training)",
-    )  # fmt: skip
+    add_inputs(parser, "views index folds weights*")
+    add_outputs(parser, "losses oof")
+    add_parameters(parser, "record seed classes backbone layout")
     add_settings(parser, AuditRecipe)
-    add_training(parser)
+    add_run(parser)
     return parser
 
 
@@ -53,44 +37,34 @@ def main(arguments: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
 
-    from workflow_scripts.core.files import read_csv, sha256, write_csv
-    from workflow_scripts.networks.cross_validation import Fold, cross_validate, initial_classifier
-    from workflow_scripts.networks.fold_inputs import join_tables, load_views, training_targets, weights_by_fold
-    from workflow_scripts.runtime.device import select_device
-    from workflow_scripts.runtime.work import Clock, WorkDir
+    from workflow_scripts.core.files import read_csv, write_csv
+    from workflow_scripts.core.store import ViewStore
+    from workflow_scripts.networks.cross_validation import CrossValidation, Fold, cross_validate, initial_classifiers
+    from workflow_scripts.networks.fold_inputs import join_tables, training_targets
+    from workflow_scripts.runtime.device import to_device
+    from workflow_scripts.runtime.run import Run
 
-    clock = Clock(arguments.time_limit)
-    device = select_device(arguments.device, arguments.threads)
+    run = Run(arguments)
     recipe: AuditRecipe = settings(arguments)
 
-    index, folds = read_csv(arguments.index), read_csv(arguments.folds)
+    # What is learnt, and what the folds start from: every mistake shows before anything is trained.
+    store = ViewStore.open(arguments.views, arguments.index)
     sources = (str(arguments.index), str(arguments.folds), str(arguments.index))
-    table = join_tables(index, folds, None, arguments.classes, sources)
-    views = load_views(arguments.views, len(table), arguments.index)
-    starts = weights_by_fold(arguments.weights, sorted(table["fold"].unique().tolist()), arguments.layout)
-    models = {
-        fold: initial_classifier(arguments.backbone, arguments.layout, path, arguments.seed, fold)
-        for fold, path in starts.items()
-    }
-    say(f"{len(table)} views, {len(models)} folds, on {device}")
+    table = join_tables(store.index, read_csv(arguments.folds), None, arguments.classes, sources)
+    names = sorted(table["fold"].unique().tolist())
+    models = initial_classifiers(arguments.backbone, arguments.layout, arguments.weights, arguments.seed, names)
+    say(f"{len(table)} views, {len(models)} folds, on {run.device}")
 
-    fingerprint = {
-        "stage": "audit",
-        "settings": recipe.model_dump(),
-        "record": arguments.record,
-        "seed": arguments.seed,
-        "classes": arguments.classes,
-        "backbone": arguments.backbone,
-        "layout": arguments.layout,
-        "weights": [sha256(path) for path in arguments.weights],
-        "inputs": {name: sha256(getattr(arguments, name)) for name in ("views", "index", "folds")},
-        "code_version": arguments.code_version,
-    }
-    work = WorkDir(arguments.work_dir, fingerprint)
-    targets = training_targets(table, None, arguments.classes[1])
-    results = cross_validate(
-        models, views, targets, table["fold"].to_numpy(), recipe, arguments.seed, device, work, clock, arguments.record
+    run.start(run.identity(recipe))
+    task = CrossValidation(
+        views=to_device(np.array(store.pixels), run.device),
+        targets=training_targets(table, None, arguments.classes[1]),
+        folds=table["fold"].to_numpy(),
+        recipe=recipe,
+        seed=arguments.seed,
+        record=arguments.record,
     )
+    results = cross_validate(models, task, run)
 
     view_ids = table["view_id"].to_numpy()
 
@@ -110,8 +84,8 @@ def main(arguments: argparse.Namespace) -> None:
     for result in results:
         probabilities[result.test] = result.probabilities
     write_csv(table[["view_id", "fold"]].assign(probability=probabilities), arguments.output_oof)
-    write_csv(pd.concat([long_table(result) for result in results]), arguments.output)
-    work.close()
+    write_csv(pd.concat([long_table(result) for result in results]), arguments.output_losses)
+    run.work.close()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The audit's vote: which views did many trainings fail to fit? (paper, Sec. 3)"""
+"""The audit's vote: which views many training runs fail to fit (paper, Sec. 3)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def check_losses(losses: Mapping[str, pd.DataFrame], labels: pd.DataFrame) -> No
     known = set(labels["view_id"])
     for name, table in losses.items():
         if table["loss"].isna().any():
-            raise UserError(f"{name}: {int(table['loss'].isna().sum())} losses are not numbers; that training diverged")
+            raise UserError(
+                f"{name}: {int(table['loss'].isna().sum())} losses are not numbers; that training run diverged"
+            )
         unknown = set(table["view_id"]) - known
         if unknown:
             raise UserError(f"{name}: {len(unknown)} views have no label, for example {min(unknown)}")

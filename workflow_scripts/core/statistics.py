@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +77,13 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return corrected
 
 
+def patient_weights(patients: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
+    """int (draws, N): how often each view is in a bootstrap sample of patients."""
+    _, member = np.unique(patients, return_inverse=True)
+    count = int(member.max()) + 1
+    return generator.multinomial(count, np.full(count, 1 / count), size=draws)[:, member]
+
+
 def patient_bootstrap(
     correct: np.ndarray, views: np.ndarray, draws: int = 10_000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
@@ -85,14 +93,23 @@ def patient_bootstrap(
     predictions. Patients are drawn with replacement and bring all their views and seeds along; accuracy is pooled
     within a seed and averaged over the seeds.
     """
-    patients = len(correct)
+    with np.errstate(invalid="ignore"):
+        accuracy = [(times @ correct / (times @ views)).mean(axis=1) for times in redraws(len(correct), draws, seed)]
+    return percentile_interval(np.concatenate(accuracy), level)
+
+
+def redraws(patients: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each patient occurs when as many are drawn with replacement: int64 (n, patients), `draws` rows in all.
+
+    In blocks, since all draws at once would need draws x patients numbers.
+    """
     generator = np.random.default_rng(seed)
-    accuracy = []
-    # In blocks: the counts of all draws at once would need draws x patients numbers.
     for start in range(0, draws, 1000):
-        times = generator.multinomial(patients, np.full(patients, 1 / patients), size=min(1000, draws - start))
-        with np.errstate(invalid="ignore"):
-            accuracy.append((times @ correct / (times @ views)).mean(axis=1))
+        yield patient_weights(np.arange(patients), min(1000, draws - start), generator)
+
+
+def percentile_interval(values: np.ndarray, level: float) -> tuple[float, float]:
+    """The central interval that holds the share `level` of the values (n,); NaN does not count."""
     tail = (1 - level) / 2
-    low, high = np.nanquantile(np.concatenate(accuracy), [tail, 1 - tail])
+    low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)

@@ -28,10 +28,13 @@ class ViewStore:
     def open(cls, views: Path, index: Path) -> ViewStore:
         """The views of a store (.npy) with their index (.csv).
 
-        Raises `UserError` where the store does not hold square uint8 views, where it holds none, or where the two files
-        do not describe the same number of views.
+        Raises `UserError` where a file is missing, where the store does not hold square uint8 views or holds none, and
+        where the two files do not describe the same number of views.
         """
-        pixels, table = open_pixels(views), read_csv(index)
+        pixels = open_pixels(views)
+        if not index.is_file():
+            raise UserError(f"{index} does not exist; {views} needs its index. Make them again together")
+        table = read_csv(index)
         check_rows({str(views): len(pixels), str(index): len(table)})
         return cls(pixels, table, views)
 
@@ -56,8 +59,10 @@ class ViewStore:
 def open_pixels(views: Path) -> np.ndarray:
     """The pixels of a store without its index, uint8 (N, side, side), memory-mapped and read-only.
 
-    Raises `UserError` where the file does not hold square uint8 views, or holds none.
+    Raises `UserError` where the file is missing, does not hold square uint8 views, or holds none.
     """
+    if not views.is_file():
+        raise UserError(f"{views} does not exist; crop or sample the views first")
     pixels = read_npy(views)
     if pixels.dtype != "uint8" or pixels.ndim != 3 or pixels.shape[1] != pixels.shape[2] or not len(pixels):
         raise UserError(

@@ -1,7 +1,7 @@
-"""Cut the views of one set out of the raw frames and write them as a view store.
+"""Crop the views of one set from the raw frames and write them as a view store.
 
-Nothing but the cropped pixels goes on: no metadata of the files, no file names; ids are the manifest's, or with
---patient-key keyed hashes of them, in messages too.
+Only the cropped pixels are kept: no metadata of the files, no file names. Ids are the manifest's, or with --patient-key
+keyed hashes of them, in messages too.
 
     python -m workflow_scripts.data.crop_views --manifest data_manifest.csv --root data/frames --set labelled \\
         --target-organ testicle --profiles '{"whole": {"kind": "none"}}' --size 256 \\
@@ -20,7 +20,8 @@ from typing import Any
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_rows
 from workflow_scripts.core.log import say
-from workflow_scripts.runtime.cli import add_patient_key, run, stage_parser
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
+from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.study.config.names import LABELLED_SET
 
 NEEDED = ("image_id", "path", "patient_id", "organ", "label", "device", "side")
@@ -31,22 +32,9 @@ COLOURED = 0.01
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--manifest", type=Path, required=True, help="manifest of the study")
-    parser.add_argument("--root", type=Path, required=True, help="folder below which every frame lies")
-    parser.add_argument("--set", required=True, help="`labelled`, or an organ: its frames without a label")
-    parser.add_argument("--target-organ", required=True, help="the organ whose frames carry labels")
-    parser.add_argument("--profiles", required=True, help="JSON of the crop profiles by device")
-    parser.add_argument("--size", type=int, default=256, help="side of the views in pixels (default: 256)")
-    parser.add_argument(
-        "--frames",
-        default="first",
-        help="frames of a clip where the manifest does not say: first, all, every n (default: first)",
-    )
-    add_patient_key(parser)
-    parser.add_argument("--on-bad-frame", choices=("fail", "skip"), default="fail", help="(default: fail)")
-    parser.add_argument("--threads", type=int, default=1, help="threads that decode (default: 1)")
-    parser.add_argument("--output-views", type=Path, required=True, help="view store, .npy")
-    parser.add_argument("--output-index", type=Path, required=True, help="its index, .csv")
+    add_inputs(parser, "manifest patient_key?")
+    add_outputs(parser, "views index")
+    add_parameters(parser, "root set target_organ profiles size clip_frames on_bad_frame")
     return parser
 
 
@@ -60,14 +48,14 @@ def belongs(row: Mapping[str, str], name: str, target_organ: str) -> bool:
 def read_profiles(text: str) -> dict[str, Any]:
     """The crop profiles by device, as the config's data.crop_profiles in JSON.
 
-    Raises `UserError` where the text is no such JSON; the config's schema has checked it in a workflow.
+    Raises `UserError` where the text is not such JSON. In a workflow the config's models have checked it already.
     """
     from workflow_scripts.data.profiles import KINDS
 
     try:
         profiles = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"--profiles is no JSON ({error}); expected {{device: {{kind: …}}, …}}") from None
+        raise UserError(f"--profiles is not JSON ({error}); expected {{device: {{kind: …}}, …}}") from None
     if not isinstance(profiles, dict):
         raise UserError("--profiles must be a JSON object of crop profiles by device")
     for device, profile in profiles.items():
@@ -90,7 +78,7 @@ def rows_of_set(
 ) -> list[Mapping[str, str]]:
     """The manifest's rows of the set `name`, in its order.
 
-    Raises `UserError` when a column is missing, an image id stands twice or the set is empty.
+    Raises `UserError` when a column is missing, an image id appears twice or the set is empty.
     """
     missing = [column for column in NEEDED if rows and column not in rows[0]]
     if missing:
@@ -98,7 +86,7 @@ def rows_of_set(
     twice = [image_id for image_id, count in Counter(row["image_id"] for row in rows).items() if count > 1]
     if twice:
         raise UserError(
-            f"{manifest}: image_id {', '.join(twice)} stands in more than one row; views are named after it"
+            f"{manifest}: image_id {', '.join(twice)} appears in more than one row; views are named after it"
         )
     chosen = [row for row in rows if belongs(row, name, target_organ)]
     if not chosen:
@@ -107,13 +95,13 @@ def rows_of_set(
     return chosen
 
 
-def completed(rows: Sequence[Mapping[str, str]], frames: str) -> list[Mapping[str, str]]:
-    """The rows with `frames` wherever the manifest does not say."""
-    return [{**row, "frames": row.get("frames") or frames} for row in rows]
+def completed(rows: Sequence[Mapping[str, str]], clip_frames: str) -> list[Mapping[str, str]]:
+    """The rows, with `clip_frames` in the column frames wherever the manifest does not say."""
+    return [{**row, "frames": row.get("frames") or clip_frames} for row in rows]
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Choose the rows, cut their views."""
+    """Choose the rows, crop their views."""
     from workflow_scripts.data.store import write_store
     from workflow_scripts.study.manifest import read_manifest
 
@@ -127,7 +115,7 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"no crop profile for the device {', '.join(unknown)}; there are: {', '.join(profiles) or 'none'}"
         )
-    rows = completed(rows, arguments.frames)
+    rows = completed(rows, arguments.clip_frames)
     try:
         count, bad = write_store(
             rows, arguments.root, profiles, arguments.size, arguments.threads, arguments.output_views,

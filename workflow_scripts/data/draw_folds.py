@@ -1,8 +1,11 @@
-"""Deal the labelled patients to folds, stratified on their original labels.
+"""Assign the labelled patients to cross-validation folds, stratified on their original labels (paper, Sec. 4.3).
 
-The same folds serve every label policy and every experiment of a seed, so that table rows can be compared fold by fold.
-With --split-by view the views are dealt instead, as the paper's released code does: then training folds hold views of
-test patients. It is here to measure that leak, not to use.
+Every label policy and every experiment of a seed uses the same folds, so that table rows can be compared fold by fold.
+With --split-by view, views are assigned instead, as in the paper's released code: then training folds hold views of test
+patients. Use it only to measure that leak.
+
+    python -m workflow_scripts.data.draw_folds --index views/labelled.csv --fold-count 3 --seed 0 \\
+        --positive inhomogeneous --output-folds folds/seed0.csv
 """
 
 from __future__ import annotations
@@ -10,23 +13,21 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Iterable
-from pathlib import Path
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_rows, write_rows
 from workflow_scripts.core.log import say
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
 
-# FOLDED
-# Cross-validation folds that never split a patient (paper, Sec. 4.3).
 def assign_folds(views: Iterable[tuple[str, bool]], folds: int, seed: int, unit: str = "patient") -> dict[str, int]:
-    """Deal patients to folds, stratified by the share of their views that is positive.
+    """Assign patients to folds, stratified by the share of their views that is positive.
 
-    `views` yields one (patient, is the view positive) per view; where views themselves are dealt (`unit` names that in
-    messages), each is its own patient. Patients are shuffled, sorted by their share of
-    positive views (then by their number of views) and dealt out in turn. So folds differ by at most one patient, every
-    fold has patients with positive and with negative views, and positive views differ by at most one patient's.
+    `views` yields one (patient, is the view positive) per view; where views themselves are assigned (`unit` names that in
+    messages), each is its own patient. Patients are shuffled, sorted by their share of positive views (then by their
+    number of views) and assigned in turn. So folds differ by at most one patient, every fold has patients with positive
+    and with negative views, and positive views differ by at most one patient's.
     Returns patient -> fold in 0..folds-1, in order of patient. Raises `UserError` where too few patients have a class.
     """
     counts: dict[str, list[int]] = {}
@@ -45,7 +46,7 @@ def assign_folds(views: Iterable[tuple[str, bool]], folds: int, seed: int, unit:
     order = sorted(counts)
     draw.shuffle(order)
     order.sort(key=lambda patient: (-counts[patient][1] / sum(counts[patient]), -sum(counts[patient])))
-    # The fold that is dealt to first gets the richest patients; let chance say which one it is.
+    # The first fold gets the patients with the largest share of positive views; chance decides which fold it is.
     turn = list(range(folds))
     draw.shuffle(turn)
     fold_of = {patient: turn[i % folds] for i, patient in enumerate(order)}
@@ -55,19 +56,16 @@ def assign_folds(views: Iterable[tuple[str, bool]], folds: int, seed: int, unit:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--index", type=Path, required=True, help="CSV index of the labelled views")
-    parser.add_argument("--folds", type=int, required=True, help="number of folds")
-    parser.add_argument("--seed", type=int, required=True, help="seed of the shuffle")
-    parser.add_argument("--positive", required=True, help="name of the positive class")
-    parser.add_argument("--split-by", choices=("patient", "view"), default="patient", help="(default: patient)")
-    parser.add_argument("--output", type=Path, required=True, help="CSV view_id,patient_id,fold")
+    add_inputs(parser, "index")
+    add_outputs(parser, "folds")
+    add_parameters(parser, "fold_count seed positive split_by")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Read the index, deal, write."""
-    if arguments.folds < 2:
-        raise UserError(f"--folds {arguments.folds}: a cross-validation needs at least 2 folds")
+    """Read the index, assign, write."""
+    if arguments.fold_count < 2:
+        raise UserError(f"--fold-count {arguments.fold_count}: a cross-validation needs at least 2 folds")
     index = read_rows(arguments.index)
     for row in index:
         if not row["patient_id"] or not row["label"]:
@@ -76,13 +74,13 @@ def main(arguments: argparse.Namespace) -> None:
             )
     unit = f"{arguments.split_by}_id"
     fold_of = assign_folds(
-        ((row[unit], row["label"] == arguments.positive) for row in index), arguments.folds, arguments.seed,
+        ((row[unit], row["label"] == arguments.positive) for row in index), arguments.fold_count, arguments.seed,
         arguments.split_by,
     )  # fmt: skip
     in_folds: dict[str, set[int]] = {}
     for row in index:
         in_folds.setdefault(row["patient_id"], set()).add(fold_of[row[unit]])
-    for fold in range(arguments.folds):
+    for fold in range(arguments.fold_count):
         labels = [row["label"] for row in index if fold_of[row[unit]] == fold]
         patients = sum(fold in folds for folds in in_folds.values())
         positive = labels.count(arguments.positive)
@@ -93,7 +91,7 @@ def main(arguments: argparse.Namespace) -> None:
             f"{split} of {len(in_folds)} patients have views in several folds: what this study measures includes a leak"
         )
     rows = [{"view_id": row["view_id"], "patient_id": row["patient_id"], "fold": fold_of[row[unit]]} for row in index]
-    write_rows(rows, ("view_id", "patient_id", "fold"), arguments.output)
+    write_rows(rows, ("view_id", "patient_id", "fold"), arguments.output_folds)
 
 
 if __name__ == "__main__":

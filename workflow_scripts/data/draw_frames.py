@@ -1,15 +1,19 @@
-"""Figure 1: frames of every organ with their crop boxes; what lies outside the boxes is blurred."""
+"""Figure 1: frames of every organ with their crop boxes; what lies outside the boxes is blurred.
+
+    python -m workflow_scripts.data.draw_frames --manifest data_manifest.csv --root data/frames \\
+        --profiles '{"whole": {"kind": "none"}}' --shown 4 --output-figure figures/figure1.png
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import say
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
 if TYPE_CHECKING:
@@ -23,15 +27,9 @@ COLOURS = ("#ffb000", "#648fff", "#dc267f", "#fe6100")
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--manifest", type=Path, required=True, help="manifest of the study")
-    parser.add_argument("--root", type=Path, required=True, help="folder of the frames")
-    parser.add_argument("--profiles", required=True, help="JSON of the config's data.crop_profiles")
-    parser.add_argument("--count", type=int, default=4, help="frames shown (default: 4)")
-    parser.add_argument(
-        "--no-blur", action="store_true", help="show what lies outside the boxes, patients' names and all"
-    )
-    parser.add_argument("--origin", default="", help="what the views come from if not from patients: PHANTOM")
-    parser.add_argument("--output", type=Path, required=True, help="the figure, .png")
+    add_inputs(parser, "manifest patient_key?")
+    add_outputs(parser, "figure")
+    add_parameters(parser, "root profiles shown blur origin")
     return parser
 
 
@@ -47,7 +45,7 @@ def blur_outside(frame: np.ndarray, boxes: Sequence[Sequence[int]]) -> np.ndarra
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Frames of every organ in turn, boxes drawn, the rest of the frame blurred: it may hold a patient's name."""
+    """Draw frames of every organ with their boxes; the rest of a frame may show a patient's name, so it is blurred."""
     from matplotlib.patches import Rectangle
 
     from workflow_scripts.core.figures import evenly, panels, save, stamp
@@ -60,8 +58,8 @@ def main(arguments: argparse.Namespace) -> None:
     by_organ = {
         organ: [row for row in rows if row["organ"] == organ] for organ in dict.fromkeys(r["organ"] for r in rows)
     }
-    share = -(-arguments.count // len(by_organ))
-    chosen = [group[i] for group in by_organ.values() for i in evenly(len(group), share)][: arguments.count]
+    share = -(-arguments.shown // len(by_organ))
+    chosen = [group[i] for group in by_organ.values() for i in evenly(len(group), share)][: arguments.shown]
     columns = min(2, len(chosen))
     figure, axes = panels(len(chosen), columns, width=4.8, height=3.8)
     shown = 0
@@ -75,7 +73,7 @@ def main(arguments: argparse.Namespace) -> None:
         except UserError as error:
             say(f"not shown: {error}")  # whether a bad frame ends the study is the crop stage's decision
             continue
-        pixels = frame.grey() if arguments.no_blur else blur_outside(frame.grey(), [box for _, box in named])
+        pixels = blur_outside(frame.grey(), [box for _, box in named]) if arguments.blur else frame.grey()
         axis = axes[shown]
         axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
         for (name, (top, left, box_height, box_width)), colour in zip(named, COLOURS * len(named), strict=False):
@@ -87,7 +85,7 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(f"none of the {len(chosen)} chosen frames can be read; the log names them")
     figure.suptitle("Frames and crop boxes", fontsize=11)
     stamp(figure, arguments.origin)
-    save(figure, arguments.output)
+    save(figure, arguments.output_figure)
 
 
 if __name__ == "__main__":

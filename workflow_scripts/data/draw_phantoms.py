@@ -1,6 +1,9 @@
-"""Make a phantom study: `manifest` writes its data_manifest.csv, `frames` draws the frames that a manifest lists.
+"""Draw the phantom frames that a manifest lists, for trying the workflow without patients.
 
-Phantoms are for trying the workflow without patients. Every frame says PHANTOM, in its pixels and in its metadata.
+Every frame says PHANTOM, in its pixels and in its metadata. make_phantom_manifest writes such a manifest.
+
+    python -m workflow_scripts.data.draw_phantoms --manifest data_manifest.csv --root data/frames \\
+        --target-organ testicle --positive inhomogeneous --output-frames phantoms/frames.csv
 """
 
 from __future__ import annotations
@@ -12,74 +15,24 @@ from pathlib import Path
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import progress
-from workflow_scripts.runtime.cli import add_patient_key, run, stage_parser
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
+from workflow_scripts.runtime.cli import run, stage_parser
 
 STAMP = "PHANTOM: drawn by a program, shows no patient"
+SEED = 0
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    manifest = commands.add_parser("manifest", help="write a manifest", allow_abbrev=False)
-    manifest.add_argument(
-        "--labelled-patients", type=int, default=48, help="patients, two testicles each (default: 48)"
-    )
-    manifest.add_argument("--unlabelled-testicles", type=int, default=40, help="frames without label (default: 40)")
-    manifest.add_argument("--thyroids", type=int, default=80, help="frames of the second organ (default: 80)")
-    manifest.add_argument(
-        "--positive-share", type=float, default=0.2, help="share of positive testicles (default: 0.2)"
-    )
-    manifest.add_argument(
-        "--wrong-labels", type=float, default=0.08, help="share of labels planted wrong (default: 0.08)"
-    )
-    manifest.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
-    manifest.add_argument("--output", type=Path, required=True, help="the manifest")
-    frames = commands.add_parser("frames", help="draw the frames of a manifest", allow_abbrev=False)
-    frames.add_argument("--manifest", type=Path, required=True, help="manifest with the column truth")
-    add_patient_key(frames)
-    frames.add_argument("--root", type=Path, required=True, help="folder below which the frames go")
-    frames.add_argument("--target-organ", default="testicle", help="organ drawn as a testicle (default: testicle)")
-    frames.add_argument(
-        "--positive", default="inhomogeneous", help="truth drawn inhomogeneous (default: inhomogeneous)"
-    )
-    frames.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
-    frames.add_argument("--threads", type=int, default=1, help="processes that draw (default: 1)")
-    frames.add_argument(
-        "--output", type=Path, required=True, help="CSV of image_id and sha256, written when all are drawn"
-    )
-    frames.add_argument("--log", type=Path, help="also write messages to this file", default=argparse.SUPPRESS)
+    add_inputs(parser, "manifest patient_key?")
+    add_outputs(parser, "frames")
+    add_parameters(parser, "root target_organ positive")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Write a manifest, or draw its frames."""
-    if arguments.command == "manifest":
-        write_manifest(arguments)
-    else:
-        draw_frames(arguments)
-
-
-def write_manifest(arguments: argparse.Namespace) -> None:
-    """Plan the study and write its rows."""
-    from workflow_scripts.core.files import write_rows
-    from workflow_scripts.data.phantom import manifest_rows
-
-    shares = {"--positive-share": arguments.positive_share, "--wrong-labels": arguments.wrong_labels}
-    wrong = [f"{flag} {value}" for flag, value in shares.items() if not 0 <= value <= 1]
-    if wrong or arguments.labelled_patients < 1 or min(arguments.unlabelled_testicles, arguments.thyroids) < 0:
-        raise UserError(
-            f"no such study: shares lie in 0 to 1 ({', '.join(wrong) or 'they do'}), and one patient is the least"
-        )
-    rows = manifest_rows(
-        arguments.seed, arguments.labelled_patients, arguments.unlabelled_testicles, arguments.thyroids,
-        arguments.positive_share, arguments.wrong_labels, ("testicle", "thyroid"), ("homogeneous", "inhomogeneous"),
-    )  # fmt: skip
-    write_rows(rows, list(rows[0]), arguments.output)
-
-
-def draw_frames(arguments: argparse.Namespace) -> None:
-    """Draw every frame, then list their digests."""
+    """Draw every frame in `threads` processes, then list their digests."""
     from concurrent.futures import ProcessPoolExecutor
     from functools import partial
     from multiprocessing import get_context
@@ -90,20 +43,18 @@ def draw_frames(arguments: argparse.Namespace) -> None:
     rows = read_manifest(arguments.manifest)
     named = read_manifest(arguments.manifest, arguments.patient_key)
     check_rows(named, arguments.root)
-    # The old list must not stand for frames that are being redrawn.
-    arguments.output.unlink(missing_ok=True)
-    draw = partial(
-        draw_one, root=arguments.root, target=arguments.target_organ, positive=arguments.positive, seed=arguments.seed
-    )
+    # The old list must not describe frames that are being redrawn.
+    arguments.output_frames.unlink(missing_ok=True)
+    draw = partial(draw_one, root=arguments.root, target=arguments.target_organ, positive=arguments.positive)
     # Spawned: a fork beside the progress bar's thread may hang.
     with ProcessPoolExecutor(arguments.threads, mp_context=get_context("spawn")) as pool:
         digests = list(progress(pool.map(draw, rows, chunksize=8), "drawing phantoms", "frame", total=len(rows)))
     listed = [{"image_id": row["image_id"], "sha256": digest} for row, digest in zip(named, digests, strict=True)]
-    write_rows(listed, ["image_id", "sha256"], arguments.output)
+    write_rows(listed, ["image_id", "sha256"], arguments.output_frames)
 
 
 def check_rows(rows: Sequence[Mapping[str, str]], root: Path) -> None:
-    """Refuse to draw over anything that is not a phantom, and rows that do not say what to draw, or twice the same file.
+    """Raise `UserError` where a file that is not a phantom would be overwritten, or where rows lack a truth or share a file.
 
     Messages leave out paths, which may hold ids that the key hides.
     """
@@ -127,12 +78,12 @@ def check_rows(rows: Sequence[Mapping[str, str]], root: Path) -> None:
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems[:20])
         raise UserError(
-            f"phantoms would be drawn for rows that are none:\n{listing}\n"
+            f"phantoms would be drawn for rows that do not describe phantoms:\n{listing}\n"
             "If these are your own frames, set data.source to files in the config"
         )
 
 
-def draw_one(row: Mapping[str, str], root: Path, target: str, positive: str, seed: int) -> str:
+def draw_one(row: Mapping[str, str], root: Path, target: str, positive: str) -> str:
     """Draw one frame into its file and return the file's SHA-256."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -141,7 +92,7 @@ def draw_one(row: Mapping[str, str], root: Path, target: str, positive: str, see
     from workflow_scripts.data.phantom import draw_frame
 
     frame = draw_frame(
-        seed, row["image_id"], row["patient_id"], row["organ"], row["truth"] == positive, row["organ"] != target
+        SEED, row["image_id"], row["patient_id"], row["organ"], row["truth"] == positive, row["organ"] != target
     )
     info = PngInfo()
     info.add_text("Comment", STAMP)

@@ -1,8 +1,8 @@
 """Near-duplicates: views that show the same picture, found by a perceptual hash and confirmed by an exact distance.
 
-One picture under two patients leaks from training into test as one patient in two folds does (paper, Sec. 3). The hash
-is imagehash's phash with 256 bits: with its usual 64 bits, sonograms of one organ are too much alike, and the share of
-pairs to confirm is some five times as large. The exact distance is one minus the correlation of local contrast, which
+The same picture under two patients leaks from training into test, as does one patient in two folds (paper, Sec. 3). The
+hash is imagehash's phash with 256 bits: with its usual 64 bits, sonograms of one organ are too similar, and about five
+times as many pairs have to be confirmed. The exact distance is one minus the correlation of local contrast, which
 brightness, gain and gamma hardly change, whereas grey levels alone make all sonograms of one organ alike: they share
 the dark at depth and the outline of the sector. Both stages work in blocks, so that memory grows with the number of
 views and of near-duplicates, not with that of pairs.
@@ -19,9 +19,9 @@ HASH_SIDE = 16
 HASH_BITS = HASH_SIDE**2
 # Side of the reduced views that are compared, pixels: burnt-in callipers are averaged away, anatomy stays.
 SIDE = 32
-# Standard deviation of the blur that takes away what is no local contrast, reduced pixels: an eighth of a view.
+# Standard deviation of the blur that gives the local mean, in reduced pixels: an eighth of a view.
 BLUR = 4
-# Grey levels above a view's darkest that count as black: letterbox borders and shadows say nothing.
+# Grey levels above a view's darkest that count as black: letterbox borders and shadows carry no information.
 BLACK = 8
 # Share of pixels that must not be black, and root mean square local contrast in grey levels, for a view to be judged.
 LEAST_AREA, LEAST_CONTRAST = 0.1, 2.0

@@ -1,11 +1,11 @@
-"""Fetch a file of weights once and check that it is the file that was meant.
+"""Download a file of weights once and verify its checksum.
 
-The checksum is compared where one is known: --sha256, else the one recorded beside the file at the first fetch
-(FILE.sha256), and the first eight digits that torchvision puts into its file names. A file that is there and passes is
-left as it is, so that weights brought by hand need no network.
+The checksum is compared with --sha256 or, without it, with the one recorded beside the file at the first fetch
+(FILE.sha256), and with the eight digits that torchvision puts into its file names. A file that is there and passes is
+left as it is, so weights that were supplied manually need no network.
 
     python -m workflow_scripts.data.fetch_weights --url https://download.pytorch.org/models/resnet18-f37072fd.pth \\
-        --sha256 "" --output weights/resnet18-f37072fd.pth
+        --output-weights weights/resnet18-f37072fd.pth
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from workflow_scripts.core.files import (
     write_text,
 )
 from workflow_scripts.core.log import say
+from workflow_scripts.runtime.arguments import add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
 SCHEMES = ("https", "file")
@@ -38,18 +39,17 @@ TIMEOUT_SECONDS = 30
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--url", required=True, help="where the file is, https or file; empty if it is brought by hand")
-    parser.add_argument("--sha256", default="", help="expected SHA-256; empty records the one of the first fetch")
-    parser.add_argument("--output", type=Path, required=True, help="the local file")
+    add_outputs(parser, "weights")
+    add_parameters(parser, "url sha256")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Fetch what is absent, check either way, record the checksum."""
-    output: Path = arguments.output
+    """Fetch the file if it is absent, check it either way, record the checksum."""
+    output: Path = arguments.output_weights
     configured = arguments.sha256.lower()
     if configured and not re.fullmatch("[0-9a-f]{64}", configured):
-        raise UserError(f"--sha256 {arguments.sha256!r} is no SHA-256: 64 hexadecimal digits")
+        raise UserError(f"--sha256 {arguments.sha256!r} is not a SHA-256 (64 hexadecimal digits)")
     recorded = recorded_sha256(output)
     expected = configured or recorded
     if output.is_file():
@@ -61,7 +61,7 @@ def main(arguments: argparse.Namespace) -> None:
         write_text(f"{digest}  {output.name}\n", sha256_record(output))
     if not expected:
         say(
-            f"WARNING: the config gives no SHA-256 for {output}. It is trusted as it is, and must stay so:\n"
+            f"WARNING: the config gives no SHA-256 for {output}. The file is trusted as it is; its checksum\n"
             f"WARNING:   {digest}\n"
             f"WARNING: is recorded in {sha256_record(output)}. Compare it with a trusted source; put it in the config."
         )
@@ -74,7 +74,7 @@ def fetch(url: str, output: Path, expected: str) -> str:
     """
     from tqdm import tqdm
 
-    by_hand = f"Provide {output} by hand" + (f" (it is at {url})" if url else "")
+    by_hand = f"Supply {output} manually" + (f" (it is at {url})" if url else "")
     if not url:
         raise UserError(f"{output} is not there and the config gives no url to fetch it from. {by_hand}")
     if urlsplit(url).scheme not in SCHEMES:
@@ -105,10 +105,10 @@ def fetch(url: str, output: Path, expected: str) -> str:
 
 
 def check(file: Path, output: Path, expected: str) -> str:
-    """The SHA-256 of `file`, which is or shall become `output`.
+    """The SHA-256 of `file`, which is `output` or will take its place.
 
-    Raises `UserError` unless it is the expected one, where one is known, and begins as the file's name says, if so; and
-    if the file is TorchScript.
+    Raises `UserError` where it differs from the expected one (if there is one) or from the digits in the file's name (if
+    it has any), and where the file is TorchScript.
     """
     digest = sha256(file)
     verdict = "it is another file, or damaged, and is not used"

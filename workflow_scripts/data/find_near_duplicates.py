@@ -1,10 +1,10 @@
 """List near-identical views of different patients, within a set and across sets: they leak as a shared patient does.
 
 A perceptual hash proposes pairs, an exact distance (one minus the correlation of local contrast) confirms them. Views
-without a patient_id count as a patient per image. Nearly black and flat views are left out, since all of them are alike.
+without a patient_id count as a patient per image. Nearly black and flat views are left out, since they all look alike.
 
     python -m workflow_scripts.data.find_near_duplicates --names labelled thyroid --views labelled.npy thyroid.npy \\
-        --indexes labelled.csv thyroid.csv --output pairs.csv --output-figure pairs.png
+        --index labelled.csv thyroid.csv --output-pairs pairs.csv --output-figure pairs.png
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import progress, say
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.study.config.names import LABELLED_SET
 
@@ -25,24 +26,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS = ("set_a", "view_a", "patient_a", "set_b", "view_b", "patient_b", "hash_distance", "distance")
+# Bits of 256 in which two hashes may differ, and the largest exact distance of near-duplicates (docs/data.md).
+HASH_DISTANCE, DISTANCE = 60, 0.2
 SHOWN, PER_LINE = 12, 3
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--names", nargs="+", required=True, help="names of the sets")
-    parser.add_argument("--views", nargs="+", type=Path, required=True, help="their view stores, .npy")
-    parser.add_argument("--indexes", nargs="+", type=Path, required=True, help="their indexes, .csv")
-    parser.add_argument(
-        "--hash-distance", type=int, default=60, help="bits of 256 in which two hashes may differ (default: 60)"
-    )
-    parser.add_argument(
-        "--distance", type=float, default=0.2, help="largest exact distance of near-duplicates, 0 to 2 (default: 0.2)"
-    )
-    parser.add_argument("--origin", default="", help="what the views come from if not from patients: PHANTOM")
-    parser.add_argument("--output", type=Path, required=True, help="the pairs, closest first, .csv")
-    parser.add_argument("--output-figure", type=Path, required=True, help="the closest pairs, .png")
+    add_inputs(parser, "views+ index+")
+    add_outputs(parser, "pairs figure")
+    add_parameters(parser, "names origin")
     return parser
 
 
@@ -53,18 +47,17 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.core.files import write_csv
     from workflow_scripts.data.duplicates import fingerprints, near_duplicates, patient_numbers
 
-    check(arguments)
-    stores, index = read_sets(arguments.names, arguments.views, arguments.indexes)
+    stores, index = read_sets(arguments.names, arguments.views, arguments.index)
     prints = fingerprints(progress(each_view(stores), "hash", "view", len(index)))
     patients = patient_numbers(index["patient_id"].tolist(), index["image_id"].tolist())
-    pairs = near_duplicates(prints, patients, arguments.hash_distance, arguments.distance)
+    pairs = near_duplicates(prints, patients, HASH_DISTANCE, DISTANCE)
     sides = {
         f"{column}_{side}": index[source].to_numpy()[rows]
         for side, rows in (("a", pairs.first), ("b", pairs.second))
         for column, source in (("set", "set"), ("view", "view_id"), ("patient", "patient_id"))
     }
     table = pd.DataFrame({**sides, "hash_distance": pairs.hash_distance, "distance": pairs.distance})[list(COLUMNS)]
-    write_csv(table, arguments.output)
+    write_csv(table, arguments.output_pairs)
     compared = compared_pairs(patients[prints.judged])
     closest = zip(pairs.first[:SHOWN], pairs.second[:SHOWN], strict=True)
     shown = [(view_at(stores, first), view_at(stores, second)) for first, second in closest]
@@ -72,42 +65,23 @@ def main(arguments: argparse.Namespace) -> None:
     report(index, table, int((~prints.judged).sum()), compared)
 
 
-def check(arguments: argparse.Namespace) -> None:
-    """Raise `UserError` where the lists do not match or a threshold lies outside its range."""
-    counts = {len(arguments.names), len(arguments.views), len(arguments.indexes)}
-    if len(counts) > 1:
-        raise UserError(
-            f"--names has {len(arguments.names)} entries, --views {len(arguments.views)} and --indexes "
-            f"{len(arguments.indexes)}; give each set its name, its store and its index, in the same order"
-        )
-    if not 0 <= arguments.hash_distance <= 256:
-        raise UserError(f"--hash-distance {arguments.hash_distance} is not within 0 and 256, the bits of a hash")
-    if not 0 <= arguments.distance <= 2:
-        raise UserError(f"--distance {arguments.distance} is not within 0 and 2")
-
-
 def read_sets(
     names: Sequence[str], views: Sequence[Path], indexes: Sequence[Path]
 ) -> tuple[list[np.ndarray], pd.DataFrame]:
-    """The memory-mapped stores and one index of all their views, with the column `set`."""
+    """The memory-mapped pixels of each set and one index of all their views, with the column `set`."""
     import pandas as pd
 
-    from workflow_scripts.core.files import read_csv, read_npy
+    from workflow_scripts.core.store import ViewStore
 
-    stores, tables = [], []
-    for name, store_path, index_path in zip(names, views, indexes, strict=True):
-        for path in (store_path, index_path):
-            if not path.is_file():
-                raise UserError(f"{path} does not exist; cut the views of the set {name!r} first")
-        stores.append(read_npy(store_path))
-        table = read_csv(index_path)[["view_id", "image_id", "patient_id"]]
-        if len(stores[-1]) != len(table):
-            raise UserError(
-                f"{store_path} holds {len(stores[-1])} views, but {index_path} lists {len(table)}: they are not of "
-                f"one run; cut the views of the set {name!r} again"
-            )
-        tables.append(table.assign(set=name))
-    return stores, pd.concat(tables, ignore_index=True)
+    if not len(names) == len(views) == len(indexes):
+        raise UserError(
+            f"--names has {len(names)} entries, --views {len(views)} and --index {len(indexes)}; give each set its name, "
+            "its store and its index, in the same order"
+        )
+    sets = [ViewStore.open(*files) for files in zip(views, indexes, strict=True)]
+    columns = ["view_id", "image_id", "patient_id"]
+    tables = [each.index[columns].assign(set=name) for name, each in zip(names, sets, strict=True)]
+    return [each.pixels for each in sets], pd.concat(tables, ignore_index=True)
 
 
 def each_view(stores: Sequence[np.ndarray]) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Raw frames: any supported file to grey pixels, and nothing else of it."""
+"""Read raw frames of any supported format as grey pixels; everything else in the file is left behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_frames(path: str | Path, root: str | Path, image_id: str, choice: str =
         is_dicom = head[128:] == b"DICM"
         try:
             with _guard:
-                # Each decoder is imported where a file needs it: both take longer than a frame does.
+                # Decoders are imported when a file needs them: importing one takes longer than decoding a frame.
                 if is_dicom:
                     from workflow_scripts.data.dicom import dicom_frames
 
@@ -44,7 +44,7 @@ def read_frames(path: str | Path, root: str | Path, image_id: str, choice: str =
         except UserError:
             raise
         except Exception as error:
-            # Decoders that are fed broken bytes raise nearly anything: TypeError, struct.error, KeyError, zlib.error …
+            # Decoders raise nearly anything on broken bytes: TypeError, struct.error, KeyError, zlib.error …
             if is_dicom:  # pydicom's texts quote values, which in a damaged file may run into the patient's name
                 raise UserError(
                     f"{image_id}: this DICOM file is damaged or truncated ({type(error).__name__})"

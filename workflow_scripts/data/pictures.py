@@ -22,7 +22,7 @@ def picture_frames(stream: BinaryIO, image_id: str, choice: str) -> Iterator[Fra
         image = Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
-        raise UserError(f"{image_id}: the content is no {known} or DICOM, or its header is damaged") from None
+        raise UserError(f"{image_id}: the content is not {known} or DICOM, or its header is damaged") from None
     except Image.DecompressionBombError:  # Pillow's own limit, which is larger
         raise UserError(f"{image_id}: more than the {pixels.LARGEST_PIXELS:,} pixels a frame may have") from None
     check_size(image_id, image.height, image.width)

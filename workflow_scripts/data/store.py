@@ -18,8 +18,8 @@ from workflow_scripts.data.frames import read_frames
 from workflow_scripts.data.profiles import View, cut_views
 
 INDEX_COLUMNS = ("view_id", "image_id", "patient_id", "organ", "label", "side", "view", "coloured")
-# Rows per task: enough to hide what it costs to hand one out, few enough to keep the results that wait small. A row
-# that takes many frames of a clip is a task of its own.
+# Rows per task: enough to hide the cost of scheduling, few enough to keep the waiting results small. A row that takes
+# many frames of a clip is a task of its own.
 CHUNK = 8
 
 # View ids and views of a manifest row, or the text of what is wrong with its file.
@@ -90,12 +90,12 @@ def write_store(
                 raise RuntimeError("the header of the view store has changed its length")
         if bad and not skip_bad:
             raise UserError(
-                f"{_listing(bad)}\nmend them or take their rows out of the manifest; "
+                f"{_listing(bad)}\nrepair them or take their rows out of the manifest; "
                 "data.on_bad_frame: skip goes on without them"
             )
         if not index:
             raise UserError(f"no frame is left, all were skipped: {_listing(bad)}")
-        index_path.unlink(missing_ok=True)  # an old index must not lie beside new views, should we die in between
+        index_path.unlink(missing_ok=True)  # if the process dies in between, no old index is left beside new views
     write_rows(index, INDEX_COLUMNS, index_path)
     return len(index), bad
 
@@ -113,9 +113,9 @@ def _entry(row: Mapping[str, str], view_id: str, view: View) -> dict[str, str]:
 def _decoded(
     rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int, threads: int
 ) -> Iterator[Views]:
-    """Views or complaints in the order of the rows; at most 2 `threads` + 1 tasks wait, which bounds the memory.
+    """Views or error messages in the order of the rows; at most 2 `threads` + 1 tasks wait, which bounds the memory.
 
-    Threads do: Pillow decodes, converts and resizes outside Python's lock, and nothing has to be sent between processes.
+    Threads are enough: Pillow releases Python's lock while it decodes, converts and resizes.
     """
     waiting: deque[Future[list[Views]]] = deque()
     with ThreadPoolExecutor(threads) as pool:

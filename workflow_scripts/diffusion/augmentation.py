@@ -1,8 +1,9 @@
 """Augmentation that does not leak into what is sampled, for few views (EDM, Karras et al. 2022, appendix F.2).
 
-Now and then a view is scaled, turned a little, stretched or shifted, and the network is told by how much. The label of an
-untouched view is zero, and what tells it has no bias, so zero adds exactly nothing: the trained U-Net without it samples
-untouched views. Only the geometric part of EDM's, and nothing upside down: shadows point away from the probe.
+Some views are scaled, rotated a little, stretched or shifted, and the network is conditioned on what was done. The label of
+an untouched view is zero. The label projection has no bias, so a zero label leaves the time embedding unchanged: the trained
+U-Net, without the projection, samples untouched views. This is the geometric part of EDM's pipeline, without vertical
+flips, since shadows point away from the probe.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from workflow_scripts.core.randomness import normals, uniforms
 from workflow_scripts.networks.geometry import affine_matrices, warp
 
-# EDM's probability for data sets of this kind, and its spreads; its turns are whole ones, ours a few degrees.
+# EDM's probability for small data sets, and its standard deviations; EDM rotates by any angle, this by a few degrees.
 PROBABILITY = 0.15
 LOG2_SCALE, DEGREES, LOG2_STRETCH, SHIFT_SIDES = 0.2, 5.0, 0.2, 0.125
 LABELS = 5
@@ -46,20 +47,20 @@ def transform(images: Tensor, labels: Tensor) -> Tensor:
     return result
 
 
-class ToldUNet(torch.nn.Module):
-    """A U-Net that is told an augmentation label through its time embedding, while it is trained."""
+class AugmentationConditionedUNet(torch.nn.Module):
+    """A U-Net whose time embedding is conditioned on an augmentation label during training."""
 
     def __init__(self, unet: UNet2DModel) -> None:
         super().__init__()
         self.unet = unet
-        self.tell = torch.nn.Linear(LABELS, unet.time_embedding.linear_2.out_features, bias=False)
-        torch.nn.init.zeros_(self.tell.weight)
+        self.label_projection = torch.nn.Linear(LABELS, unet.time_embedding.linear_2.out_features, bias=False)
+        torch.nn.init.zeros_(self.label_projection.weight)
         self._labels: Tensor | None = None
-        # A U-Net has no argument for this; its own weights and their names stay those of a plain one.
+        # UNet2DModel has no argument for such a label; with a hook its weights and their names stay those of a plain one.
         unet.time_embedding.register_forward_hook(self._add)
 
     def forward(self, x: Tensor, t: Tensor, class_labels: Tensor | None, labels: Tensor) -> Any:
-        """As the U-Net's, with labels (B, 5)."""
+        """The U-Net's output for augmentation labels (B, 5)."""
         self._labels = labels
         try:
             return self.unet(x, t, class_labels=class_labels)
@@ -67,4 +68,6 @@ class ToldUNet(torch.nn.Module):
             self._labels = None
 
     def _add(self, _module: torch.nn.Module, _inputs: tuple[Any, ...], embedding: Tensor) -> Tensor:
-        return embedding if self._labels is None else embedding + self.tell(self._labels).to(embedding.dtype)
+        if self._labels is None:
+            return embedding
+        return embedding + self.label_projection(self._labels).to(embedding.dtype)

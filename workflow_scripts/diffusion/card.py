@@ -1,4 +1,4 @@
-"""The card that lies in a model's folder."""
+"""The README of a model folder."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 
 def model_card(origin: str, facts: Mapping[str, Any], settings: Mapping[str, Any], classes: Sequence[str] = ()) -> str:
-    """Markdown for a trained model, told `classes` if it is conditional.
+    """Markdown for a trained model, conditioned on `classes` if there are any.
 
-    `origin` (for example PHANTOM) heads it when the views are no patients'.
+    `origin` (for example PHANTOM) heads it when the views are not from patients.
     """
     warning = (
-        f"> **{origin}**: trained on views of this origin, not on patients. Not for any clinical question.\n\n"
-        if origin
-        else ""
+        f"> **{origin}**: trained on views of this origin, not on patients. Not for clinical use.\n\n" if origin else ""
     )
     title = "Diffusion model of ultrasound views" + (f" ({origin})" if origin else "")
     kind = "A class-conditional" if classes else "An unconditional"
-    told = ""
+    labels = ""
     if classes:
         numbered = ", ".join(f"{number} {name}" for number, name in enumerate(classes))
-        told = f" Its network takes class labels: {numbered}, {len(classes)} none; the pipeline itself passes no label."
+        labels = (
+            f" Its network takes class labels: {numbered}, {len(classes)} none; the pipeline itself passes no label."
+        )
     lines = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     recipe = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     return f"""---
@@ -30,8 +30,8 @@ pipeline_tag: unconditional-image-generation
 ---
 # {title}
 
-{warning}{kind} DDPM with learned variance, for grey views. The weights are the exponential moving average of
-the training's. `DDPMPipeline.from_pretrained` loads this folder.{told}
+{warning}{kind} DDPM with learned variance, for grey views. The weights are an exponential moving average over
+the training run. `DDPMPipeline.from_pretrained` loads this folder.{labels}
 
 | training | |
 |---|---|

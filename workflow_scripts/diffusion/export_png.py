@@ -1,6 +1,7 @@
-"""Write the views of a store as PNG files, with a metadata.csv: for programs that read folders of pictures.
+"""Write the views of a store as PNG files, with a metadata.csv: for programs that read folders of images.
 
-python -m workflow_scripts.diffusion.export_png --views views/synthetic.npy --index views/synthetic.csv --output synthetic_png
+    python -m workflow_scripts.diffusion.export_png --views views/synthetic.npy --index views/synthetic.csv \\
+        --output-folder synthetic_png
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import progress
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
 COLUMNS = ("file_name", "view_id", "organ", "label", "origin")
@@ -19,40 +21,35 @@ TABLE = "metadata.csv"
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--views", type=Path, required=True, help="view store (.npy)")
-    parser.add_argument("--index", type=Path, required=True, help="its index (.csv)")
-    parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
-    parser.add_argument("--output", type=Path, required=True, help="folder; an earlier export there is replaced")
+    add_inputs(parser, "views index")
+    add_outputs(parser, "folder")
+    add_parameters(parser, "origin")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Write view after view."""
-    import numpy as np
     from PIL import Image, PngImagePlugin
 
-    from workflow_scripts.core.files import atomic_directory, read_npy, read_rows, write_rows
-    from workflow_scripts.study.patients import check_rows
+    from workflow_scripts.core.files import atomic_directory, write_csv
+    from workflow_scripts.core.store import ViewStore
 
-    folder = arguments.output
+    folder = arguments.output_folder
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / TABLE).is_file()):
-        raise UserError(f"{folder} exists and is no export of views; name another --output or move it away")
-    views, index = read_npy(arguments.views), read_rows(arguments.index)
-    if views.dtype != np.uint8 or views.ndim != 3:
-        raise UserError(f"{arguments.views} is no store of uint8 views: {views.dtype} {views.shape}")
-    check_rows({str(arguments.views): len(views), str(arguments.index): len(index)})
-    names = [f"{row['view_id']}.png" for row in index]
+        raise UserError(f"{folder} exists and is not an export of views; name another --output-folder or move it away")
+    views = ViewStore.open(arguments.views, arguments.index)
+    names = [f"{view_id}.png" for view_id in views.index["view_id"]]
     odd = next((name for name in names if Path(name).name != name or name.startswith(".")), None)
     if odd is not None or len(set(names)) < len(names):
-        raise UserError(f"{arguments.index}: view_id must be unique and a file's name ({odd or 'some are the same'})")
+        raise UserError(f"{arguments.index}: view_id must be unique and a file name ({odd or 'some are the same'})")
     note = PngImagePlugin.PngInfo()
     if arguments.origin:
         note.add_text("origin", arguments.origin)
     with atomic_directory(folder) as temporary:
-        for name, view in progress(zip(names, views, strict=True), "PNG", "view", len(names)):
+        for name, view in progress(zip(names, views.pixels, strict=True), "PNG", "view", len(names)):
             Image.fromarray(view).save(temporary / name, format="PNG", pnginfo=note)
-        rows = [{**row, "file_name": name, "origin": arguments.origin} for row, name in zip(index, names, strict=True)]
-        write_rows([{column: row[column] for column in COLUMNS} for row in rows], COLUMNS, temporary / TABLE)
+        table = views.index.assign(file_name=names, origin=arguments.origin)
+        write_csv(table[list(COLUMNS)], temporary / TABLE)
 
 
 if __name__ == "__main__":

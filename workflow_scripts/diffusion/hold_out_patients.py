@@ -1,7 +1,10 @@
-"""Choose the patients that the diffusion model never sees; copies can only be told from likeness with their help.
+"""Choose the patients that the diffusion model never sees.
 
-python -m workflow_scripts.diffusion.hold_out_patients --index views/labelled.csv --share 0.15 --seed 0 \\
-        --output diffusion/holdout.csv
+The privacy audit compares the distances of synthetic views to seen and to unseen patients; without the latter, copies cannot
+be distinguished from mere similarity.
+
+    python -m workflow_scripts.diffusion.hold_out_patients --index views/labelled.csv --share 0.15 --seed 0 \\
+        --output-holdout diffusion/holdout.csv
 """
 
 from __future__ import annotations
@@ -9,29 +12,25 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import say
 from workflow_scripts.core.randomness import philox
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
 
-# FOLDED
-# Which patients the generator never sees.
 def choose_holdout(labels: Mapping[str, str], share: float, seed: int) -> list[str]:
     """Sorted patients, `share` of them (at least one if it is above 0), in proportion to their labels.
 
-    labels: each patient's label; any text that tells the strata apart. A function of (labels, share, seed).
+    labels: each patient's stratum, any text. A function of (labels, share, seed).
     """
     if not 0 <= share <= 0.5:
-        raise UserError(f"the held-out share must lie between 0 and 0.5, not {share}")
+        raise UserError(f"the held-out share must be between 0 and 0.5, not {share}")
     if share == 0:
         return []
     if len(labels) < 2:
-        raise UserError(
-            f"{len(labels)} patients: there must be two at least to hold one out; set holdout_patients to 0"
-        )
+        raise UserError(f"{len(labels)} patients: at least two are needed to hold one out; set holdout_patients to 0")
     strata: dict[str, list[str]] = {}
     for patient in sorted(labels):
         strata.setdefault(labels[patient], []).append(patient)
@@ -52,20 +51,14 @@ def choose_holdout(labels: Mapping[str, str], share: float, seed: int) -> list[s
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--index", type=Path, required=True, help="CSV index of the labelled views")
-    parser.add_argument("--share", type=float, required=True, help="share of the patients to hold out, 0 to 0.5")
-    parser.add_argument("--seed", type=int, required=True, help="seed of the choice")
-    parser.add_argument(
-        "--folds", type=Path, nargs="?", help="CSV of the folds (view_id, patient_id, fold), with --exclude-fold"
-    )
-    parser.add_argument("--exclude-fold", type=int, help="leave this fold's patients out of everything")
-    parser.add_argument("--output", type=Path, required=True, help="CSV patient_id")
+    add_inputs(parser, "index folds?")
+    add_outputs(parser, "holdout")
+    add_parameters(parser, "share seed exclude_fold")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Read the index, choose, write."""
-    pass
     from workflow_scripts.core.files import read_csv, write_rows
     from workflow_scripts.study.patients import real_masks
 
@@ -74,7 +67,7 @@ def main(arguments: argparse.Namespace) -> None:
     if len(nameless):
         raise UserError(f"{arguments.index}: row {nameless[0] + 2} has no patient_id; every labelled view needs one")
     available = index[real_masks(index, None, arguments.folds, arguments.exclude_fold)[0]]
-    # A patient's stratum is the set of labels of the views: two organ sides may differ.
+    # A patient's stratum is the set of the labels of their views, since the two sides may differ.
     labels = {
         str(patient): "+".join(sorted(set(group["label"])))
         for patient, group in available.groupby("patient_id", sort=True)
@@ -82,7 +75,7 @@ def main(arguments: argparse.Namespace) -> None:
     chosen = choose_holdout(labels, arguments.share, arguments.seed)
     views = int(available["patient_id"].isin(chosen).sum())
     say(f"held out: {len(chosen)} of {len(labels)} patients, {views} of {len(available)} views")
-    write_rows([{"patient_id": patient} for patient in chosen], ("patient_id",), arguments.output)
+    write_rows([{"patient_id": patient} for patient in chosen], ("patient_id",), arguments.output_holdout)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import say
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
 COLUMNS = ("view_id", "image_id", "patient_id", "organ", "label", "view")
@@ -20,46 +20,28 @@ ROWS_AT_ONCE = 256
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="the shards in order (.npy)")
-    parser.add_argument("--organ", required=True, help="organ that the views show")
-    parser.add_argument(
-        "--classes",
-        nargs="*",
-        default=[],
-        help="classes that a conditional model was asked for in turn (default: none)",
-    )
-    parser.add_argument("--output-views", type=Path, required=True, help=".npy, uint8 (N, size, size)")
-    parser.add_argument("--output-index", type=Path, required=True, help="index of the store (.csv)")
+    add_inputs(parser, "shards+")
+    add_outputs(parser, "views index")
+    add_parameters(parser, "organ asked_classes")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Copy shard after shard, a few rows at a time, and name the rows."""
-    import numpy as np
+    """Copy shard after shard, a few rows at a time, and write the index."""
+    from workflow_scripts.core.files import write_npy_blocks, write_rows
+    from workflow_scripts.core.store import open_pixels
 
-    from workflow_scripts.core.files import atomic_path, read_npy, write_rows
-
-    shards = [read_npy(path) for path in arguments.shards]
+    shards = [open_pixels(path) for path in arguments.shards]
     for path, shard in zip(arguments.shards, shards, strict=True):
-        if shard.dtype != np.uint8 or shard.ndim != 3:
-            raise UserError(f"{path} is no shard of uint8 views (n, size, size): {shard.dtype} {shard.shape}")
         if shard.shape[1:] != shards[0].shape[1:]:
             raise UserError(
                 f"{path} holds views of {shard.shape[1:]} pixels, {arguments.shards[0]} of {shards[0].shape[1:]}: they "
                 "come from different models. Sample all shards again"
             )
     total = sum(len(shard) for shard in shards)
-    with atomic_path(arguments.output_views) as temporary:
-        store = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(total, *shards[0].shape[1:]))
-        row = 0
-        for shard in shards:
-            for start in range(0, len(shard), ROWS_AT_ONCE):
-                part = shard[start : start + ROWS_AT_ONCE]
-                store[row : row + len(part)] = part
-                row += len(part)
-        store.flush()
-        del store
-    classes = arguments.classes or [""]
+    blocks = (shard[row : row + ROWS_AT_ONCE] for shard in shards for row in range(0, len(shard), ROWS_AT_ONCE))
+    write_npy_blocks(blocks, total, arguments.output_views)
+    classes = arguments.asked_classes or [""]
     constant = {"patient_id": "", "organ": arguments.organ, "view": "synthetic"}
     rows = [
         {"view_id": name, "image_id": name, "label": classes[row % len(classes)], **constant}

@@ -17,7 +17,7 @@ from workflow_scripts.diffusion.unet import IMAGE_CHANNELS, OUTPUT_CHANNELS
 
 MARKER = "model_index.json"
 BETA_SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
-# What the process of process.py is, in the words of a scheduler's config.
+# The keys of a scheduler's config that describe the process of process.py.
 SCHEDULER_MUST_BE = {
     "prediction_type": "epsilon",
     "variance_type": "learned_range",
@@ -29,9 +29,9 @@ SCHEDULER_MUST_BE = {
 
 
 def refuse_foreign_folder(path: Path) -> None:
-    """Raise UserError if writing a model to `path` would replace something that is no model."""
+    """Raise UserError if writing a model to `path` would replace something that is not a model."""
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / MARKER).is_file()):
-        raise UserError(f"{path} exists and is no diffusion model; name another --output or move it away")
+        raise UserError(f"{path} exists and is not a diffusion model; name another --output-model or move it away")
 
 
 def save_pipeline(unet: UNet2DModel, timesteps: int, schedule: str, path: Path) -> None:
@@ -42,7 +42,7 @@ def save_pipeline(unet: UNet2DModel, timesteps: int, schedule: str, path: Path) 
         beta_schedule=BETA_SCHEDULES[schedule],
         beta_start=beta_start,
         beta_end=beta_end,
-        # The default, `leading`, would sample other timesteps than the ones that sample.py keeps.
+        # The default, `leading`, would sample other timesteps than those that sample_shard keeps.
         timestep_spacing="linspace",
         **SCHEDULER_MUST_BE,
     )
@@ -52,12 +52,12 @@ def save_pipeline(unet: UNet2DModel, timesteps: int, schedule: str, path: Path) 
 def load_pipeline(path: Path) -> tuple[UNet2DModel, np.ndarray]:
     """The network (in evaluation mode, on CPU) and the float64 (T,) betas of a model folder.
 
-    UserError if the folder is none, or its model is not grey, of learned-range variance, and
-    unconditional or of classes that it names.
+    UserError if the folder does not hold one, or its model is not grey, of learned-range variance, and unconditional or
+    conditioned on classes that it names.
     """
     if not (path / MARKER).is_file():
-        raise UserError(f"{path} is no Diffusers folder (it has no {MARKER})")
-    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)  # what goes wrong is said below
+        raise UserError(f"{path} is not a Diffusers folder (it has no {MARKER})")
+    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)  # errors are reported below
     try:
         scheduler = read_json(path / "scheduler" / "scheduler_config.json")
         unet, loading = UNet2DModel.from_pretrained(
@@ -71,7 +71,7 @@ def load_pipeline(path: Path) -> tuple[UNet2DModel, np.ndarray]:
             f"architecture: {reason}"
         ) from error
     if not isinstance(scheduler, dict):
-        raise UserError(f"{path}: scheduler/scheduler_config.json is no scheduler's config")
+        raise UserError(f"{path}: scheduler/scheduler_config.json is not a scheduler's config")
     for problem, keys in (("lack", loading["missing_keys"]), ("have more than", loading["unexpected_keys"])):
         if keys:  # Diffusers would fill gaps at random
             raise UserError(

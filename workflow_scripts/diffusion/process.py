@@ -5,8 +5,8 @@ variance, hybrid loss, respacing) and Song et al. 2021 (DDIM). A network's outpu
 the predicted noise, and where the reverse variance lies between its bounds (-1: the posterior's, 1: beta).
 
 Diffusers has no training loss for `learned_range`; its `DDPMScheduler` respaces differently by default (with
-`timestep_spacing="linspace"` as here) and draws one stream of noise per call, where here every image has a noise of
-its own. So loss and steps are ours, on one set of tables, and the model folders stay Diffusers folders.
+`timestep_spacing="linspace"` as here) and draws one stream of noise per call, where here every image has its own
+noise. Loss and steps are therefore implemented here, on one set of tables; the model folders are Diffusers folders.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 from workflow_scripts.core.errors import UserError
 
-# Where the discretised likelihood stops trusting small probabilities.
+# Floor of the probabilities in the discretised likelihood.
 SMALLEST_PROBABILITY = 1e-12
 
 
@@ -68,7 +68,7 @@ class GaussianProcess:
     """Forward and reverse process on the timesteps kept (all of them unless `kept` says which).
 
     `betas`: float64 (T,) of the full process. `t` in every method is an int64 tensor (N,) of *positions* among the kept
-    timesteps; `timesteps[t]` is what the network is told. Tables are float64, values float32 after the look-up.
+    timesteps; `timesteps[t]` is what the network is given. Tables are float64, values float32 after the look-up.
     """
 
     def __init__(self, betas: np.ndarray, kept: np.ndarray | None = None, device: torch.device | str = "cpu") -> None:

@@ -1,56 +1,44 @@
 """Draw one shard of the synthetic views from a diffusion model.
 
-Image j is the same whatever the number of shards and the batch size (up to the arithmetic's rounding). Finished batches
-and the one at work survive an interruption.
+Image j is the same whatever the number of shards and the batch size (up to rounding). Finished batches and the one in
+progress survive an interruption.
 
-    python -m workflow_scripts.diffusion.sample_shard --model diffusion/model --images 20000 --shards 20 --shard 0 \\
-        --output synthesis/shards/0.npy --work-dir work/synthesis/0
+    python -m workflow_scripts.diffusion.sample_shard --model diffusion/model --images 20000 --shard-count 20 --shard 0 \\
+        --output-shard synthesis/shards/0.npy --work-dir work/sample_shard/0
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.log import progress, say
-from workflow_scripts.runtime.cli import add_settings, add_training, run, settings, stage_parser
+from workflow_scripts.core.log import say
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
+from workflow_scripts.runtime.cli import add_run, add_settings, run, settings, stage_parser
 from workflow_scripts.study.config.synthesis import SynthesisRecipe
 
-# A batch at work is saved about this often; on a CPU it can take hours.
+# Seconds between checkpoints within a batch, which can take hours on a CPU.
 SAVE_SECONDS = 300
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument(
-        "--model", type=Path, required=True, help="Diffusers folder: grey, learned range, trained here if conditional"
-    )
-    parser.add_argument(
-        "--size", type=int, help="side that the views must have; another model is refused (default: any)"
-    )
-    parser.add_argument(
-        "--classes", nargs="*", help="classes that the model must have been told, none or more (default: any)"
-    )
-    parser.add_argument("--images", type=int, required=True, help="images of all shards together")
-    parser.add_argument("--shards", type=int, default=1, help="number of shards (default: 1)")
-    parser.add_argument("--shard", type=int, default=0, help="which of them to draw, from 0 (default: 0)")
-    parser.add_argument("--output", type=Path, required=True, help=".npy, uint8 (n, size, size)")
+    add_inputs(parser, "model")
+    add_outputs(parser, "shard")
+    add_parameters(parser, "shard shard_count images size? asked_classes")
     add_settings(parser, SynthesisRecipe)
-    add_training(parser)
+    add_run(parser)
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Load the model, draw batch after batch, write the shard."""
-    import time
-
     import numpy as np
     import torch
 
-    from workflow_scripts.core.files import read_npy, sha256, write_npy
+    from workflow_scripts.core.files import read_npy, write_npy
     from workflow_scripts.diffusion.pipeline import class_names, load_pipeline
     from workflow_scripts.diffusion.process import GaussianProcess
     from workflow_scripts.diffusion.sampler import (
@@ -61,14 +49,14 @@ def main(arguments: argparse.Namespace) -> None:
         shard_range,
         to_grey,
     )
-    from workflow_scripts.runtime.device import select_device
-    from workflow_scripts.runtime.work import Clock, Interrupted, WorkDir
+    from workflow_scripts.runtime.run import CHECKPOINT, Run
 
-    clock = Clock(arguments.time_limit)
+    run = Run(arguments)
     recipe: SynthesisRecipe = settings(arguments)
-    seed, sampler, length, batch_size = recipe.seed, recipe.sampler, recipe.steps, recipe.batch_size
-    images = shard_range(arguments.images, arguments.shards, arguments.shard)
-    device = select_device(arguments.device, arguments.threads)
+    device, seed, sampler, length = run.device, recipe.seed, recipe.sampler, recipe.steps
+
+    # The model, and that it is the one that the study asks for.
+    images = shard_range(arguments.images, arguments.shard_count, arguments.shard)
     unet, betas = load_pipeline(arguments.model)
     kept = kept_timesteps(len(betas), length, sampler)
     side = unet.config.sample_size
@@ -78,10 +66,10 @@ def main(arguments: argparse.Namespace) -> None:
             'use a model of that size, or train one (diffusion.model: "")'
         )
     classes = class_names(arguments.model)
-    if arguments.classes is not None and arguments.classes != classes:
+    if arguments.asked_classes is not None and arguments.asked_classes != classes:
         raise UserError(
-            f"{arguments.model} was told the classes {classes or 'none'}, the study asks for "
-            f"{arguments.classes or 'none'} (diffusion.class_conditional, data.classes)"
+            f"{arguments.model} is conditioned on the classes {classes or 'none'}, the study asks for "
+            f"{arguments.asked_classes or 'none'} (diffusion.class_conditional, data.classes)"
         )
     if recipe.guidance != 1 and not classes:
         raise UserError(f"guidance {recipe.guidance}: {arguments.model} is unconditional, there is nothing to guide")
@@ -91,54 +79,32 @@ def main(arguments: argparse.Namespace) -> None:
     process = GaussianProcess(betas, kept, device)
     say(f"images {images.start} to {images.stop - 1} of {arguments.images}, {length} {sampler} steps on {device}")
 
-    work = WorkDir(
-        arguments.work_dir,
-        {
-            "settings": recipe.model_dump(),
-            "images": [images.start, images.stop],
-            "unet": sha256(arguments.model / "unet"),
-            "betas": betas.tolist(),
-            "classes": classes,
-            "device": device.type,
-            "code_version": arguments.code_version,
-        },
-    )
-    # Progress counts reverse steps over all batches: finished batches lie in files, the one at work in a checkpoint.
-    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    finished = work.state["progress"] // length
+    run.start(run.identity(recipe, device=device.type))
+    batches = [images[first : first + recipe.batch_size] for first in range(0, len(images), recipe.batch_size)]
+    files = [run.work.path / f"batch_{number}.npy" for number in range(len(batches))]
 
-    def batch_file(number: int) -> Path:
-        return work.path / f"batch_{number}.npy"
+    # Steps are the reverse steps of all batches: finished batches are in files, the one in progress in the checkpoint.
+    x: torch.Tensor
+    start, total = 0, len(batches) * length
+    checkpoint = run.work.load(CHECKPOINT)
+    if checkpoint is not None:
+        start, x = checkpoint["step"], checkpoint["x"].to(device)
 
-    def draw() -> Iterator[int]:
-        """The images of the batches that are not finished yet, each batch once it is on disk."""
-        for number, batch in enumerate(batches):
-            if number < finished:
-                continue
-            x, begun = image_noise(seed, 0, batch, side, device), 0
-            checkpoint = work.load("batch.pt")
-            if checkpoint is not None and checkpoint["batch"] == number:
-                x, begun = checkpoint["x"].to(device), checkpoint["done"]
-            saved = time.monotonic()
-            for done, state in reverse_steps(unet, process, x, begun, batch, seed, sampler, condition):
-                x = state
-                is_over = clock.is_over()
-                if done < length and (is_over or time.monotonic() - saved > SAVE_SECONDS):
-                    work.save("batch.pt", {"batch": number, "done": done, "x": x.cpu()}, number * length + done)
-                    saved = time.monotonic()
-                    if is_over:
-                        raise Interrupted(
-                            f"time is over at image {batch[0]}, step {done} of {length}; try again to go on"
-                        )
-            write_npy(to_grey(x), batch_file(number))
-            work.advance((number + 1) * length)
-            yield from batch
+    def state() -> dict[str, Any]:
+        return {"x": x.cpu()}
 
-    before = sum(len(batch) for batch in batches[:finished])
-    for _ in progress(draw(), "sampling", "image", len(images), before):
-        pass
-    write_npy(np.concatenate([read_npy(batch_file(number)) for number in range(len(batches))]), arguments.output)
-    work.close()
+    for step in run.steps(total, state, start=start, every=length, seconds=SAVE_SECONDS, label="sampling"):
+        number, done = divmod(step, length)
+        if done == 0:
+            x = image_noise(seed, 0, batches[number], side, device)
+        if done == 0 or step == start:
+            following = reverse_steps(unet, process, x, done, batches[number], seed, sampler, condition)
+        _, x = next(following)
+        if done == length - 1:
+            write_npy(to_grey(x), files[number])
+
+    write_npy(np.concatenate([read_npy(file) for file in files]), arguments.output_shard)
+    run.work.close()
 
 
 if __name__ == "__main__":

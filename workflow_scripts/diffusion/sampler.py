@@ -1,7 +1,7 @@
 """Sampling: image j of a set is a function of (weights, seed, j), whatever the shard or batch it is drawn in.
 
-Its noise depends on (seed, step, j) alone. That of a GPU comes from the GPU's own generator, so that a set drawn on a
-GPU is not the set drawn on a CPU. On either, another batch size changes the arithmetic's rounding and nothing else.
+Its noise depends on (seed, step, j) alone. On a GPU the noise comes from the GPU's own generator, so that a set drawn on a
+GPU differs from one drawn on a CPU. On either, the batch size changes only the rounding.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DPM = "dpmsolver++"
 
 @dataclass(frozen=True)
 class Condition:
-    """Classes to draw: image j is asked to show class j modulo `classes`; the network's label `classes` means none.
+    """Classes to draw: image j is conditioned on class j modulo `classes`; the network's label `classes` means none.
 
     guidance (Ho and Salimans 2022): 1 is the conditional prediction, 0 the unconditional, above 1 beyond it.
     """
@@ -34,7 +34,7 @@ class Condition:
     guidance: float = 1.0
 
     def labels(self, images: Sequence[int], device: torch.device) -> torch.Tensor:
-        """int64 (N,): the class that each image is asked for."""
+        """int64 (N,): the class that each image is conditioned on."""
         return torch.tensor([image % self.classes for image in images], device=device)
 
 
@@ -45,12 +45,12 @@ def predict(
     if condition is None:
         return unet(x, timesteps).sample
     labels = condition.labels(images, x.device)
-    asked = unet(x, timesteps, class_labels=labels).sample
+    conditional = unet(x, timesteps, class_labels=labels).sample
     if condition.guidance == 1:
-        return asked
-    free = unet(x, timesteps, class_labels=torch.full_like(labels, condition.classes)).sample
-    noise = free[:, :1] + condition.guidance * (asked[:, :1] - free[:, :1])
-    return torch.cat([noise, asked[:, 1:]], dim=1)
+        return conditional
+    unconditional = unet(x, timesteps, class_labels=torch.full_like(labels, condition.classes)).sample
+    noise = unconditional[:, :1] + condition.guidance * (conditional[:, :1] - unconditional[:, :1])
+    return torch.cat([noise, conditional[:, 1:]], dim=1)
 
 
 def shard_range(images: int, shards: int, shard: int) -> range:
@@ -58,7 +58,7 @@ def shard_range(images: int, shards: int, shard: int) -> range:
     if not 0 <= shard < shards:
         raise UserError(f"shard {shard} does not exist; {shards} shards are numbered 0 to {shards - 1}")
     if images < shards:
-        raise UserError(f"{images} images cannot be shared by {shards} shards; lower shards")
+        raise UserError(f"{images} images cannot be divided into {shards} shards; use fewer")
     return range(shard * images // shards, (shard + 1) * images // shards)
 
 

@@ -1,4 +1,4 @@
-"""Looking at a training's snapshots: their samples, and how well they denoise views that they never saw."""
+"""Snapshots of a training run: their samples, and how well they denoise views that they never saw."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load_weights(unet: UNet2DModel, file: Path) -> None:
     try:
         unet.load_state_dict(load_file(file))
     except (RuntimeError, SafetensorError, OSError) as error:
-        raise UserError(f"{file} is no snapshot of this model: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{file} is not a snapshot of this model: {str(error).splitlines()[0]}") from error
 
 
 def drawn_images(
@@ -44,10 +44,12 @@ def drawn_images(
     batch_size: int,
     seed: int,
     condition: Condition | None = None,
+    first: int = 0,
 ) -> Iterator[np.ndarray]:
-    """Ancestral samples of `process`, uint8 (batch, S, S), batch by batch; the same noise for every network."""
+    """Ancestral samples of `process`, uint8 (batch, S, S), batch by batch from image `first` on; the same noise for every
+    network."""
     device, side = next(unet.parameters()).device, unet.config.sample_size
-    for start in range(0, count, batch_size):
+    for start in range(first, count, batch_size):
         images = range(start, min(start + batch_size, count))
         state = image_noise(seed, 0, images, side, device)
         for _, following in reverse_steps(unet, process, state, 0, images, seed, "ancestral", condition):
@@ -66,11 +68,11 @@ def denoising_errors(
 ) -> Iterator[np.ndarray]:
     """Mean squared error of the predicted noise, float64 (batch,), of views uint8 (N, S, S) over LEVELS noise levels.
 
-    Batch by batch from row `first` on. A conditional model is told no class. The noise of a view depends on the seed, its
+    Batch by batch from row `first` on. A conditional model is given no class. The noise of a view depends on the seed, its
     row, the level and the round, so that networks are compared on the same task. `process` has all timesteps.
     """
     device, length = next(unet.parameters()).device, len(process)
-    nothing = unet.config.num_class_embeds
+    classes = unet.config.num_class_embeds
     for start in range(first, len(views), batch_size):
         rows = range(start, min(start + batch_size, len(views)))
         losses = np.zeros(len(rows))
@@ -80,7 +82,7 @@ def denoising_errors(
             drawn = normals(seed, STREAM, LEVELS * noise_round + level, rows, tuple(x0.shape[1:]))
             noise = torch.from_numpy(drawn).to(device)
             with torch.no_grad(), autocast(device):
-                labels = torch.full_like(t, nothing - 1) if nothing else None
+                labels = torch.full_like(t, classes - 1) if classes else None  # the last label means none
                 predicted = unet(process.q_sample(x0, t, noise), t, class_labels=labels).sample[:, :1]
             errors = ((predicted.float() - noise) ** 2).flatten(1).mean(dim=1)
             losses += errors.double().cpu().numpy() / LEVELS

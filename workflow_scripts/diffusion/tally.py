@@ -1,4 +1,4 @@
-"""What a training of the diffusion model reports: means over steps, and over quarters of the timesteps."""
+"""Metrics of diffusion training: means over steps, and over quarters of the timesteps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STEP_SUMS = 3
 
 
 class Tally:
-    """What is reported: sums over the samples and steps since the last report, float64, on the training's device."""
+    """Sums over the samples and steps since the last report, float64, on the device that trains."""
 
     def __init__(self, timesteps: int, device: torch.device) -> None:
         self.timesteps = timesteps

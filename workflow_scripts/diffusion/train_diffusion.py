@@ -1,11 +1,11 @@
 """Train the diffusion model on the labelled views (paper, Sec. 4.2).
 
-It learns from every labelled view, whatever the label policy, but for the patients that are held out. Killed or out of
-time, the same command continues where it was. The output is a Diffusers folder with the averaged (EMA) weights:
+It learns from every labelled view, whatever the label policy, except those of held-out patients. Killed or out of time, the
+same command continues where it was. The output is a Diffusers folder with the averaged (EMA) weights:
 
     python -m workflow_scripts.diffusion.train_diffusion --views views/labelled.npy --index views/labelled.csv \\
-        --holdout diffusion/holdout.csv --output diffusion/model --output-metrics diffusion/metrics.jsonl \\
-        --work-dir work/diffusion --processes 2
+        --holdout diffusion/holdout.csv --output-model diffusion/trained --output-metrics diffusion/metrics.jsonl \\
+        --work-dir work/train_diffusion --processes 2
 
 With `--processes` above 1 the command becomes torchrun, with a GPU for each process (or CPUs); `torchrun -m --
 workflow_scripts.diffusion.train_diffusion …` does the same.
@@ -16,59 +16,36 @@ from __future__ import annotations
 import argparse
 import platform
 import shutil
-from pathlib import Path
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import say
-from workflow_scripts.runtime.cli import add_settings, add_training, run, settings, stage_parser
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
+from workflow_scripts.runtime.cli import add_run, add_settings, run, settings, stage_parser
 from workflow_scripts.study.config.diffusion import DiffusionRecipe
-from workflow_scripts.study.patients import add_reference
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--views", type=Path, required=True, help="store of the labelled views (.npy)")
-    parser.add_argument("--index", type=Path, required=True, help="its index (.csv)")
-    add_reference(parser)
-    parser.add_argument(
-        "--classes",
-        nargs="*",
-        default=[],
-        help="labels to tell the model, in their order (default: none, unconditional)",
-    )
-    parser.add_argument(
-        "--origin", default="", help="where the views come from if not from patients, for example PHANTOM"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder of the trained model")
-    parser.add_argument(
-        "--output-metrics", type=Path, required=True, help="JSON lines of loss, gradient norm and speed"
-    )
-    parser.add_argument("--tensorboard", type=Path, help="folder of TensorBoard's files (default: none)")
-    parser.add_argument(
-        "--snapshot-every",
-        type=int,
-        default=0,
-        help="steps between copies of the averaged weights in the model's `snapshots` folder (default: 0, none)",
-    )
-    parser.add_argument(
-        "--processes", type=int, default=1, help="processes to share each batch, one per GPU (default: 1)"
-    )
+    add_inputs(parser, "views index holdout? folds?")
+    add_outputs(parser, "model metrics")
+    add_parameters(parser, "snapshot_every exclude_fold asked_classes origin")
     add_settings(parser, DiffusionRecipe)
-    add_training(parser)
+    add_run(parser, shared=True)
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Check, train, write."""
-    from workflow_scripts.runtime.processes import Processes, relaunch
+    from workflow_scripts.runtime.processes import relaunch
 
     relaunch(arguments.processes)
     import diffusers
     import numpy as np
     import torch
 
-    from workflow_scripts.core.files import atomic_directory, read_csv, read_npy, sha256, write_json, write_text
+    from workflow_scripts.core.files import atomic_directory, write_json, write_text
+    from workflow_scripts.core.store import ViewStore
     from workflow_scripts.diffusion.card import model_card
     from workflow_scripts.diffusion.pipeline import refuse_foreign_folder, save_pipeline
     from workflow_scripts.diffusion.process import schedule_betas
@@ -78,84 +55,57 @@ def main(arguments: argparse.Namespace) -> None:
         SNAPSHOTS,
         Labels,
         Trainer,
+        TrainingViews,
         check_division,
         train,
     )
     from workflow_scripts.diffusion.unet import architecture
-    from workflow_scripts.runtime.device import select_device
-    from workflow_scripts.runtime.work import Clock, WorkDir
-    from workflow_scripts.study.patients import check_rows, real_masks
+    from workflow_scripts.runtime.run import Run
+    from workflow_scripts.study.patients import real_masks
 
-    clock = Clock(arguments.time_limit)
+    run = Run(arguments)
     recipe: DiffusionRecipe = settings(arguments)
-    refuse_foreign_folder(arguments.output)
-    views, index = read_npy(arguments.views), read_csv(arguments.index)
-    if views.dtype != np.uint8 or views.ndim != 3 or views.shape[1] != views.shape[2]:
-        raise UserError(f"{arguments.views} is no store of square uint8 views: {views.dtype} {views.shape}")
-    check_rows({str(arguments.views): len(views), str(arguments.index): len(index)})
+    classes = arguments.asked_classes or []
+    refuse_foreign_folder(arguments.output_model)
+    views = ViewStore.open(arguments.views, arguments.index)
     schedule_betas(recipe.schedule, recipe.timesteps)
-    architecture(views.shape[1], **recipe.model_dump(include=NETWORK_KEYS))
-    seen, _ = real_masks(index, arguments.holdout, arguments.folds, arguments.exclude_fold)
+    architecture(views.side, **recipe.model_dump(include=NETWORK_KEYS))
+    seen, _ = real_masks(views.index, arguments.holdout, arguments.folds, arguments.exclude_fold)
     rows = np.flatnonzero(seen)
-    processes = Processes()
-    check_division(recipe, len(rows), processes.count)
+    check_division(recipe, len(rows), run.processes.count)
     labels = None
-    if arguments.classes:
-        unknown = sorted(set(index["label"]) - set(arguments.classes))
+    if classes:
+        unknown = sorted(set(views.index["label"]) - set(classes))
         if unknown:
-            raise UserError(f"{arguments.index}: label {unknown[0]!r} is none of {', '.join(arguments.classes)}")
-        labels = Labels(index["label"].map(arguments.classes.index).to_numpy(), len(arguments.classes))
-    patients = index["patient_id"].to_numpy()
+            raise UserError(f"{arguments.index}: label {unknown[0]!r} is not one of {', '.join(classes)}")
+        labels = Labels(views.index["label"].map(classes.index).to_numpy(), len(classes))
     facts = {
         "views": len(rows),
-        "patients": len(set(patients[rows])),
-        "views left out": len(index) - len(rows),
-        "view size": views.shape[1],
+        "patients": len(set(views.patients[rows])),
+        "views left out": len(views) - len(rows),
+        "view size": views.side,
     }
     passes = recipe.steps * recipe.batch_size / len(rows)
     say(", ".join(f"{name} {value}" for name, value in {**facts, "passes over them": f"{passes:.0f}"}.items()))
 
-    device = select_device(processes.device_name(arguments.device), arguments.threads)
-    processes.join(device)
-    trainer = Trainer(views, rows, recipe, device, processes, labels)
-    say(f"{processes.count} x {device.type}, {trainer.precision.name}")
-    fingerprint = {
-        "settings": recipe.model_dump(),
-        "views": sha256(arguments.views),
-        "learned_rows": rows.tolist(),
-        "snapshot_every": arguments.snapshot_every,
-        "labels": [arguments.classes, labels.values[rows].tolist()] if labels else None,
-        "code_version": arguments.code_version,
-    }
-    work = processes.work_dir(arguments.work_dir, lambda: WorkDir(arguments.work_dir, fingerprint))
-    unet = train(trainer, work, clock, arguments.tensorboard, arguments.origin, arguments.snapshot_every)
-    processes.leave()
-    if not processes.is_first:
+    trainer = Trainer(TrainingViews(views.pixels, rows, labels), recipe, run.device, run.processes)
+    say(f"{run.processes.count} x {run.device.type}, {trainer.precision.name}")
+    identity = run.identity(recipe)
+    run.start(identity)
+    unet = train(trainer, run, arguments.origin, arguments.snapshot_every)
+    if not run.finish():
         return
 
-    parameters = {
-        "origin": arguments.origin,
-        "classes": arguments.classes,
-        **facts,
-        "settings": recipe.model_dump(),
-        "views_sha256": fingerprint["views"],
-        "exclude_fold": arguments.exclude_fold,
-        "code_version": arguments.code_version,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-        },
-    }
-    with atomic_directory(arguments.output) as folder:
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "diffusers": diffusers.__version__}
+    with atomic_directory(arguments.output_model) as folder:
         save_pipeline(unet, recipe.timesteps, recipe.schedule, folder)
-        write_json(parameters, folder / "parameters.json")
-        write_text(model_card(arguments.origin, facts, recipe.model_dump(), arguments.classes), folder / "README.md")
+        write_json({**identity, **facts, "classes": classes, "versions": versions}, folder / "parameters.json")
+        write_text(model_card(arguments.origin, facts, recipe.model_dump(), classes), folder / "README.md")
         for kept in (GRIDS, SNAPSHOTS):
-            if (work.path / kept).is_dir():
-                shutil.copytree(work.path / kept, folder / kept)
-    write_text(work.metrics_file().read_text(encoding="utf-8"), arguments.output_metrics)
-    work.close()
+            if (run.work.path / kept).is_dir():
+                shutil.copytree(run.work.path / kept, folder / kept)
+    write_text(run.work.metrics_file().read_text(encoding="utf-8"), arguments.output_metrics)
+    run.work.close()
 
 
 if __name__ == "__main__":

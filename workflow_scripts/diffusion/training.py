@@ -1,7 +1,7 @@
 """Training of the diffusion model (paper, Sec. 4.2): guided-diffusion's hybrid loss, averaged weights, exact resume.
 
-A batch is divided among the processes, and each process may work its share through in parts (`accumulate`), for cards
-too small for it. What a part draws depends on the seed, the step and the part's place in the batch, so that two
+A batch is divided among the processes, and each process may work through its share in parts (`accumulate`), for GPUs whose
+memory is too small for it. What a part draws depends on the seed, the step and the part's place in the batch, so that two
 processes compute what one computes in two parts.
 """
 
@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,25 +24,23 @@ from torch.nn.parallel import DistributedDataParallel
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.figures import contact_sheet, save_picture
 from workflow_scripts.core.files import atomic_path
-from workflow_scripts.core.log import progress
 from workflow_scripts.core.randomness import epoch_order, normals, philox, uniforms
-from workflow_scripts.diffusion.augmentation import ToldUNet, draw_labels, transform
+from workflow_scripts.diffusion.augmentation import AugmentationConditionedUNet, draw_labels, transform
 from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas, spaced_timesteps
 from workflow_scripts.diffusion.sampler import Condition, image_noise, reverse_steps, to_grey
 from workflow_scripts.diffusion.tally import Tally
 from workflow_scripts.diffusion.unet import build_unet
-from workflow_scripts.runtime.board import Board
 from workflow_scripts.runtime.device import Precision
 from workflow_scripts.runtime.processes import Processes
-from workflow_scripts.runtime.work import Clock, Interrupted, WorkDir
+from workflow_scripts.runtime.run import CHECKPOINT, Run
 from workflow_scripts.study.config.diffusion import DiffusionRecipe
 
-CHECKPOINT, GRIDS, SNAPSHOTS = "checkpoint.pt", "samples", "snapshots"
-# Steps per line of metrics, each the mean over them: reading a value off a GPU makes it wait.
+GRIDS, SNAPSHOTS = "samples", "snapshots"
+# Steps per line of metrics, which reports their means: reading a value from a GPU waits for it.
 METRICS_EVERY = 50
-# A grid of samples while it trains: so many images in so many ancestral steps.
+# The contact sheets of samples during training: number of images and of ancestral steps.
 GRID_IMAGES, GRID_STEPS = 16, 25
-# Predicting no noise at all has a mean squared error of 1; a network this much worse is not coming back.
+# Predicting no noise at all has a mean squared error of 1; a network this much worse does not recover.
 DIVERGED_MSE = 2.0
 NETWORK_KEYS = {
     "base_channels",
@@ -65,22 +62,31 @@ def check_division(recipe: DiffusionRecipe, views: int, processes: int) -> None:
         )
     if views < batch:
         raise UserError(
-            f"{views} views to learn from are fewer than one batch of {batch}; bring more or lower batch_size"
+            f"{views} views to learn from are fewer than one batch of {batch}; add views or lower batch_size"
         )
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What a conditional model learns with its views: their classes int64 (N,), numbered from 0 to `classes` - 1."""
+    """Classes of the views, for a conditional model: int64 (N,), numbered from 0 to `classes` - 1."""
 
     values: np.ndarray
     classes: int
 
     def draw(self, recipe: DiffusionRecipe, rows: np.ndarray, step: int, places: range) -> torch.Tensor:
-        """Labels (B,) of some places of a step's batch `rows`; at random some say `classes`, which means none."""
+        """Labels (B,) of some places of a step's batch `rows`; a random share of them is `classes`, which means none."""
         draws = uniforms(recipe.seed, "label dropout", step, places, 1)[:, 0]
         labels = self.values[rows[places.start : places.stop]]
         return torch.from_numpy(np.where(draws < recipe.label_dropout, self.classes, labels).astype(np.int64))
+
+
+@dataclass(frozen=True)
+class TrainingViews:
+    """Views to learn from: `pixels` uint8 (N, S, S), of which `rows` (n,) take part, and labels for a conditional model."""
+
+    pixels: np.ndarray
+    rows: np.ndarray
+    labels: Labels | None = None
 
 
 def unet_of(recipe: DiffusionRecipe, size: int, classes: int | None = None) -> UNet2DModel:
@@ -128,71 +134,69 @@ def learning_rate(recipe: DiffusionRecipe, step: int) -> float:
 
 
 class Trainer:
-    """Network, average, optimiser and draws: one process's part of a training."""
+    """Network, averaged weights, optimiser and draws of one process of a training run."""
 
     def __init__(
-        self,
-        views: np.ndarray,
-        rows: np.ndarray,
-        recipe: DiffusionRecipe,
-        device: torch.device,
-        processes: Processes,
-        labels: Labels | None = None,
+        self, data: TrainingViews, recipe: DiffusionRecipe, device: torch.device, processes: Processes
     ) -> None:
-        self.labels = labels
-        self.condition = Condition(labels.classes) if labels else None
-        self.views, self.rows, self.recipe = views, rows, recipe
-        self.device, self.processes = device, processes
+        self.data, self.recipe, self.device, self.processes = data, recipe, device, processes
+        self.side, classes = data.pixels.shape[1], data.labels.classes if data.labels else None
+
+        # The network, with one more label than classes, which means none, and the average of its weights.
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        self.unet = (
-            unet_of(recipe, views.shape[1], labels.classes + 1 if labels else None)
-            .to(device, memory_format=self.layout)
-            .train()
-        )
+        unet = unet_of(recipe, self.side, None if classes is None else classes + 1)
+        self.unet = unet.to(device, memory_format=self.layout).train()
         self.average = copy.deepcopy(self.unet).requires_grad_(False).eval()
+        self.condition = None if classes is None else Condition(classes)
+        self.checkpointed = ["unet", "average", "optimiser"]
         self.network: torch.nn.Module = self.unet
-        self.kept = ["unet", "average", "optimiser"]
         if recipe.augment != "none":
-            self.network = told = ToldUNet(self.unet).to(device)
-            self.tell = told.tell
-            self.kept.append("tell")
+            self.network = conditioned = AugmentationConditionedUNet(self.unet).to(device)
+            self.label_projection = conditioned.label_projection
+            self.checkpointed.append("label_projection")
         self.parameters, self.averaged = list(self.network.parameters()), list(self.average.parameters())
+
+        # The optimiser and its arithmetic.
         self.optimiser = torch.optim.AdamW(self.parameters, lr=recipe.lr, weight_decay=0.0, fused=device.type == "cuda")
         self.precision = Precision(recipe.precision, device)
+
+        # The diffusion process, one with few timesteps for samples during training, and what is reported.
         betas = schedule_betas(recipe.schedule, recipe.timesteps)
         self.process = GaussianProcess(betas, device=device)
-        kept = spaced_timesteps(len(betas), min(GRID_STEPS, len(betas)))
-        self.short_process = GaussianProcess(betas, kept, device)
+        few = spaced_timesteps(len(betas), min(GRID_STEPS, len(betas)))
+        self.short_process = GaussianProcess(betas, few, device)
         self.tally = Tally(recipe.timesteps, device)
         if processes.count > 1:
             self.network = DistributedDataParallel(self.network)
 
     def state(self) -> dict[str, Any]:
         """Everything that a checkpoint holds."""
-        state = {name: getattr(self, name).state_dict() for name in self.kept}
+        state = {name: getattr(self, name).state_dict() for name in self.checkpointed}
         return {**state, "sums": self.tally.totals(self.processes), "scaler": self.precision.scaler.state_dict()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
-        for name in self.kept:
+        for name in self.checkpointed:
             getattr(self, name).load_state_dict(state[name])
         self.precision.scaler.load_state_dict(state["scaler"])
         self.tally.sums = state["sums"].to(self.device)
         if not self.processes.is_first:
-            self.tally.clear_samples()  # the first one brings those of all processes
+            self.tally.clear_samples()  # the checkpoint's are the sums over all processes; the first one keeps them
 
     def step(self, number: int) -> None:
         """One optimisation step."""
-        recipe, count = self.recipe, self.recipe.accumulate
-        size = recipe.batch_size // (self.processes.count * count)
+        recipe, parts = self.recipe, self.recipe.accumulate
+        size = recipe.batch_size // (self.processes.count * parts)
+
+        # Gradients of this process's share of the batch, part by part; processes exchange them once, with the last part.
         self.optimiser.zero_grad(set_to_none=True)
-        for part in range(count):
-            start = (self.processes.rank * count + part) * size
-            last = part == count - 1
-            # Processes exchange gradients once, with the last part.
-            exchange = nullcontext() if last or self.processes.count == 1 else self.network.no_sync()  # type: ignore[operator]
-            with exchange:
-                self._part(number, range(start, start + size), 1 / count)
+        for part in range(parts):
+            start = (self.processes.rank * parts + part) * size
+            exchanges = part == parts - 1 or self.processes.count == 1
+            with nullcontext() if exchanges else self.network.no_sync():  # type: ignore[operator]
+                self._add_gradient(number, range(start, start + size))
+
+        # Step of the optimiser.
         scaler = self.precision.scaler
         scaler.unscale_(self.optimiser)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -201,35 +205,39 @@ class Trainer:
             group["lr"] = learning_rate(recipe, number)
         scaler.step(self.optimiser)
         scaler.update()
+
+        # Averaged weights and report.
         with torch.no_grad():
             torch._foreach_lerp_(self.averaged, list(self.unet.parameters()), 1 - ema_decay(recipe.ema, number))
             self.tally.add_step(norm.detach(), may_skip=scaler.is_enabled())
 
-    def _part(self, number: int, places: range, share: float) -> None:
-        """Add the gradient of some places of a step's batch."""
-        drawn = draw_batch(self.views, self.rows, self.recipe, number, places)
+    def _add_gradient(self, number: int, places: range) -> None:
+        """Add the gradient of some places of a step's batch, one of `accumulate` parts."""
+        recipe, data = self.recipe, self.data
+
+        # Images, timesteps and noise; with augmentation the network is also given its label.
+        drawn = draw_batch(data.pixels, data.rows, recipe, number, places)
         x0, t, noise = (tensor.to(self.device, non_blocking=True) for tensor in drawn)
-        told: tuple[torch.Tensor, ...] = ()
-        if self.recipe.augment != "none":
-            told = (draw_labels(self.recipe.seed, number, places).to(self.device),)
-            x0 = transform(x0, *told)
-        # Dropout draws from torch's own generator, which is therefore set anew for every part of a step.
-        torch.manual_seed(_torch_seed(self.recipe.seed, "dropout", number, places.start))
+        augmentation: tuple[torch.Tensor, ...] = ()
+        if recipe.augment != "none":
+            augmentation = (draw_labels(recipe.seed, number, places).to(self.device),)
+            x0 = transform(x0, *augmentation)
+        classes = None
+        if data.labels is not None:
+            rows = batch_rows(data.rows, recipe.seed, number, recipe.batch_size)
+            classes = data.labels.draw(recipe, rows, number, places).to(self.device)
+
+        # Dropout draws from torch's own generator, which is therefore seeded for every part of a step.
+        torch.manual_seed(_torch_seed(recipe.seed, "dropout", number, places.start))
         xt = self.process.q_sample(x0, t, noise).contiguous(memory_format=self.layout)
         with self.precision.cast():
-            output = self.network(xt, t, self._labels(number, places), *told).sample
+            output = self.network(xt, t, classes, *augmentation).sample
         mse, vb = self.process.losses(output, x0, xt, t, noise)  # in float32
-        self.precision.scaler.scale((mse + vb).mean() * share).backward()
+        self.precision.scaler.scale((mse + vb).mean() * (1 / recipe.accumulate)).backward()
         self.tally.add_samples(mse, vb, t)
 
-    def _labels(self, number: int, places: range) -> torch.Tensor | None:
-        if self.labels is None:
-            return None
-        rows = batch_rows(self.rows, self.recipe.seed, number, self.recipe.batch_size)
-        return self.labels.draw(self.recipe, rows, number, places).to(self.device)
-
     def means(self, done: int, whole_report: bool) -> dict[str, float | None]:
-        """The tally's means; UserError where they say that the training has failed."""
+        """The tally's means; raises `UserError` where they show that training has failed."""
         values = self.tally.means(self.processes)
         advice = (
             f"lower the learning rate (now {self.recipe.lr}) or raise warmup_steps (now {self.recipe.warmup_steps})"
@@ -241,19 +249,19 @@ class Trainer:
             )
         if whole_report and values["mse"] is not None and values["mse"] > DIVERGED_MSE:
             raise UserError(
-                f"the training has diverged: up to step {done} the predicted noise is off by {values['mse']:.3g} on "
-                f"average, where predicting none has 1; {advice}"
+                f"the training has diverged: up to step {done} the mean squared error of the predicted noise is "
+                f"{values['mse']:.3g}, and predicting no noise has 1; {advice}"
             )
         if whole_report and values.get("skipped_steps") == METRICS_EVERY:
             raise UserError(
-                f"fp16 overflows at every step up to {done}, whatever its scale; {advice}, or use precision float32"
+                f"fp16 overflows at every step up to {done} at any loss scale; {advice}, or use precision float32"
             )
         return values
 
     def grid(self) -> np.ndarray:
         """uint8 (GRID_IMAGES, S, S): samples of the averaged weights, from the same noise whenever it is called."""
-        images, seed, side = range(GRID_IMAGES), self.recipe.seed, self.views.shape[1]
-        x = image_noise(seed, 0, images, side, self.device)
+        images, seed = range(GRID_IMAGES), self.recipe.seed
+        x = image_noise(seed, 0, images, self.side, self.device)
         for _, state in reverse_steps(
             self.average, self.short_process, x, 0, images, seed, "ancestral", self.condition
         ):
@@ -261,38 +269,30 @@ class Trainer:
         return to_grey(x)
 
 
-def train(
-    trainer: Trainer,
-    work: WorkDir,
-    clock: Clock,
-    tensorboard: Path | None = None,
-    origin: str = "",
-    snapshot_every: int = 0,
-) -> UNet2DModel:
+def train(trainer: Trainer, run: Run, origin: str = "", snapshot_every: int = 0) -> UNet2DModel:
     """Train to the end and return the network with the averaged weights, on CPU.
 
-    Continues from the work directory's checkpoint; on CPU the result does not depend on where it was interrupted.
-    `tensorboard`: folder of its files, or None; `origin` is stamped on the grids of samples; every `snapshot_every` steps
-    (0: never) the averaged weights are kept in the work directory. Raises `Interrupted` when the clock is over (after a
-    checkpoint) and UserError when the training fails.
+    Continues from the work directory's checkpoint; on a CPU the result does not depend on where it was interrupted.
+    `origin` is stamped on the contact sheets of samples; every `snapshot_every` steps (0: never) a copy of the averaged
+    weights is kept in the work directory. Raises `Interrupted` when the clock is over (after a checkpoint) and `UserError`
+    when training fails.
     """
     recipe, processes = trainer.recipe, trainer.processes
-    steps, done = recipe.steps, 0
-    checkpoint = work.load(CHECKPOINT)
+
+    # Continue from the last checkpoint, if there is one.
+    done = 0
+    checkpoint = run.work.load(CHECKPOINT)
     if checkpoint is not None:
         done = checkpoint["step"]
         trainer.load(checkpoint)
-    board = Board(work.metrics_file(), tensorboard, done) if processes.is_first else None
 
-    def save() -> None:
+    def state() -> dict[str, Any]:
         trainer.means(done, whole_report=False)  # weights that are no longer finite must not replace the last good ones
-        work.save(CHECKPOINT, {**trainer.state(), "step": done}, done)
+        return trainer.state()
 
+    board = run.board(done)
     started, timed = time.monotonic(), 0
-    for step in progress(range(done, steps), "training", "step", steps, done):
-        if processes.any(clock.is_over()):
-            save()
-            raise Interrupted(f"time is over at step {done} of {steps}; the next try continues from here")
+    for step in run.steps(recipe.steps, state, start=done, every=recipe.checkpoint_every):
         try:
             trainer.step(step)
         except torch.OutOfMemoryError as error:
@@ -301,7 +301,9 @@ def train(
                 f"{recipe.accumulate} parts; raise diffusion.recipe.accumulate to a larger divisor"
             ) from error
         done, timed = step + 1, timed + 1
-        if done % METRICS_EVERY == 0 or done == steps:
+
+        # Metrics, means over the steps since the last report.
+        if done % METRICS_EVERY == 0 or done == recipe.steps:
             values = trainer.means(done, done % METRICS_EVERY == 0)
             speed = timed * recipe.batch_size / (time.monotonic() - started)
             row = {"step": done, **values, "lr": learning_rate(recipe, step), "images_per_s": round(speed, 2)}
@@ -309,15 +311,17 @@ def train(
                 board.report(row)
             trainer.tally.sums.zero_()
             started, timed = time.monotonic(), 0
-        if board is not None and recipe.grid_every and (done % recipe.grid_every == 0 or done == steps):
+
+        # A contact sheet of samples of the averaged weights.
+        if board is not None and recipe.grid_every and (done % recipe.grid_every == 0 or done == recipe.steps):
             sheet = contact_sheet(trainer.grid(), origin)
-            save_picture(sheet, work.path / GRIDS / f"step_{done:07d}.png")
+            save_picture(sheet, run.work.path / GRIDS / f"step_{done:07d}.png")
             board.picture("samples", done, sheet)
-        if snapshot_every and done % snapshot_every == 0 and done < steps and processes.is_first:
-            with atomic_path(work.path / SNAPSHOTS / f"step_{done:07d}.safetensors") as temporary:
+
+        # A copy of the averaged weights, from which select_checkpoint may choose.
+        if processes.is_first and snapshot_every and done % snapshot_every == 0 and done < recipe.steps:
+            with atomic_path(run.work.path / SNAPSHOTS / f"step_{done:07d}.safetensors") as temporary:
                 save_file(trainer.average.state_dict(), temporary, metadata={"format": "pt"})
-        if done % recipe.checkpoint_every == 0 or done == steps:
-            save()
     if board is not None:
         board.close()
     return trainer.average.cpu()

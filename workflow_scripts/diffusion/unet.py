@@ -164,7 +164,7 @@ def infer_architecture(
     """The architecture behind a guided-diffusion state dict, from names and shapes.
 
     Neither the view size nor the split into heads shows there: `size`, and one of `heads` (num_heads, the same at every
-    level) and `head_size` (num_head_channels), must be known. UserError for anything that is no supported U-Net.
+    level) and `head_size` (num_head_channels), must be known. UserError for anything that is not a supported U-Net.
     """
     if (heads is None) == (head_size is None):
         raise UserError("give either the number of attention heads or the channels of a head")
@@ -260,7 +260,7 @@ def _move_attention(
         rows = left.pop(f"{old}.qkv.{kind}").float()
         if rows.shape[0] % (3 * head_size):
             raise UserError(
-                f"{old}.qkv has {rows.shape[0]} rows, which is no multiple of 3 x {head_size} (heads of {head_size})"
+                f"{old}.qkv has {rows.shape[0]} rows, which is not a multiple of 3 x {head_size} (heads of {head_size})"
             )
         inner = rows.shape[1:2]
         per_head = rows.reshape(-1, 3, head_size, *inner)

@@ -1,4 +1,4 @@
-"""What a network must beat: the commonest class, and texture statistics with a linear classifier."""
+"""Baselines without a network: the commonest class, and texture statistics with a linear classifier."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
-
-KINDS = ("majority", "texture")
 
 # Local binary patterns: (neighbours, radius in pixels) of two scales.
 _PATTERNS = ((8, 1), (16, 2))
@@ -31,7 +29,7 @@ def texture_features(view: np.ndarray) -> np.ndarray:
     parts = []
     for neighbours, radius in _PATTERNS:
         codes = local_binary_pattern(view, neighbours, radius, method="uniform").astype(np.int64)
-        # Neighbours beyond the rim count as black; what they would give says nothing about texture.
+        # Neighbours beyond the rim count as black; their codes would not describe texture.
         codes = codes[radius:-radius, radius:-radius]
         parts.append(np.bincount(codes.ravel(), minlength=neighbours + 2) / codes.size)
     levels = (view.astype(np.uint16) * _LEVELS // 256).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Do probabilities mean what they say? One temperature, and how far probabilities lie from frequencies.
+"""Calibration: one temperature, and how far probabilities lie from frequencies.
 
 `probability` is float (N,) in [0, 1], the positive class's; `truth` is bool (N,), True where the class is positive.
 """
@@ -12,7 +12,7 @@ import numpy as np
 BINS = 10
 # Probabilities are kept this far from 0 and 1, which have no finite logit.
 CLOSEST = 1e-12
-# Wider than what networks need (1 to 5); a fit that ends here says that the probabilities hold no information.
+# Wider than what networks need (1 to 5); a fit that ends here says that the probabilities carry no information.
 TEMPERATURES = (0.05, 20.0)
 
 
@@ -58,7 +58,7 @@ def soften(probability: np.ndarray, temperature: float) -> np.ndarray:
 def fit_temperature(probability: np.ndarray, truth: np.ndarray) -> float:
     """The temperature that minimises the negative log-likelihood (Guo et al. 2017), within `TEMPERATURES`.
 
-    Where the data determine none, it is 1, which leaves the probabilities as they are: with one class only, and where
+    Where the data do not determine it, it is 1, which leaves the probabilities as they are: with one class only, and where
     each view lies on its side of 0.5 (the colder the better, without end). Probabilities that point the wrong way on
     average get the highest temperature, hence about 0.5.
     """
@@ -82,7 +82,7 @@ def fit_temperature(probability: np.ndarray, truth: np.ndarray) -> float:
 def cross_fitted(probability: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Probabilities (N,), softened in each group (N,) by the temperature that the other groups give.
 
-    What a temperature does to views that it was not fitted on.
+    This shows what a temperature does to views that it was not fitted on.
     """
     probability, truth, groups = np.asarray(probability), np.asarray(truth), np.asarray(groups)
     softened = np.empty(len(probability))

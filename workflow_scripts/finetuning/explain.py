@@ -4,6 +4,10 @@ Each arm is a classifier that did not see the fold; the paper compares one train
 The figure shows a few views. The CSV covers the whole fold: which share of the heat lies on the pixels that the markers
 changed (heat_on_markers), and how much lay there before they were drawn (heat_before). An arm that learnt to ignore
 markers has the same in both.
+
+    python -m workflow_scripts.finetuning.explain --views views/labelled.npy --index views/labelled.csv \\
+        --folds folds/seed0.csv --fold 0 --arms with without --weights with_fold0.safetensors without_fold0.safetensors \\
+        --shown 2 --classes homogeneous inhomogeneous --output-figure figure5.png --output-shares figure5.csv
 """
 
 from __future__ import annotations
@@ -14,33 +18,17 @@ from typing import Any
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import progress
-from workflow_scripts.runtime.cli import run, stage_parser
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
+from workflow_scripts.runtime.cli import add_device, run, stage_parser
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--views", type=Path, required=True, help="store of the labelled views (.npy)")
-    parser.add_argument("--index", type=Path, required=True, help="its CSV index")
-    parser.add_argument(
-        "--folds", type=Path, required=True, help="CSV view_id,patient_id,fold that the arms were trained with"
-    )
-    parser.add_argument("--fold", type=int, required=True, help="the fold that the arms did not see")
-    parser.add_argument("--arms", nargs="+", required=True, help="names of the arms, in the order of --weights")
-    parser.add_argument("--weights", type=Path, nargs="+", required=True, help="classifier of each arm (.safetensors)")
-    parser.add_argument("--backbone", default="resnet18", help="timm network of the arms (default: resnet18)")
-    parser.add_argument(
-        "--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="the two label names"
-    )
-    parser.add_argument("--count", type=int, default=2, help="views in the figure (default: 2)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the markers (default: 0)")
-    parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
-    parser.add_argument("--output", type=Path, required=True, help="PNG")
-    parser.add_argument("--output-shares", type=Path, required=True, help="CSV of the shares of heat")
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto, a GPU if there is one)"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    add_inputs(parser, "views index folds weights+")
+    add_outputs(parser, "figure shares")
+    add_parameters(parser, "fold arms shown backbone classes seed origin")
+    add_device(parser)
     return parser
 
 
@@ -51,8 +39,9 @@ def main(arguments: argparse.Namespace) -> None:
     import torch
 
     from workflow_scripts.core.figures import save
-    from workflow_scripts.core.files import read_csv, read_npy, sha256, write_csv
+    from workflow_scripts.core.files import read_csv, sha256, write_csv
     from workflow_scripts.core.randomness import uniforms
+    from workflow_scripts.core.store import ViewStore
     from workflow_scripts.finetuning.explanation import (
         Explained,
         explanation_figure,
@@ -69,13 +58,14 @@ def main(arguments: argparse.Namespace) -> None:
     if len(arguments.arms) != len(arguments.weights):
         raise UserError(f"--arms names {len(arguments.arms)}, --weights {len(arguments.weights)}")
     device = select_device(arguments.device, arguments.threads)
-    index, folds = read_csv(arguments.index), read_csv(arguments.folds)
-    rows = np.flatnonzero(index["view_id"].isin(folds["view_id"][folds["fold"] == arguments.fold]))
-    if not len(rows):
-        raise UserError(f"{arguments.folds}: no view of {arguments.index} lies in fold {arguments.fold}")
-    index = index.iloc[rows].reset_index(drop=True)
+    store, folds = ViewStore.open(arguments.views, arguments.index), read_csv(arguments.folds)
+    in_fold = store.index["view_id"].isin(folds["view_id"][folds["fold"] == arguments.fold]).to_numpy()
+    if not in_fold.any():
+        raise UserError(f"{arguments.folds}: no view of {arguments.index} is in fold {arguments.fold}")
+    rows, test = np.flatnonzero(in_fold), store.select(in_fold)
+    index = test.index
 
-    clean = to_unit(torch.from_numpy(read_npy(arguments.views)[rows]))
+    clean = to_unit(torch.from_numpy(test.pixels))
     marked = draw_markers(clean, uniforms(arguments.seed, "explain/markers", 0, rows, MARKER_UNIFORMS), 1.0)
     changed = ((marked - clean).abs() > 0.5 / 255)[:, 0].numpy()
     conditions = (clean, marked)
@@ -123,10 +113,11 @@ def main(arguments: argparse.Namespace) -> None:
             maps=np.stack([heat[:, i] for heat in maps]),
             probabilities=np.stack([probability[:, i] for probability in probabilities]),
         )
-        for i in spread_over_classes(index["label"].to_numpy(), arguments.count)
+        for i in spread_over_classes(index["label"].to_numpy(), arguments.shown)
     ]
     write_csv(shares, arguments.output_shares)
-    save(explanation_figure(shown, arguments.arms, arguments.classes[1], summary, arguments.origin), arguments.output)
+    figure = explanation_figure(shown, arguments.arms, arguments.classes[1], summary, arguments.origin)
+    save(figure, arguments.output_figure)
 
 
 def require_unseen(path: Path, parameters: dict[str, Any], expected: dict[str, Any], folds: str) -> None:

@@ -1,4 +1,4 @@
-"""Where in a view a classifier finds its evidence: Grad-CAM++ (Chattopadhay et al. 2018; the paper's figure 5)."""
+"""Grad-CAM++: the pixels that a classifier's decision rests on (Chattopadhay et al. 2018; the paper's figure 5)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def last_stage(backbone: nn.Module) -> nn.Module:
     stages = getattr(backbone, "feature_info", None)
     if not stages:
         raise UserError(
-            "this backbone names no stages, so Grad-CAM++ has no layer to look at; leave figures.explained empty"
+            "this backbone names no stages, so Grad-CAM++ has no layer to explain; leave figures.explained empty"
         )
     return backbone.get_submodule(stages[-1]["module"])
 
@@ -31,7 +31,7 @@ def heat_maps(model: nn.Module, layer: nn.Module, images: Tensor, target: int, b
     """Grad-CAM++ of one logit.
 
     `model` maps `images` (N, 3, H, W) to logits; `layer` is the module whose (N, C, h, w) output is explained. Returns
-    float32 (N, H, W) in [0, 1], each map scaled to its own range; a map is 0 where nothing speaks for the target.
+    float32 (N, H, W) in [0, 1], each map scaled to its own range; a map is 0 where no evidence supports the target.
     """
     from pytorch_grad_cam import GradCAMPlusPlus
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget

@@ -2,31 +2,28 @@
 
 Learns from the views that the label policy keeps, with its labels; predicts all views of the test fold. The output has
 the columns that fine-tuning writes.
+
+    python -m workflow_scripts.finetuning.predict_baseline --baseline texture --views views/labelled.npy \\
+        --index views/labelled.csv --labels labels/complete.csv --folds folds/seed0.csv --seed 0 \\
+        --classes homogeneous inhomogeneous --output-predictions texture/seed0.csv
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from workflow_scripts.core.log import progress
-from workflow_scripts.finetuning.baselines import KINDS, majority_probability, texture_features, texture_probability
+from workflow_scripts.finetuning.baselines import majority_probability, texture_features, texture_probability
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--kind", choices=KINDS, required=True, help="which baseline")
-    parser.add_argument("--views", type=Path, required=True, help="store of the labelled views (.npy)")
-    parser.add_argument("--index", type=Path, required=True, help="its CSV index")
-    parser.add_argument("--labels", type=Path, required=True, help="CSV label set")
-    parser.add_argument("--folds", type=Path, required=True, help="CSV view_id,patient_id,fold of the seed")
-    parser.add_argument("--seed", type=int, required=True, help="seed whose folds these are")
-    parser.add_argument(
-        "--classes", nargs=2, required=True, metavar=("NEGATIVE", "POSITIVE"), help="the two label names"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="CSV of predictions")
+    add_inputs(parser, "views index labels folds")
+    add_outputs(parser, "predictions")
+    add_parameters(parser, "baseline seed classes")
     return parser
 
 
@@ -35,30 +32,31 @@ def main(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from workflow_scripts.core.files import read_csv, write_csv
+    from workflow_scripts.core.store import ViewStore
     from workflow_scripts.finetuning.predictions import PREDICTION_COLUMNS, decide
-    from workflow_scripts.networks.fold_inputs import join_tables, load_views, training_targets
+    from workflow_scripts.networks.fold_inputs import join_tables, training_targets
 
-    index, folds, labels = (read_csv(path) for path in (arguments.index, arguments.folds, arguments.labels))
+    store = ViewStore.open(arguments.views, arguments.index)
+    folds, labels = read_csv(arguments.folds), read_csv(arguments.labels)
     sources = (str(arguments.index), str(arguments.folds), str(arguments.labels))
-    table = join_tables(index, folds, labels, arguments.classes, sources).rename(columns={"keep": "kept"})
-    views = load_views(arguments.views, len(table), arguments.index)
+    table = join_tables(store.index, folds, labels, arguments.classes, sources).rename(columns={"keep": "kept"})
     fold_of = table["fold"].to_numpy()
 
-    features = np.zeros((len(views), 0))
-    if arguments.kind == "texture":
-        features = np.stack([texture_features(view) for view in progress(views, "texture", "view", len(views))])
-    probability = np.full(len(views), np.nan)
+    features = np.zeros((len(store), 0))
+    if arguments.baseline == "texture":
+        features = np.stack([texture_features(view) for view in progress(store.pixels, "texture", "view", len(store))])
+    probability = np.full(len(store), np.nan)
     for fold, targets in training_targets(table, labels, arguments.classes[1]).items():
         train, test = targets >= 0, fold_of == fold
         truth = targets[train] == 1
-        if arguments.kind == "texture":
+        if arguments.baseline == "texture":
             probability[test] = texture_probability(features[train], truth, features[test])
         else:
             probability[test] = majority_probability(truth, int(test.sum()))
     table = table.assign(
         seed=arguments.seed, probability=probability, prediction=decide(probability, arguments.classes)
     )
-    write_csv(table[PREDICTION_COLUMNS], arguments.output)
+    write_csv(table[PREDICTION_COLUMNS], arguments.output_predictions)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The table of predictions that fine-tuning and the baselines write and the tables read."""
+"""The table of predictions: its columns, the decision threshold, and checks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_predictions(predictions: dict[str, pd.DataFrame], classes: Sequence[st
                     f"{name}: column {column} holds {strange[0]!r}; the classes are {' and '.join(classes)}"
                 )
         if not table["probability"].between(0, 1).all():
-            raise UserError(f"{name}: some probabilities are no numbers between 0 and 1; that training diverged")
+            raise UserError(f"{name}: some probabilities are not numbers between 0 and 1; that training run diverged")
         repeated = table.duplicated(["view_id", "seed"])
         if repeated.any():
             row = table[repeated].iloc[0]

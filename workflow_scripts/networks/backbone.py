@@ -18,7 +18,7 @@ from workflow_scripts.core.files import atomic_path, refuse_torchscript, verify_
 from workflow_scripts.core.randomness import philox
 
 LAYOUTS = ("scratch", "torchvision", "uscl", "timm")
-# What the input of every classifier and encoder is normalised with (paper, Sec. 4.1).
+# Every classifier and encoder gets its input normalised with these (paper, Sec. 4.1).
 MEAN, STD = 0.5, 0.25
 # USCL numbers the children of a torchvision ResNet; those between (ReLU, pooling) have no weights.
 USCL_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
@@ -44,8 +44,8 @@ def create_backbone(name: str, seed: int = 0) -> nn.Module:
     if not timm.is_model(name):
         close = timm.list_models(f"*{name}*")[:5]
         raise UserError(
-            f"backbone {name!r} is no timm network (config key model.backbone); "
-            + (f"near to it: {', '.join(close)}" if close else "timm.list_models() names them all")
+            f"backbone {name!r} is not a timm model (config key model.backbone); "
+            + (f"similar names: {', '.join(close)}" if close else "timm.list_models() lists them all")
         )
     with seed_weights(seed, "backbone"):
         return timm.create_model(name, pretrained=False, num_classes=0)
@@ -58,13 +58,13 @@ def feature_count(backbone: nn.Module) -> int:
 
 
 def load_initialisation(backbone: nn.Module, layout: str, path: Path | None, seed: int) -> None:
-    """Set the weights that a training starts from, in place.
+    """Set the weights that a training run starts from, in place.
 
     Layouts: `scratch` draws Kaiming-normal convolutions (as the released code) from `seed` and needs no file;
     `torchvision` is a torchvision ResNet; `uscl` is USCL's `features.<i>.…` over the children of a torchvision ResNet,
     with projection layers `l…` and `fc…`; `timm` is the network's own keys, as in backbone.safetensors. Classifiers and
-    projections are dropped; beyond them every key must match, both ways. Raises `UserError` on a file that is absent,
-    damaged, not what its recorded checksum says, pickled, or of other keys or shapes.
+    projections are dropped; every other key must match, both ways. Raises `UserError` on a file that is absent, damaged or
+    pickled, that does not have its recorded checksum, or that has other keys or shapes.
     """
     if layout == "scratch":
         if path is not None:
@@ -72,7 +72,7 @@ def load_initialisation(backbone: nn.Module, layout: str, path: Path | None, see
         _draw_scratch(backbone, seed)
         return
     if layout not in LAYOUTS:
-        raise UserError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
+        raise UserError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
     if path is None:
         raise UserError(f"layout {layout} needs a file of weights (--weights)")
     weights = _in_timm_keys(read_weights(path), layout, backbone)
@@ -80,15 +80,22 @@ def load_initialisation(backbone: nn.Module, layout: str, path: Path | None, see
     backbone.load_state_dict(weights, strict=False)
 
 
+def load_backbone(name: str, path: Path) -> nn.Module:
+    """A pretrained backbone in eval mode on CPU, from a file under timm's keys; raises as `load_initialisation` does."""
+    backbone = create_backbone(name)
+    load_initialisation(backbone, "timm", path, seed=0)
+    return backbone.eval()
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a .safetensors file or of what `torch.save` wrote; nothing else in it is unpickled.
+    """The named tensors of a .safetensors file or of one that `torch.save` wrote, without unpickling anything else.
 
     A state dictionary among other entries is unwrapped, and DataParallel's `module.` is dropped. A checksum recorded
-    beside the file (`<file>.sha256`) must hold. Raises `UserError` on files that are absent, damaged or something else,
-    TorchScript among them.
+    beside the file (`<file>.sha256`) must hold. Raises `UserError` on files that are absent, damaged or hold something else,
+    TorchScript included.
     """
     if not path.is_file():
-        raise UserError(f"weights {path} do not exist; bring the file, or correct its path in the config")
+        raise UserError(f"weights {path} do not exist; supply the file, or correct its path in the config")
     verify_recorded_sha256(path)
     refuse_torchscript(path)
     try:
@@ -98,7 +105,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file provokes in the unpickler, in zipfile or in safetensors
+    except Exception as error:  # any error that a damaged file causes in the unpickler, in zipfile or in safetensors
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{path} cannot be read as weights ({reason}). Either it is damaged (fetch it again), or it holds pickled "
@@ -112,7 +119,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         weights = {key.removeprefix("module."): value for key, value in weights.items()}
     broken = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
-        raise UserError(f"{path}: weights {_some(broken)} are not finite; the training that wrote them diverged")
+        raise UserError(f"{path}: weights {_some(broken)} are not finite; the training run that wrote them diverged")
     return weights
 
 
@@ -149,7 +156,7 @@ def normalise(views: Tensor) -> Tensor:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what computes a training's result."""
+    """Versions of the libraries that compute the result of a training run."""
     import numpy as np
     import timm
 
@@ -184,7 +191,7 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
     """A fine-tuned classifier in eval mode on CPU, and its parameters, from `seed<s>_fold<f>.safetensors`."""
     weights, parameters = read_weights(path), read_parameters(path)
     if "backbone" not in parameters:
-        raise UserError(f"{path} names no backbone in its metadata: it was not written by the stage finetune")
+        raise UserError(f"{path} names no backbone in its metadata: the stage finetune did not write it")
     model = Classifier(create_backbone(parameters["backbone"]), seed=0)
     _require_match(weights, model.state_dict(), str(path))
     model.load_state_dict(weights)
@@ -217,7 +224,7 @@ def _state_dictionary(content: Any) -> dict[str, Tensor] | None:
 
 
 def _in_timm_keys(weights: dict[str, Tensor], layout: str, backbone: nn.Module) -> dict[str, Tensor]:
-    """Rename to timm's keys and drop what is no part of the backbone; a key that cannot be renamed stays as it is."""
+    """Rename to timm's keys and drop what is not part of the backbone; a key that cannot be renamed stays as it is."""
     if layout == "torchvision":
         return {key: value for key, value in weights.items() if not key.startswith("fc.")}
     if layout == "timm":

@@ -53,7 +53,7 @@ def uniformity(embeddings: Tensor) -> Tensor:
     """
     with torch.autocast(embeddings.device.type, enabled=False):
         unit = _unit_rows(embeddings)
-        # d^2 = 2 - 2 cos, and the diagonal (cos = 1, so exp(0) = 1) is no pair.
+        # d^2 = 2 - 2 cos, and the diagonal (cos = 1, so exp(0) = 1) is not a pair.
         gaussians = torch.exp(4 * (unit @ unit.T).clamp(max=1) - 4)
         count = len(unit)
         total = gaussians.sum() - gaussians.diagonal().sum()

@@ -1,14 +1,14 @@
 """Training of a backbone with a linear head over cross-validation folds (paper, Sec. 3 and 4.3).
 
-Fine-tuning and the noisy-label audit share it: they differ in labels, recipe and in what is kept of the result.
+Fine-tuning and the noisy-label audit share it: they differ in labels, recipe and in which results they keep.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.log import progress, say
+from workflow_scripts.core.log import say
 from workflow_scripts.core.randomness import epoch_order, philox, uniforms
 from workflow_scripts.networks.backbone import (
     Classifier,
@@ -26,9 +26,10 @@ from workflow_scripts.networks.backbone import (
     standardise,
     to_unit,
 )
+from workflow_scripts.networks.fold_inputs import weights_by_fold
 from workflow_scripts.networks.geometry import affine_matrices, warp
 from workflow_scripts.runtime.device import autocast
-from workflow_scripts.runtime.work import Clock, Interrupted, WorkDir, append_metrics, trim_metrics
+from workflow_scripts.runtime.run import Run
 from workflow_scripts.study.config.finetuning import FinetuningAugmentation, FinetuningRecipe
 
 # Draws per view for angle, flip and two shifts; those for markers follow.
@@ -39,8 +40,39 @@ PREDICTION_BATCH = 64
 
 
 @dataclass(frozen=True)
+class CrossValidation:
+    """What is trained over the folds of one seed, and how."""
+
+    views: Tensor
+    """uint8 (N, H, W), on the device that trains."""
+    targets: Mapping[int, np.ndarray]
+    """What the model of each fold learns, int64 (N,): 0 or 1, -1 for views that are left out."""
+    folds: np.ndarray
+    """The fold of each view, int (N,)."""
+    recipe: FinetuningRecipe
+    seed: int
+    """Every draw is a function of it, the fold and the epoch."""
+    record: str = "training"
+    """Which losses are recorded. "training": those of the views as they were augmented and in the batches they were in,
+    before the step that the batch led to; a view that was drawn more than once in an epoch has the mean, one that was not
+    drawn has none. "evaluation": those of the clean views in eval mode, after the last step of each epoch."""
+
+    def training(self, fold: int) -> np.ndarray:
+        """The rows that the model of a fold trains on, int64 (n,)."""
+        return np.flatnonzero((self.targets[fold] >= 0) & (self.folds != fold))
+
+    def test(self, fold: int) -> np.ndarray:
+        """The rows of a fold, int64 (m,)."""
+        return np.flatnonzero(self.folds == fold)
+
+    def steps(self, fold: int) -> int:
+        """Optimisation steps of a fold."""
+        return self.recipe.epochs * len(batch_bounds(len(self.training(fold)), self.recipe.batch_size))
+
+
+@dataclass(frozen=True)
 class Fold:
-    """What the training of one fold gives."""
+    """The result of training one fold."""
 
     fold: int
     weights: dict[str, Tensor]
@@ -61,6 +93,14 @@ def initial_classifier(backbone: str, layout: str, path: Path | None, seed: int,
     network = create_backbone(backbone, fold_seed)
     load_initialisation(network, layout, path, fold_seed)
     return Classifier(network, fold_seed)
+
+
+def initial_classifiers(
+    backbone: str, layout: str, weights: Sequence[Path], seed: int, folds: Sequence[int]
+) -> dict[int, Classifier]:
+    """`initial_classifier` of each fold; `weights` are none, one file for all folds, or one per fold in their order."""
+    files = weights_by_fold(weights, folds, layout)
+    return {fold: initial_classifier(backbone, layout, path, seed, fold) for fold, path in files.items()}
 
 
 def draw_order(labels: np.ndarray, sampler: str, seed: int, stream: str, epoch: int) -> np.ndarray:
@@ -119,7 +159,7 @@ def augmentation_draws(settings: FinetuningAugmentation) -> int:
 
 
 def augment(images: Tensor, draws: np.ndarray, settings: FinetuningAugmentation) -> Tensor:
-    """Markers, then rotation, flip and shift in one resampling (paper, Sec. 4.3); what is moved in from outside is black.
+    """Markers, then rotation, flip and shift in one resampling (paper, Sec. 4.3); pixels from outside are black.
 
     `images` float (N, 1, H, W) in [0, 1], `draws` float32 (N, augmentation_draws) in [0, 1). Image i depends on
     draws[i] alone. Rotation in degrees and shift as a share of the side are uniform, either way.
@@ -144,92 +184,84 @@ def augment(images: Tensor, draws: np.ndarray, settings: FinetuningAugmentation)
     return warp(images, theta)
 
 
-def count_steps(views: int, recipe: FinetuningRecipe) -> int:
-    """Optimisation steps of a fold that trains on `views` views."""
-    return recipe.epochs * len(batch_bounds(views, recipe.batch_size))
+def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) -> np.ndarray:
+    """Train `model` in place and return its losses on the fold's training views, float64 (epochs, n) as in `Fold`.
 
-
-def train_fold(
-    model: Classifier, views: Tensor, labels: np.ndarray, training: np.ndarray, recipe: FinetuningRecipe, seed: int, fold: int,
-    work: WorkDir, clock: Clock, steps_before: int = 0, record: str = "training",
-) -> np.ndarray:  # fmt: skip
-    """Train `model` in place and return its losses on the training views, float64 (epochs, n) as in `Fold`.
-
-    `views` uint8 (N, H, W) on the model's device, `labels` (N,) 0 or 1, `training` (n,) the rows to train on. With
-    `record` "training" a loss is that of the view as it was augmented and in the batch it was in, before the step
-    it led to, averaged where it was drawn more than once in the epoch and NaN where it was not drawn. With
-    "evaluation" it is that of the clean view after the epoch's last step, in eval mode. Checkpoints go to
-    `fold<f>.pt` of `work`; `steps_before` are the steps of the folds before. Raises `Interrupted` after a
-    checkpoint when the clock is over, `UserError` when a loss is no number.
+    Checkpoints go to `fold<f>.pt` of the run's work directory, and one that is there is continued. Raises `Interrupted`
+    after a checkpoint when the time of the job is over, `UserError` when a loss is not finite.
     """
-    device = views.device
+    recipe, device, stream = task.recipe, task.views.device, f"fold{fold}"
+    training, labels = task.training(fold), task.targets[fold]
+    bounds = batch_bounds(len(training), recipe.batch_size)
+    targets = torch.as_tensor(labels, device=device)
+    before = sum(task.steps(earlier) for earlier in task.targets if earlier < fold)
+
+    # The network and its optimiser; the losses to return, and those of the current epoch's batches.
     model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = _optimiser(model, recipe)
-    stream, bounds = f"fold{fold}", batch_bounds(len(training), recipe.batch_size)
-    targets = torch.as_tensor(labels, device=device)
     losses = np.full((recipe.epochs, len(training)), np.nan)
     drawn: list[Tensor] = []
-    first, steps = 0, recipe.epochs * len(bounds)
-    state = work.load(f"{stream}.pt")
-    if state is not None:
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        first, losses = state["step"], state["losses"].numpy()
-        drawn = [state["drawn"].to(device)]
-    trim_metrics(work.metrics_file(), steps_before + first)
 
-    saved = time.monotonic()
-    for step in progress(range(first, steps), f"seed {seed} {stream}", "step", total=steps, initial=first):
+    # Where an earlier attempt stopped.
+    first = 0
+    if (saved := run.work.load(f"{stream}.pt")) is not None:
+        model.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
+        first, losses, drawn = saved["step"], saved["losses"].numpy(), [saved["drawn"].to(device)]
+    # A finished fold writes no metrics, and must not drop those of the folds after it.
+    board = run.board(before + first) if first < task.steps(fold) else None
+
+    def state() -> dict[str, Any]:
+        return {
+            "model": model.state_dict(), "optimiser": optimiser.state_dict(), "losses": torch.from_numpy(losses),
+            "drawn": torch.cat(drawn) if drawn else torch.empty(0),
+        }  # fmt: skip
+
+    for step in run.steps(
+        task.steps(fold), state, start=first, seconds=CHECKPOINT_SECONDS, checkpoint=f"{stream}.pt", before=before,
+        label=f"seed {task.seed}, fold {fold}",
+    ):  # fmt: skip
         epoch, batch = divmod(step, len(bounds))
+
+        # At the start of an epoch: the order of its views and the random numbers of their augmentation.
         if batch == 0 or step == first:
-            order = draw_order(labels[training], recipe.sampler, seed, stream, epoch)
-            samples = draw_samples(order, training, len(views))
-            draws = uniforms(seed, f"{stream}/augmentation", epoch, samples, augmentation_draws(recipe.augmentation))
+            order = draw_order(labels[training], recipe.sampler, task.seed, stream, epoch)
+            samples = draw_samples(order, training, len(task.views))
+            count = augmentation_draws(recipe.augmentation)
+            draws = uniforms(task.seed, f"{stream}/augmentation", epoch, samples, count)
             rows = torch.as_tensor(training[order], device=device)
-        start, end = bounds[batch]
+
+        # The batch, augmented on the device.
+        part = slice(*bounds[batch])
         with torch.no_grad():
-            images = standardise(augment(to_unit(views[rows[start:end]]), draws[start:end], recipe.augmentation))
+            images = standardise(augment(to_unit(task.views[rows[part]]), draws[part], recipe.augmentation))
+
+        # Forward, backward, step.
         with autocast(device):
             logits = model(images.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits.float(), targets[rows[start:end]], reduction="none")
+        loss = F.cross_entropy(logits.float(), targets[rows[part]], reduction="none")
         optimiser.zero_grad(set_to_none=True)
         loss.mean().backward()
         optimiser.step()
         drawn.append(loss.detach())
 
+        # At the end of an epoch: its losses, in one transfer, since each makes the CPU wait for the GPU.
         if batch == len(bounds) - 1:
-            # One transfer back per epoch: each makes the CPU wait for the GPU.
             epoch_losses = torch.cat(drawn).double().cpu().numpy()
-            drawn = []
+            drawn.clear()
             if not np.isfinite(epoch_losses).all():
                 raise UserError(
-                    f"seed {seed}, fold {fold}, epoch {epoch + 1}: the training loss is no number any more. "
+                    f"seed {task.seed}, fold {fold}, epoch {epoch + 1}: the training loss is not finite. "
                     f"Lower head_lr ({recipe.head_lr}) or backbone_lr ({recipe.backbone_lr})"
                 )
-            if record == "evaluation":
-                losses[epoch] = evaluate(model, views, targets, torch.as_tensor(training, device=device))
+            if task.record == "evaluation":
+                losses[epoch] = evaluate(model, task.views, targets, torch.as_tensor(training, device=device))
                 model.train()
             else:
                 losses[epoch] = mean_per_view(order, epoch_losses)
-            row = {"step": steps_before + step + 1, "fold": fold, "epoch": epoch + 1, "loss": epoch_losses.mean()}
-            append_metrics(work.metrics_file(), row)
-        is_over = clock.is_over() and step + 1 < steps
-        if is_over or time.monotonic() - saved >= CHECKPOINT_SECONDS:
-            part = torch.cat(drawn) if drawn else torch.empty(0)
-            work.save(
-                f"{stream}.pt",
-                {
-                    "model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1,
-                    "losses": torch.from_numpy(losses), "drawn": part,
-                },
-                steps_before + step + 1,
-            )  # fmt: skip
-            saved = time.monotonic()
-        if is_over:
-            raise Interrupted(
-                f"the time of this job is over at step {step + 1} of {steps} of seed {seed}, fold {fold}; "
-                f"it is saved in {work.path} and the next try continues it"
-            )
+            if board is not None:
+                row = {"step": before + step + 1, "fold": fold, "epoch": epoch + 1, "loss": epoch_losses.mean()}
+                board.report(row)
     return losses
 
 
@@ -261,37 +293,23 @@ def predict(model: nn.Module, views: Tensor) -> np.ndarray:
     return torch.cat(parts).numpy()
 
 
-def cross_validate(
-    models: Mapping[int, Classifier], views: np.ndarray, targets: Mapping[int, np.ndarray], folds: np.ndarray,
-    recipe: FinetuningRecipe, seed: int, device: torch.device, work: WorkDir, clock: Clock, record: str = "training",
-) -> list[Fold]:  # fmt: skip
+def cross_validate(models: Mapping[int, Classifier], task: CrossValidation, run: Run) -> list[Fold]:
     """Train one model per fold on views of the other folds and predict every view of its own.
 
-    `models` by fold as they start, `views` uint8 (N, H, W), `targets` by fold what its model learns, int64 (N,): 0
-    or 1, -1 for views that are left out, `folds` (N,) int. `record`: see `train_fold`. Folds that `work` holds are
-    not trained again. Raises as `train_fold` does.
+    `models` by fold as they start. What the work directory of `run` holds is not trained again. Raises as `train_fold`
+    does.
     """
-    resident = torch.from_numpy(np.array(views)).to(device)
     results = []
-    steps = 0
     for fold, model in sorted(models.items()):
-        labels = targets[fold]
-        training, test = np.flatnonzero((labels >= 0) & (folds != fold)), np.flatnonzero(folds == fold)
-        done = work.load(f"fold{fold}_done.pt")
-        if done is None:
-            losses = train_fold(model, resident, labels, training, recipe, seed, fold, work, clock, steps, record)
-            probabilities = predict(model, resident[torch.from_numpy(test).to(device)])
-            done = {
-                "weights": {name: value.cpu() for name, value in model.state_dict().items()},
-                "losses": torch.from_numpy(losses),
-                "probabilities": torch.from_numpy(probabilities),
-            }
-            work.save(f"fold{fold}_done.pt", done, steps + count_steps(len(training), recipe))
-            (work.path / f"fold{fold}.pt").unlink(missing_ok=True)
-        steps += count_steps(len(training), recipe)
-        losses, probabilities = done["losses"].numpy(), done["probabilities"].numpy()
-        results.append(Fold(fold, done["weights"], training, losses, test, probabilities))
-        say(f"seed {seed}, fold {fold}: {len(training)} views trained on, mean loss {_trend(losses)}")
+        training, test = task.training(fold), task.test(fold)
+        losses = train_fold(model, task, fold, run)
+        probabilities = predict(model, task.views[torch.from_numpy(test).to(task.views.device)])
+        weights = {name: value.cpu() for name, value in model.state_dict().items()}
+        results.append(Fold(fold, weights, training, losses, test, probabilities))
+        say(
+            f"seed {task.seed}, fold {fold}: trained on {len(training)} views, mean loss {np.nanmean(losses[0]):.3f} "
+            f"in the first epoch, {np.nanmean(losses[-1]):.3f} in the last"
+        )
     return results
 
 
@@ -301,7 +319,3 @@ def _optimiser(model: Classifier, recipe: FinetuningRecipe) -> torch.optim.Optim
         {"params": list(model.head.parameters()), "lr": recipe.head_lr},
     ]
     return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
-
-
-def _trend(losses: np.ndarray) -> str:
-    return f"{np.nanmean(losses[0]):.3f} in the first epoch, {np.nanmean(losses[-1]):.3f} in the last"

@@ -1,4 +1,4 @@
-"""What fine-tuning and the audit are given: tables that must agree, views that must fit them, weights per fold."""
+"""The inputs of fine-tuning and the audit: tables that must agree, targets and weights by fold."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def join_tables(
     """One row per view, in the order of `index`: view_id, patient_id, fold, label_original, label_policy, keep.
 
     `index` (view_id, patient_id, label), `folds` (view_id, patient_id, fold), `labels` (view_id, label, keep) or None
-    for the original labels. Labels that were made for each fold apart have a column `fold` and one row per view and
+    for the original labels. Labels that differ by fold have a column `fold` and one row per view and
     fold; a view is then scored by the row of its own fold. `sources` are the three names for messages. Raises
-    `UserError` where the tables do not agree, where a label is none of `classes`, and where a fold would train on one
+    `UserError` where the tables do not agree, where a label is not one of `classes`, and where a fold would train on one
     class only.
     """
     index_file, folds_file, labels_file = sources
@@ -85,18 +85,6 @@ def _labels_by_fold(
     return by_fold
 
 
-def load_views(path: Path, count: int, index: Path) -> np.ndarray:
-    """The views, uint8 (N, H, H), memory-mapped; raises `UserError` unless there are `count`, as `index` has."""
-    from workflow_scripts.core.files import read_npy
-
-    views = read_npy(path)
-    if views.dtype != np.uint8 or views.ndim != 3 or views.shape[1] != views.shape[2]:
-        raise UserError(f"{path} holds {views.dtype} {views.shape}; expected square views, uint8 (N, size, size)")
-    if len(views) != count:
-        raise UserError(f"{path} has {len(views)} views, but {index} describes {count}; crop the views again")
-    return views
-
-
 def weights_by_fold(weights: Sequence[Path], folds: Sequence[int], layout: str) -> dict[int, Path | None]:
     """The file each fold starts from: none for scratch, one for all folds, or one per fold in order."""
     if len(weights) not in (0, 1, len(folds)):
@@ -138,8 +126,8 @@ def _require_both_classes(joined: pd.DataFrame, by_fold: Mapping[int, pd.DataFra
         part = labels.loc[(joined["fold"].to_numpy() != fold) & (labels["keep"].to_numpy() == 1), "label"]
         counts = [int((part == name).sum()) for name in classes]
         if 0 in counts:
-            told = " and ".join(f"{count} {name}" for count, name in zip(counts, classes, strict=True))
+            learnt = " and ".join(f"{count} {name}" for count, name in zip(counts, classes, strict=True))
             raise UserError(
-                f"the model of fold {fold} would train on {told} views; it needs both classes. "
+                f"the model of fold {fold} would train on {learnt} views; it needs both classes. "
                 "Use fewer folds, label more patients, or look at what the label policy leaves"
             )

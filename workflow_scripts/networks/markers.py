@@ -116,14 +116,14 @@ def _dots(
     return (away <= stroke) & (along >= 0) & (along <= length) & (along.remainder(0.04) < 0.02)
 
 
-# Markers that scanners burnt into views are found by their shape and blacked out (paper, Sec. 4.1): a network that is
-# to recognise an image by its texture would otherwise recognise it by its callipers.
+# Markers that scanners burnt into views are found by their shape and blacked out (paper, Sec. 4.1); otherwise a network
+# that is to recognise an image by its texture could recognise it by its callipers.
 # Circles and plus signs of these radii, in shares of the side; dashes and dots are too common in speckle.
 SHAPES = (0, 1)
 RADII = tuple(SMALLEST + (LARGEST - SMALLEST) * step / 3 for step in range(4))
 # Correlation of a marker with its template, and how much its ink is brighter than what it lies on.
 CORRELATION, CONTRAST = 0.5, 0.2
-# On smaller views a marker has too few pixels to be told from speckle.
+# On smaller views a marker has too few pixels to be distinguished from speckle.
 SMALLEST_SIDE = 96
 
 
@@ -163,7 +163,7 @@ def _box_mean(values: torch.Tensor, width: int) -> torch.Tensor:
 
 @cache
 def _templates(side: int) -> tuple[torch.Tensor, ...]:
-    """For each radius the ink of every shape (shapes, w, w), w odd: 1 on the marker, 0 beside it."""
+    """For each radius the ink of every shape (shapes, w, w), w odd: 1 on the marker, 0 elsewhere."""
     stroke = max(0.6 / side, 0.004)
     templates = []
     for radius in RADII:

@@ -29,7 +29,7 @@ DRAWS = (
 # Standard deviations of the blur in pixels: light, since the texture is what the network must learn.
 SIGMAS = (0.3, 1.2)
 BLUR_RADIUS = 3
-# Images at a time on a CPU: what lies between two transforms then stays in its cache.
+# Images at a time on a CPU, so that intermediate results stay in its cache.
 CPU_BLOCK = 8
 
 
@@ -77,7 +77,7 @@ def augment(
     draw = dict(zip(DRAWS, to_device(numbers, images.device).unbind(1), strict=True))
 
     def drawn(name: str, probability: float) -> Tensor:
-        """The images that a transform falls on, settled on the CPU: choosing them on a GPU would wait for it."""
+        """The images that a transform is applied to, chosen on the CPU: choosing them on a GPU would wait for it."""
         return to_device(np.flatnonzero(numbers[:, DRAWS.index(name)] < probability), images.device)
 
     views = to_unit(images)
@@ -167,7 +167,7 @@ def sharpen(images: Tensor) -> Tensor:
 def black_out(images: Tensor, sides: Tensor, across: Tensor, down: Tensor) -> Tensor:
     """Black out one square per image (N, 1, H, W): `sides` (N,) in shares of the side, its place by (N,) in [0, 1].
 
-    0 puts it at the left (top) edge, 1 at the right (bottom) edge; it lies wholly inside. A pixel belongs to it if its
+    0 puts it at the left (top) edge, 1 at the right (bottom) edge; the square is always inside. A pixel belongs to it if its
     centre does.
     """
     size = images.shape[-1]

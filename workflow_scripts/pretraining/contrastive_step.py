@@ -39,7 +39,7 @@ class Losses:
 def check_batch(batch_size: int, chunk: int, processes: int) -> None:
     """Raise `UserError` unless the batch divides into chunks, and chunks (or images) into processes."""
     if chunk and batch_size % chunk:
-        raise UserError(f"batch_size {batch_size} is no multiple of chunk {chunk}: every chunk must be as large")
+        raise UserError(f"batch_size {batch_size} is not a multiple of chunk {chunk}: all chunks must be of one size")
     parts, name = (batch_size // chunk, f"chunks of {chunk}") if chunk else (batch_size, "images")
     if parts % processes:
         raise UserError(
@@ -94,7 +94,7 @@ def compute_gradients(
 
 
 def total_loss(loss_con: Tensor | None, loss_sup: Tensor | None, organ_weight: float) -> Tensor:
-    """L = L_con + lambda L_sup (Eq. 4); a loss that is not used is None, and what is left stands alone, unweighted."""
+    """L = L_con + lambda L_sup (Eq. 4); a loss that is not used is None, and the other one is then the total, unweighted."""
     if loss_con is None:
         assert loss_sup is not None
         return loss_sup

@@ -1,24 +1,25 @@
-"""Draw contact sheets of the views that pretraining draws: each image beside pairs of its views."""
+"""Draw contact sheets of the views that pretraining draws: each image beside pairs of its views.
+
+    python -m workflow_scripts.pretraining.draw_augmented --names ud --sheets pretraining/ud/sheet.npy \\
+        --output-figure figures/augmented.png
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.figures import INK, stamp
+from workflow_scripts.core.figures import INK, save, stamp
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-# FOLDED
-# Contact sheets of the views that pretraining draws.
 # White between images, and wider between pairs, in pixels of the largest view shown.
 GAP, WIDE_GAP = 0.04, 0.16
 
@@ -60,17 +61,14 @@ def mosaic(sheet: np.ndarray) -> tuple[np.ndarray, list[float]]:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--names", nargs="+", required=True, help="pretraining runs, in the order of --sheets")
-    parser.add_argument("--sheets", type=Path, nargs="+", required=True, help="sheet.npy of each run")
-    parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
-    parser.add_argument("--output", type=Path, required=True, help="PNG")
+    add_inputs(parser, "sheets+")
+    add_outputs(parser, "figure")
+    add_parameters(parser, "names origin")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Read, draw."""
-    pass
-    from workflow_scripts.core.figures import save
     from workflow_scripts.core.files import read_npy
 
     if len(arguments.names) != len(arguments.sheets):
@@ -78,7 +76,7 @@ def main(arguments: argparse.Namespace) -> None:
             f"--names names {len(arguments.names)} runs, --sheets {len(arguments.sheets)}; one of each is needed"
         )
     sheets = {name: read_npy(path) for name, path in zip(arguments.names, arguments.sheets, strict=True)}
-    save(augmented_figure(sheets, arguments.origin), arguments.output)
+    save(augmented_figure(sheets, arguments.origin), arguments.output_figure)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Draw the loss curves of the pretraining runs and of the diffusion model."""
+"""Draw the loss curves of the pretraining runs and of the diffusion model.
+
+    python -m workflow_scripts.pretraining.draw_training --names ud diffusion \\
+        --metrics pretraining/ud/metrics.jsonl diffusion/metrics.jsonl --output-figure figures/training.png
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,13 @@ import numpy as np
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.figures import save, stamp
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What a training's metrics file may hold: title of the panel, and whether its axis is logarithmic.
+# What the metrics of a training run may hold: title of the panel, and whether its axis is logarithmic.
 CURVES = {
     "loss_con": ("contrastive loss $L_{con}$ (NT-Xent)", False),
     "loss_sup": ("organ loss $L_{sup}$ (cross-entropy)", False),
@@ -36,10 +41,9 @@ _SMOOTH_ABOVE = 60
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--names", nargs="*", default=[], help="names of the trainings, in the order of --metrics")
-    parser.add_argument("--metrics", type=Path, nargs="*", default=[], help="metrics.jsonl of each training")
-    parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
-    parser.add_argument("--output", type=Path, required=True, help="PNG")
+    add_inputs(parser, "metrics*")
+    add_outputs(parser, "figure")
+    add_parameters(parser, "names origin")
     return parser
 
 
@@ -47,13 +51,13 @@ def main(arguments: argparse.Namespace) -> None:
     """Read, draw."""
     if len(arguments.names) != len(arguments.metrics) or not arguments.names:
         raise UserError(
-            f"--names names {len(arguments.names)} trainings, --metrics {len(arguments.metrics)}; one of each is needed"
+            f"--names names {len(arguments.names)} training runs, --metrics {len(arguments.metrics)}; one of each is needed"
         )
     runs = {name: read_metrics(path) for name, path in zip(arguments.names, arguments.metrics, strict=True)}
     for name, rows in runs.items():
         if not any(row.get(key) is not None for row in rows for key in CURVES):
             raise UserError(f"the metrics of {name} hold none of {', '.join(CURVES)}")
-    save(training_figure(runs, arguments.origin), arguments.output)
+    save(training_figure(runs, arguments.origin), arguments.output_figure)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -62,7 +66,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def training_figure(runs: Mapping[str, Sequence[Mapping[str, float | None]]], origin: str) -> Figure:
-    """The curves of `CURVES` that the trainings' metrics hold, a panel each; `runs` maps names to metrics' rows."""
+    """The curves of `CURVES` that the runs' metrics hold, a panel each; `runs` maps names to metrics' rows."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 

@@ -1,22 +1,20 @@
 """The training loop of contrastive pretraining (paper, Sec. 4.1).
 
-A step first names its images by global index and only then takes them, so that several processes each take their part of
-the same batch, and train the same network whatever their number (`processes`).
+A step first chooses its images by global index and only then reads them, so that each of several processes reads its part of
+the same batch, and they train the same network whatever their number.
 """
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.log import progress, say
+from workflow_scripts.core.log import say
 from workflow_scripts.networks.backbone import feature_count
 from workflow_scripts.networks.contrastive import Encoder, alignment, spread, uniformity
 from workflow_scripts.pretraining.augmentation import augment_pairs, view_recipes
@@ -25,17 +23,14 @@ from workflow_scripts.pretraining.mix import ViewUnion, batch_indices
 from workflow_scripts.pretraining.monitor import LARGEST, Neighbours
 from workflow_scripts.pretraining.optimisers import learning_rate, make_optimiser
 from workflow_scripts.pretraining.shared_norms import share_batch_norm
-from workflow_scripts.runtime.board import Board
 from workflow_scripts.runtime.device import to_device
-from workflow_scripts.runtime.processes import Processes
-from workflow_scripts.runtime.work import Clock, Interrupted, WorkDir
+from workflow_scripts.runtime.run import CHECKPOINT, Run
 from workflow_scripts.study.config.pretraining import PretrainingRecipe
 
-CHECKPOINT = "checkpoint.pt"
 METRICS_EVERY = 10
-# How often in a run the neighbours are asked.
+# Evaluations of the nearest neighbours per run.
 MONITORS = 10
-# Embeddings that spread less than this over the unit sphere (1 is even) are all but one point.
+# Embeddings whose spread over the unit sphere (1 is even) is smaller have collapsed to a point.
 COLLAPSED = 0.01
 
 
@@ -62,24 +57,17 @@ def make_encoder(backbone: nn.Module, organs: int, views: ViewUnion, recipe: Pre
     return Encoder(backbone, feature_count(backbone), widths, organs if supervised else None, recipe.seed)
 
 
-def pretrain(
-    encoder: Encoder,
-    views: ViewUnion,
-    recipe: PretrainingRecipe,
-    device: torch.device,
-    work: WorkDir,
-    clock: Clock,
-    processes: Processes,
-    tensorboard: Path | None = None,
-) -> None:
+def pretrain(encoder: Encoder, views: ViewUnion, recipe: PretrainingRecipe, run: Run) -> None:
     """Train `encoder` in place for `recipe.steps` steps of L = L_con + lambda L_sup (Eq. 4), or what is left of them.
 
-    Metrics go to `work.metrics_file()` and, if named, to TensorBoard's folder, checkpoints to `work`. A run that was stopped
-    anywhere and started again ends with the weights of an undisturbed one, bit for bit on the CPU; it may go on with
-    another number of processes. Raises `Interrupted` when the clock is over in any process, and `UserError` when the loss
-    is no longer finite.
+    A run that was stopped anywhere and started again ends with the weights of an uninterrupted one, bit for bit on a CPU; it
+    may continue with another number of processes. Raises `Interrupted` when the clock is over in any process, and
+    `UserError` when the loss is no longer finite.
     """
+    device, processes = run.device, run.processes
     check_batch(recipe.batch_size, recipe.chunk, processes.count)
+
+    # Network and optimiser.
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     if recipe.activation_checkpointing:
         _checkpoint_activations(encoder.backbone)
@@ -87,54 +75,68 @@ def pretrain(
         encoder.backbone = share_batch_norm(encoder.backbone, device)
     encoder.to(device).to(memory_format=layout).train()
     optimiser = make_optimiser([encoder], recipe.optimiser, recipe.lr, recipe.weight_decay)
-    start = _resume(encoder, optimiser, work)
-    board = Board(work.metrics_file(), tensorboard, start) if processes.is_first else None
-    part = processes.part(recipe.batch_size)
-    drawn = view_recipes(recipe.augmentation)
-    # With small batches, as on a laptop, the monitors must not cost more than the training.
-    neighbours = Neighbours(views, recipe.seed, min(LARGEST, 2 * recipe.batch_size))
-    reported, since, collapsed = start, time.perf_counter(), False
 
-    for step in progress(range(start, recipe.steps), "pretraining", "step", recipe.steps, start):
-        rate = learning_rate(step, recipe.steps, recipe.lr, recipe.warmup)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+    # Continue from the last checkpoint, if there is one.
+    done, rate, losses = 0, 0.0, None
+    checkpoint = run.work.load(CHECKPOINT)
+    if checkpoint is not None:
+        done = checkpoint["step"]
+        encoder.load_state_dict(checkpoint["encoder"])
+        optimiser.load_state_dict(checkpoint["optimiser"])
 
-        indices = batch_indices(views, recipe.seed, recipe.batch_size, step)
-        images = to_device(views.take(indices[part]), device)
-        pairs = augment_pairs(images, drawn, recipe.seed, step, indices[part])
-        optimiser.zero_grad()
-        losses = compute_gradients(encoder, pairs, to_device(views.organs[indices], device), recipe, processes)
-        optimiser.step()
+    def state() -> dict[str, Any]:
+        require_finite()  # weights of a failed run must not replace the last good ones
+        return {"encoder": encoder.state_dict(), "optimiser": optimiser.state_dict()}
 
-        # Reading a value waits for the GPU, which otherwise works while the next batch is prepared: so not every step.
-        done = step + 1
-        leaving = done < recipe.steps and processes.any(clock.is_over())
-        saving = leaving or done % recipe.checkpoint_every == 0 or done == recipe.steps
-        monitoring = done % max(1, recipe.steps // MONITORS) == 0 or done == recipe.steps
-        reporting = monitoring or done == 1 or done % METRICS_EVERY == 0
-        if (saving or reporting) and not torch.isfinite(losses.total):
+    def require_finite() -> None:
+        if losses is not None and not torch.isfinite(losses.total):
             raise UserError(
                 f"the loss is {losses.total.item()} at step {done} of {recipe.steps} (learning rate {rate:.4g}): "
                 "lower lr or lengthen warmup"
             )
-        if reporting and board is not None:
-            now = time.perf_counter()
-            row = {"step": done, **_metrics(losses), "lr": rate}
-            row["images_per_s"] = (done - reported) * recipe.batch_size / (now - since)
-            if monitoring:
-                row |= neighbours.accuracies(encoder, device)
-            board.report(row)
-            reported, since = done, time.perf_counter()
-            if row["embedding_std"] < COLLAPSED and not collapsed:
-                collapsed = True
-                width = row["embedding_std"]
-                say(f"warning: the embeddings have collapsed to a point at step {done} (std {width:.2g}; 1 is even)")
-        if saving:
-            state = {"step": done, "encoder": encoder.state_dict(), "optimiser": optimiser.state_dict()}
-            work.save(CHECKPOINT, state, progress=done)
-        if leaving:
-            raise Interrupted(f"pretraining ended itself after {done} of {recipe.steps} steps; the next try continues")
+
+    # What is drawn and reported. With small batches, as on a laptop, the monitor must not cost more than the training.
+    board = run.board(done)
+    augmentation = view_recipes(recipe.augmentation)
+    part = processes.part(recipe.batch_size)
+    neighbours = Neighbours(views, recipe.seed, min(LARGEST, 2 * recipe.batch_size))
+    reported, since, collapsed = done, time.perf_counter(), False
+
+    for step in run.steps(recipe.steps, state, start=done, every=recipe.checkpoint_every, label="pretraining"):
+        # Learning rate of the step.
+        rate = learning_rate(step, recipe.steps, recipe.lr, recipe.warmup)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+
+        # Two views of each of this process's images.
+        indices = batch_indices(views, recipe.seed, recipe.batch_size, step)
+        images = to_device(views.take(indices[part]), device)
+        pairs = augment_pairs(images, augmentation, recipe.seed, step, indices[part])
+
+        # Gradients of the whole batch, and one step.
+        optimiser.zero_grad()
+        losses = compute_gradients(encoder, pairs, to_device(views.organs[indices], device), recipe, processes)
+        optimiser.step()
+        done = step + 1
+
+        # Metrics. Reading a value waits for the GPU, which otherwise works while the next batch is prepared: not every step.
+        monitoring = done % max(1, recipe.steps // MONITORS) == 0 or done == recipe.steps
+        if not (monitoring or done == 1 or done % METRICS_EVERY == 0):
+            continue
+        require_finite()
+        if board is None:
+            continue
+        now = time.perf_counter()
+        row = {"step": done, **_metrics(losses), "lr": rate}
+        row["images_per_s"] = (done - reported) * recipe.batch_size / (now - since)
+        if monitoring:
+            row |= neighbours.accuracies(encoder, device)
+        board.report(row)
+        reported, since = done, time.perf_counter()
+        if row["embedding_std"] < COLLAPSED and not collapsed:
+            collapsed = True
+            width = row["embedding_std"]
+            say(f"warning: the embeddings have collapsed to a point at step {done} (std {width:.2g}; 1 is even)")
     if board is not None:
         board.close()
 
@@ -156,16 +158,6 @@ def _checkpoint_activations(backbone: nn.Module) -> None:
         backbone.set_grad_checkpointing(True)  # type: ignore[operator]
     except (AttributeError, AssertionError):
         raise UserError(
-            f"timm's {type(backbone).__name__} knows no activation checkpointing: set activation_checkpointing to false "
-            "and let chunk bound the memory"
+            f"timm's {type(backbone).__name__} does not support activation checkpointing: set activation_checkpointing to false "
+            "and limit the memory with chunk"
         ) from None
-
-
-def _resume(encoder: Encoder, optimiser: Optimizer, work: WorkDir) -> int:
-    """Load the last checkpoint, if there is one; the number of steps that are done."""
-    state = work.load(CHECKPOINT)
-    if state is None:
-        return 0
-    encoder.load_state_dict(state["encoder"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])

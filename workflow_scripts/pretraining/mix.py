@@ -68,6 +68,6 @@ def epoch_indices(views: ViewUnion, seed: int, epoch: int) -> np.ndarray:
 
 
 def batch_indices(views: ViewUnion, seed: int, batch_size: int, step: int) -> np.ndarray:
-    """Global indices (batch_size,) of a step: each epoch has an order of its own, its last odd batch is dropped."""
+    """Global indices (batch_size,) of a step: each epoch has its own order, and its last incomplete batch is dropped."""
     epoch, position = divmod(step, views.epoch_size // batch_size)
     return epoch_indices(views, seed, epoch)[position * batch_size : (position + 1) * batch_size]

@@ -1,4 +1,4 @@
-"""What a pretraining run shows of itself: how well neighbours in its features agree, and what its views look like."""
+"""Monitors of pretraining: nearest-neighbour accuracies of its features, and a sheet of the views that it draws."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ ENCODED_TOGETHER = 64
 class Neighbours:
     """Balanced k-NN accuracies of clean views in the backbone's features: of the organ, and of the label where there is one.
 
-    The label's is a monitor: nothing is chosen by it, and pretraining never sees a label. Chance is one over the classes.
+    The label's accuracy is a monitor only: no choice depends on it, and pretraining never sees a label. Chance is one over
+    the number of classes.
     """
 
     def __init__(self, views: ViewUnion, seed: int, largest: int = LARGEST) -> None:
@@ -36,7 +37,7 @@ class Neighbours:
         }
 
     def accuracies(self, encoder: Encoder, device: torch.device) -> dict[str, float]:
-        """Of the present weights; the encoder is left in the mode it was in."""
+        """Accuracies of the present weights; the encoder is left in the mode it was in."""
         found = {}
         training = encoder.training
         encoder.eval()
@@ -55,7 +56,7 @@ class Neighbours:
 
 
 def knn_accuracy(features: np.ndarray, classes: np.ndarray, patients: np.ndarray) -> float | None:
-    """Mean over the classes of the share that the nearest other patients' views, by cosine, vote for rightly.
+    """Mean over the classes of the share that the nearest other patients' views, by cosine, vote for correctly.
 
     `features` (N, D), `classes` and `patients` (N,); views of an empty patient are patients of their own. A tie goes to
     the class that comes first. None where a view has no other patient's view.
@@ -78,7 +79,7 @@ def sheet(views: ViewUnion, recipes: tuple[PretrainingAugmentation, PretrainingA
     """Images beside pairs of their views as pretraining draws them, uint8 (images, 1 + 2 pairs, H, W)."""
     indices = np.sort(epoch_order(seed, "sheet", 0, len(views))[:SHEET_IMAGES])
     images = views.take(indices)
-    # Steps beyond any training, so that the sheet is none of its batches.
+    # Steps beyond those of any run, so that the sheet does not repeat one of its batches.
     pairs = [
         augment_pairs(torch.from_numpy(images), recipes, seed, 2**40 + pair, indices) for pair in range(SHEET_PAIRS)
     ]

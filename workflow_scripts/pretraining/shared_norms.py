@@ -1,4 +1,4 @@
-"""Batch norms whose statistics are taken over all processes of a training."""
+"""Batch norms whose statistics are taken over all processes of a run."""
 
 from __future__ import annotations
 

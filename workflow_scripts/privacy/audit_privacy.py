@@ -1,36 +1,41 @@
-"""Copy audit of the generated views: which are closer to a training view than unseen patients' views come?
+"""Copy audit of the synthetic views: which are closer to a training view than unseen patients' views come?
 
-Writes per generated view `index, nearest_view, feature_distance, correlation, similarity, score, copy, authentic`: the
+Writes per synthetic view `index, nearest_view, feature_distance, correlation, similarity, score, copy, authentic`: the
 training view behind the strongest evidence, the distance to the nearest one in the embedding's features, the best
 normalised cross-correlation over flips and shifts, the best cosine of the copy encoder, the score, whether it lies above
 the threshold, and authenticity. The summary (JSON, and a page) holds counts, the control on held-out patients, the
 membership AUCs from outside and from the generator's weights, the share of planted copies of each kind that are found,
 and in words what may and may not be claimed.
+
+    python -m workflow_scripts.privacy.audit_privacy --real embedding/labelled.npy --real-views views/labelled.npy \\
+        --real-index views/labelled.csv --synthetic embedding/synthetic.npy --synthetic-views views/synthetic.npy \\
+        --copy-real embedding/copy_labelled.npy --copy-synthetic embedding/copy_synthetic.npy \\
+        --copy-planted embedding/copy_planted.npy --denoising synthesis/denoising.csv --filter synthesis/filter.csv \\
+        --holdout diffusion/holdout.csv --output-privacy synthesis/privacy.csv --output-summary synthesis/privacy.json \\
+        --output-page synthesis/privacy.html
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, read_npy, write_csv, write_json, write_text
 from workflow_scripts.core.log import say
+from workflow_scripts.core.store import ViewStore, check_rows, open_pixels
+from workflow_scripts.core.tables import Table, html_page, markdown
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import add_settings, run, settings, stage_parser
 from workflow_scripts.study.config.manifold import PrivacyRecipe
-from workflow_scripts.study.patients import add_reference, check_rows, real_masks
+from workflow_scripts.study.patients import real_masks
 
 if TYPE_CHECKING:
     import numpy as np
-from collections.abc import Mapping
-from typing import Any
-
-from workflow_scripts.core.tables import Table
 
 
-# FOLDED
-# The privacy audit on one page: what of planted copies it finds, kind by kind, and what was found.
 def audit_layout(summary: Mapping[str, Any]) -> Table:
     """Table of the kinds of planted copies in `summary`, the audit's; its findings and their limits as notes."""
     rows = [
@@ -89,33 +94,19 @@ def weights_note(attack: Mapping[str, Any]) -> str:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--real", type=Path, required=True, help="features of the labelled views")
-    parser.add_argument("--real-views", type=Path, required=True, help="store of the labelled views")
-    parser.add_argument("--real-index", type=Path, required=True, help="index of the labelled views")
-    parser.add_argument("--synthetic", type=Path, required=True, help="features of the generated views")
-    parser.add_argument("--synthetic-views", type=Path, required=True, help="store of the generated views")
-    parser.add_argument("--copy-real", type=Path, required=True, help="copy encoder's features of the labelled views")
-    parser.add_argument("--copy-synthetic", type=Path, required=True, help="those of the generated views")
-    parser.add_argument("--copy-planted", type=Path, required=True, help="those of the planted copies, by kind")
-    parser.add_argument("--denoising", type=Path, required=True, help="how well the generator denoises the real views")
-    parser.add_argument("--filter", type=Path, required=True, help="the manifold filter's answers")
-    add_reference(parser, holdout_required=True)
-    parser.add_argument("--origin", default="", help="stamp in the summary, for example PHANTOM (default: none)")
-    parser.add_argument("--output", type=Path, required=True, help="CSV, one row per generated view")
-    parser.add_argument("--output-summary", type=Path, required=True, help="JSON")
-    parser.add_argument("--output-html", type=Path, required=True, help="page with the table of planted copies")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    add_inputs(parser, "real real_views real_index synthetic synthetic_views copy_real copy_synthetic copy_planted")
+    add_inputs(parser, "denoising filter holdout folds?")
+    add_outputs(parser, "privacy summary page")
+    add_parameters(parser, "exclude_fold origin")
     add_settings(parser, PrivacyRecipe)
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Audit the generated views."""
+    """Audit the synthetic views."""
     import numpy as np
     import pandas as pd
 
-    pass
-    from workflow_scripts.core.tables import html_page, markdown
     from workflow_scripts.privacy import copies as privacy
     from workflow_scripts.privacy import membership
     from workflow_scripts.privacy.planted import planted_copies, planted_rows, power
@@ -123,20 +114,19 @@ def main(arguments: argparse.Namespace) -> None:
 
     recipe: PrivacyRecipe = settings(arguments)
     shift, seed = recipe.shift, recipe.seed
-    real, real_views, index = read_npy(arguments.real), read_npy(arguments.real_views), read_csv(arguments.real_index)
-    synthetic, views = read_npy(arguments.synthetic), read_npy(arguments.synthetic_views)
+    store, views = ViewStore.open(arguments.real_views, arguments.real_index), open_pixels(arguments.synthetic_views)
+    real_views, index, patients = store.pixels, store.index, store.patients
+    real, synthetic = read_npy(arguments.real), read_npy(arguments.synthetic)
     copy_real, copy_synthetic = read_npy(arguments.copy_real), read_npy(arguments.copy_synthetic)
     answers = read_csv(arguments.filter)
     check_rows({
-        str(arguments.real): len(real), str(arguments.real_views): len(real_views),
-        str(arguments.copy_real): len(copy_real), str(arguments.real_index): len(index),
+        str(arguments.real_views): len(store), str(arguments.real): len(real), str(arguments.copy_real): len(copy_real),
     })  # fmt: skip
     check_rows({
         str(arguments.synthetic): len(synthetic), str(arguments.synthetic_views): len(views),
         str(arguments.copy_synthetic): len(copy_synthetic), str(arguments.filter): len(answers),
     })  # fmt: skip
     training, held_out = real_masks(index, arguments.holdout, arguments.folds, arguments.exclude_fold)
-    patients = index["patient_id"].to_numpy()
     _require_patients(patients[held_out], f"{arguments.holdout} leaves")
     if not training.any():
         raise UserError(f"{arguments.holdout} and the excluded fold leave no training views to compare with")
@@ -206,9 +196,9 @@ def main(arguments: argparse.Namespace) -> None:
         "copy": copies.astype(int),
         "authentic": authentic.astype(int),
     })  # fmt: skip
-    write_csv(table, arguments.output)
+    write_csv(table, arguments.output_privacy)
     write_json(summary, arguments.output_summary)
-    write_text(html_page(page), arguments.output_html)
+    write_text(html_page(page), arguments.output_page)
 
 
 def _errors(source: Path, view_ids: np.ndarray) -> np.ndarray:

@@ -20,7 +20,8 @@ import numpy as np
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import progress
-from workflow_scripts.privacy.membership import DRAWS, patient_weights
+from workflow_scripts.core.statistics import patient_weights
+from workflow_scripts.privacy.membership import DRAWS
 from workflow_scripts.synthesis.neighbours import nearest, nearest_others
 
 # Pixels are compared at this side at most: a copy is recognised there, and time grows with its square.

@@ -8,7 +8,8 @@ the held-out views could not calibrate it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,28 +49,47 @@ class CopyEncoder(nn.Module):
         return functional.normalize(self.head(pooled), dim=1)
 
 
-def train_copy_encoder(views: np.ndarray, steps: int, seed: int, device: torch.device) -> Iterator[CopyEncoder]:
-    """Train on real views, uint8 (N, side, side), whatever patients they come from; the network after each step."""
-    if len(views) < 4:
-        raise UserError(
-            f"the copy encoder learns from real views by contrast and needs at least 4, there are {len(views)}"
-        )
-    images = torch.from_numpy(shrink(views, min(SIDE, views.shape[1]))).to(device)[:, None] / 255
-    torch.manual_seed(seed)
-    network = CopyEncoder().to(device).train()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=steps)
-    size = min(BATCH, len(images))
-    for step in range(steps):
-        generator = torch.Generator().manual_seed(1_000_003 * seed + step)
-        chosen = images[torch.randperm(len(images), generator=generator)[:size].to(device)]
-        first, second = (network(standardised(altered(chosen, generator))) for _ in range(2))
+class CopyTraining:
+    """The training run of a `network` on real views, uint8 (N, side, side), whatever patients they come from.
+
+    Steps 0 to `steps` - 1 are taken in order; each draws its batch by its number, so that `state` and `restore` continue
+    a run as if it had never stopped. Raises `UserError` for fewer than 4 views.
+    """
+
+    def __init__(self, views: np.ndarray, steps: int, seed: int, device: torch.device) -> None:
+        if len(views) < 4:
+            raise UserError(
+                f"the copy encoder learns from real views by contrast and needs at least 4, there are {len(views)}"
+            )
+        self.images = torch.from_numpy(shrink(views, min(SIDE, views.shape[1]))).to(device)[:, None] / 255
+        self.seed, self.device = seed, device
+        torch.manual_seed(seed)
+        self.network = CopyEncoder().to(device).train()
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=2e-3, weight_decay=1e-4)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, max_lr=2e-3, total_steps=steps)
+
+    def step(self, number: int) -> None:
+        """Learn from one batch, two alterations of each view."""
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + number)
+        drawn = torch.randperm(len(self.images), generator=generator)[: min(BATCH, len(self.images))]
+        chosen = self.images[drawn.to(self.device)]
+        first, second = (self.network(standardised(altered(chosen, generator))) for _ in range(2))
         loss = info_nce(first, second) - ENTROPY * spread(first)
-        optimiser.zero_grad()
+        self.optimiser.zero_grad()
         loss.backward()
-        optimiser.step()
-        schedule.step()
-        yield network
+        self.optimiser.step()
+        self.schedule.step()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        parts: dict[str, Any] = {"network": self.network, "optimiser": self.optimiser, "schedule": self.schedule}
+        return {name: part.state_dict() for name, part in parts.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state()`."""
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
 
 
 @torch.inference_mode()

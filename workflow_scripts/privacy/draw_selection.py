@@ -1,32 +1,34 @@
-"""Draw what the snapshots of the diffusion training measure over its steps, and which of them is used."""
+"""Draw what the snapshots of the diffusion training run measure over its steps, and which of them is used.
+
+    python -m workflow_scripts.privacy.draw_selection --measures diffusion/monitor.csv --select best \\
+        --output-figure figures/selection.png
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflow_scripts.core.figures import stamp
-from workflow_scripts.privacy.selection import RULES, read_measures
+from workflow_scripts.core.figures import save, stamp
+from workflow_scripts.privacy.selection import choose, read_measures
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# FOLDED
-# What the snapshots of the generator measure, over its training.
 PANELS = {
     "fid": ("Fréchet distance to held-out views", {"fid": ""}),
     "manifold": ("precision and recall, held-out views", {"precision": "precision", "recall": "recall"}),
     "loss": ("denoising loss", {"held_out_loss": "held-out patients", "training_loss": "training patients"}),
-    "copies": ("share of near-copies", {"copies": "generated", "control": "held-out views, no copies"}),
+    "copies": ("share of near-copies", {"copies": "synthetic views", "control": "held-out views, no copies"}),
 }
 
 
-def selection_figure(rows: Sequence[Mapping[str, float]], chosen: int, reason: str, origin: str) -> Figure:
-    """The snapshots' measures over the training, with a line at the chosen one."""
+def selection_figure(rows: Sequence[Mapping[str, float]], chosen: int, reason: str) -> Figure:
+    """The snapshots' measures over the training run, with a line at the chosen one."""
     from matplotlib.figure import Figure
 
     ordered = sorted(rows, key=lambda row: row["step"])
@@ -47,29 +49,24 @@ def selection_figure(rows: Sequence[Mapping[str, float]], chosen: int, reason: s
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
     figure.suptitle(f"Used: step {chosen}, {reason}", fontsize=11)
-    stamp(figure, origin)
     return figure
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--measures", type=Path, required=True, help="CSV of monitor_diffusion")
-    parser.add_argument("--select", choices=RULES, required=True, help="the rule that chooses")
-    parser.add_argument("--origin", default="", help="what the views are if not patients': PHANTOM")
-    parser.add_argument("--output", type=Path, required=True, help="PNG")
+    add_inputs(parser, "measures")
+    add_outputs(parser, "figure")
+    add_parameters(parser, "select origin")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Read, choose, draw."""
-    from workflow_scripts.core.figures import save
-    from workflow_scripts.privacy.selection import choose
-
-    pass
-
     rows = read_measures(arguments.measures)
-    save(selection_figure(rows, *choose(rows, arguments.select), arguments.origin), arguments.output)
+    figure = selection_figure(rows, *choose(rows, arguments.select))
+    stamp(figure, arguments.origin)
+    save(figure, arguments.output_figure)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from workflow_scripts.core.statistics import patient_weights
+
 DRAWS = 2000
 # Share of unseen patients whom the attack may take for members, and how many of them make one of it.
 FALSE_ALARMS, LEAST_PATIENTS = 0.1, 10
-
-
-def patient_weights(patients: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
-    """int (draws, N): how often each view is in a bootstrap sample of patients."""
-    _, member = np.unique(patients, return_inverse=True)
-    count = int(member.max()) + 1
-    return generator.multinomial(count, np.full(count, 1 / count), size=draws)[:, member]
 
 
 def membership_auc(

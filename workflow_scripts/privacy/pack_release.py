@@ -3,6 +3,10 @@
 The zip holds `train/synthetic_<number>.png` with `train/metadata.csv` (the ImageFolder layout of dataset hubs),
 `README.md` (a dataset card), `croissant.json` (the same for machines) and `checksums.sha256`. The same inputs give the
 same bytes. Nothing of real views is in it.
+
+    python -m workflow_scripts.privacy.pack_release --views views/synthetic.npy --filter synthesis/filter.csv \\
+        --privacy synthesis/privacy.csv --summary synthesis/privacy.json --metrics synthesis/metrics.csv --organ testicle \\
+        --output-archive release/synthetic.zip
 """
 
 from __future__ import annotations
@@ -17,12 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import atomic_path, read_json, read_npy, read_rows
+from workflow_scripts.core.files import atomic_path, read_json, read_rows
 from workflow_scripts.core.log import progress, say
+from workflow_scripts.core.store import check_rows, open_pixels
 from workflow_scripts.privacy.card import dataset_card
 from workflow_scripts.privacy.croissant import croissant
-from workflow_scripts.runtime.cli import run, stage_parser
-from workflow_scripts.study.patients import check_rows
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
+from workflow_scripts.runtime.cli import add_settings, run, settings, stage_parser
+from workflow_scripts.study.config.release import Release
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,25 +39,17 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can state
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--views", type=Path, required=True, help="store of the generated views")
-    parser.add_argument("--filter", type=Path, required=True, help="the manifold filter's answers")
-    parser.add_argument("--privacy", type=Path, required=True, help="the copy audit's answers")
-    parser.add_argument("--privacy-summary", type=Path, required=True, help="the copy audit's summary")
-    parser.add_argument("--metrics", type=Path, required=True, help="the generation metrics")
-    parser.add_argument("--organ", required=True, help="organ of the views")
-    parser.add_argument("--title", default="Synthetic ultrasound views", help="title of the card")
-    parser.add_argument("--licence", default="", help="licence; the card says 'not chosen' without one")
-    parser.add_argument("--contact", default="", help="whom to ask")
-    parser.add_argument(
-        "--origin", default="", help="stamp on the card and in the metadata, for example PHANTOM (default: none)"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="zip")
+    add_inputs(parser, "views filter privacy summary metrics")
+    add_outputs(parser, "archive")
+    add_parameters(parser, "organ origin")
+    add_settings(parser, Release)
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Pack the archive."""
-    views = read_npy(arguments.views)
+    release: Release = settings(arguments)
+    views = open_pixels(arguments.views)
     filtered, audited = read_rows(arguments.filter), read_rows(arguments.privacy)
     check_rows({
         str(arguments.views): len(views), str(arguments.filter): len(filtered), str(arguments.privacy): len(audited),
@@ -67,29 +65,29 @@ def main(arguments: argparse.Namespace) -> None:
     }
     if not released:
         raise UserError(
-            f"nothing is left to release: of {len(views)} generated views the filter keeps {counts['filtered']}, and"
+            f"nothing is left to release: of {len(views)} synthetic views the filter keeps {counts['filtered']}, and"
             f" the copy audit flags {counts['copies']} of those. Generate more views or train the generator for fewer"
             " steps"
         )
     card = dataset_card(
-        title=arguments.title,
-        licence=arguments.licence,
-        contact=arguments.contact,
+        title=release.title,
+        licence=release.licence,
+        contact=release.contact,
         organ=arguments.organ,
         origin=arguments.origin,
         counts=counts,
         size=views.shape[1],
-        privacy=read_json(arguments.privacy_summary),
+        privacy=read_json(arguments.summary),
         metrics=read_rows(arguments.metrics),
     )
     table = metadata(released, arguments.organ, arguments.origin)
     digest = hashlib.sha256(table).hexdigest()
-    about = croissant(arguments.title, arguments.licence, arguments.organ, arguments.origin, len(released), digest)
+    about = croissant(release.title, release.licence, arguments.organ, arguments.origin, len(released), digest)
     texts = {"README.md": card.encode(), "croissant.json": about.encode(), "train/metadata.csv": table}
-    with atomic_path(arguments.output) as temporary:
+    with atomic_path(arguments.output_archive) as temporary:
         files = members(views, released, texts)
         pack(progress(files, "pack", "file", total=len(released) + len(texts)), temporary)
-    say(f"released {len(released)} of {len(views)} generated views, {counts['copies']} left out as possible copies")
+    say(f"released {len(released)} of {len(views)} synthetic views, {counts['copies']} left out as possible copies")
 
 
 def metadata(released: list[int], organ: str, origin: str) -> bytes:

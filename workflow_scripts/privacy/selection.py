@@ -8,8 +8,6 @@ from pathlib import Path
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_rows
 
-RULES = ("last", "best", "least_copying")
-
 
 def read_measures(path: Path) -> list[dict[str, float]]:
     """The rows of a monitor.csv."""

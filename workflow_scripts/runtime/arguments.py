@@ -139,7 +139,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "default": 0, "help": "seed of every draw"},
     "select": _choice("last", "best", "least_copying", help="the rule that chooses a checkpoint"),
     "set": {"help": "`labelled`, or an organ: its frames without a label"},
-    "set_shares": {"type": float, "nargs": "*", "default": [], "help": "share of each store's views an epoch draws (default: all)"},
+    "set_shares": {"type": float, "nargs": "*", "default": [], "help": "share of each store an epoch draws (default: all)"},
     "sha256": {"default": "", "help": "expected SHA-256; empty records the one of the first fetch"},
     "shard": {"type": int, "default": 0, "help": "which shard to draw, from 0"},
     "shard_count": {"type": int, "default": 1, "help": "number of shards"},
@@ -188,7 +188,7 @@ def add_parameters(parser: argparse.ArgumentParser, names: str) -> None:
             options |= {"nargs": suffix}
             options.setdefault("default", [] if suffix == "*" else None)
         elif suffix == "?":
-            options.setdefault("default", None)
+            options["default"] = None
         required = "default" not in options or (suffix == "+" and options["default"] is None)
         shown = options.get("default")
         text = options.pop("help") + (f" (default: {shown})" if shown not in (None, "", []) else "")

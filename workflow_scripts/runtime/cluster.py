@@ -23,8 +23,7 @@ from typing import Any
 from workflow_scripts.core.files import read_json, write_json
 from workflow_scripts.core.log import say
 
-# FOLDED
-# The environment in which Snakemake starts the stages.
+# How long squeue shows an ended job where the controller does not say it; SLURM's default.
 MIN_JOB_AGE = 300  # seconds
 
 

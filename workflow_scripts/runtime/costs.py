@@ -25,8 +25,7 @@ from typing import Any
 
 from workflow_scripts.runtime.gpus import visible_devices
 
-# FOLDED
-# The power that a job's GPUs draw, as `nvidia-smi` tells it.
+# Between two readings of the power that a job's GPUs draw.
 MILLISECONDS = 5000
 
 

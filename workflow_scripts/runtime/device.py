@@ -9,8 +9,7 @@ import torch
 
 from workflow_scripts.core.errors import UserError
 
-# FOLDED
-# The number formats of a training: float32, or 16-bit arithmetic inside the network with float32 weights and losses.
+# The number formats of a training run: float32, or 16-bit arithmetic inside the network with float32 weights and losses.
 FORMATS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

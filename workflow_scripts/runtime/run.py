@@ -38,13 +38,13 @@ class Run:
         self.device = select_device(self.processes.device_name(arguments.device), arguments.threads)
         self.processes.join(self.device)
 
-    def identity(self, settings: Settings, **more: Any) -> dict[str, Any]:
+    def identity(self, settings: Settings | None = None, **more: Any) -> dict[str, Any]:
         """Everything that determines the result: settings, declared parameters, the content of declared inputs, code.
 
         It is the work directory's fingerprint, and the record that an artefact carries.
         """
         return {
-            "settings": settings.model_dump(),
+            "settings": settings.model_dump() if settings else {},
             **declared(self.arguments, "parameters"),
             "inputs": {name: _digest(files) for name, files in declared(self.arguments, "inputs").items()},
             "code_version": self.arguments.code_version,

@@ -1,4 +1,9 @@
-"""Experiments: what the table rows ask to be fine-tuned, each once however many rows name it."""
+"""Experiments, which are what the table rows ask to be fine-tuned (each once, however many rows name it), and cohorts.
+
+A cohort is the set of patients that one generator and one encoder may see. With `holdout: none` there is one, all
+patients, and its path segment is empty. With `holdout: per_fold` there is one per seed and fold, `seed<s>_fold<f>/`,
+without the patients of that fold.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +15,12 @@ from typing import Any
 from workflow_scripts.study.config.names import BASELINES, LABELLED_SET, SYNTHETIC_SETS, TABLES
 from workflow_scripts.study.label_sets import LabelSet, label_set
 
+# The variant whose folds assign views instead of patients.
+VIEW_SPLIT = "view_split"
+# What is left of the augmentation in a variant of the recipe.
+AUGMENTATIONS_KEPT = {"unaugmented": set(), "markers_only": {"markers"}}
 
-# FOLDED
-# Cohorts: what one generator and one encoder may see.
-#
-# With `holdout: none` there is one cohort, all patients; its folder is the artefact's own (an empty path segment). With
-# `holdout: per_fold` there is one per seed and fold, `seed<s>_fold<f>/`, which leaves the patients of that fold out.
+
 def cohorts(config: Mapping[str, Any]) -> list[str]:
     """The path segments of the study's cohorts."""
     if config["holdout"] == "none":
@@ -24,15 +29,9 @@ def cohorts(config: Mapping[str, Any]) -> list[str]:
 
 
 def left_out(cohort: str) -> tuple[int, int] | None:
-    """Seed and fold that a cohort's path segment leaves out, None where it leaves out nobody."""
+    """Seed and fold that a cohort's path segment leaves out, None where it leaves no patient out."""
     match = re.fullmatch(r"seed(\d+)_fold(\d+)/", cohort)
     return (int(match[1]), int(match[2])) if match else None
-
-
-# The variant whose folds deal views instead of patients.
-VIEW_SPLIT = "view_split"
-# What is left of the augmentation in a variant of the recipe.
-AUGMENTATIONS_KEPT = {"unaugmented": set(), "markers_only": {"markers"}}
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def leak_experiments(config: Mapping[str, Any]) -> list[Experiment]:
 
 
 def classifier_experiments(config: Mapping[str, Any]) -> list[Experiment]:
-    """The experiment whose networks are packed into a classifier to use, if there is one."""
+    """The experiment whose networks are packed into a deployable classifier, if there is one."""
     chosen = config["classifier"]
     return [Experiment(chosen["init"], chosen.get("labels", config["finetuning"]["labels"]))] if chosen["init"] else []
 
@@ -132,7 +131,7 @@ def pretraining_recipe(run: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def distinct_augmentations(config: Mapping[str, Any]) -> list[str]:
-    """The pretraining runs whose views are worth a look: the first of those that draw them alike."""
+    """The pretraining runs with distinct augmentations: the first of those whose settings are the same."""
     first: dict[str, str] = {}
     for run in pretraining_runs(config):
         first.setdefault(str(pretraining_recipe(run, config)["augmentation"]), run)

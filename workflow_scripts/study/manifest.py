@@ -13,8 +13,7 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.study.config.names import LABELLED_SET
 from workflow_scripts.study.pseudonyms import ID_COLUMNS, hide_ids, read_key
 
-# The columns (docs/data.md explains them) and what their cells must match. Further columns are free and are kept out of
-# every artefact.
+# The columns (docs/data.md explains them) and what their cells must match. Extra columns are ignored.
 REQUIRED = ("image_id", "path", "patient_id", "organ", "label", "device", "side")
 PATTERNS = {
     "image_id": re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"),
@@ -25,7 +24,7 @@ PATTERNS = {
     "side": re.compile(r"^(|left|right)$"),
     "frames": re.compile(r"^(|first|all|every [1-9][0-9]*)$"),
 }
-# Beyond this many problems a list helps nobody.
+# Longer lists of problems are cut here.
 SHOWN = 30
 
 
@@ -33,8 +32,8 @@ def read_manifest(path: str | Path, key: Path | None = None) -> list[dict[str, s
     """The rows of a manifest (comma or semicolon separated, UTF-8, with or without a byte-order mark), cells stripped.
 
     With `key`, a file that holds a secret key, patient and image ids are replaced by pseudonyms; every stage that writes
-    ids, or puts them in messages, reads the manifest this way. Raises `UserError` when the file is missing, no UTF-8,
-    or has a ragged row.
+    ids, or puts them in messages, reads the manifest this way. Raises `UserError` when the file is missing or not
+    UTF-8, or has a ragged row.
     """
     path = Path(path)
     try:
@@ -47,16 +46,21 @@ def read_manifest(path: str | Path, key: Path | None = None) -> list[dict[str, s
     reader = csv.DictReader(io.StringIO(text), delimiter=";" if header.count(";") > header.count(",") else ",")
     secret = read_key(key) if key else b""
     rows = []
-    for row in reader:
-        if None in row or None in row.values():
-            raise UserError(f"{path} line {reader.line_num}: the row has another number of cells than the header")
-        cells = {column.strip(): cell.strip() for column, cell in row.items()}
-        rows.append(hide_ids(cells, secret) if secret else cells)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise UserError(f"{path} line {reader.line_num}: the row has another number of cells than the header")
+            cells = {column.strip(): cell.strip() for column, cell in row.items()}
+            rows.append(hide_ids(cells, secret) if secret else cells)
+    except csv.Error as error:
+        raise UserError(
+            f"{path} line {reader.line_num}: not a CSV row ({error}); look for a quote that is not closed"
+        ) from None
     return rows
 
 
 def own_ids(path: str | Path, key: str | Path) -> dict[str, str]:
-    """The manifest's own ids by their pseudonyms, patients' and images': the way back for who holds the key."""
+    """The manifest's own ids by their pseudonyms, patients' and images': for whoever holds the key."""
     pairs = zip(read_manifest(path, Path(key)), read_manifest(path), strict=True)
     return {hidden[column]: own[column] for hidden, own in pairs for column in ID_COLUMNS if own[column]}
 
@@ -101,7 +105,7 @@ def _problems(rows: list[dict[str, str]], data: Mapping[str, Any]) -> Iterator[s
                 yield f"line {line}, column {column}: {row[column]!r} is not allowed (must match {pattern.pattern})"
         image_id = row["image_id"]
         if image_id in seen:
-            yield f"line {line}, column image_id: {image_id!r} stands already in line {seen[image_id]}"
+            yield f"line {line}, column image_id: {image_id!r} already appears on line {seen[image_id]}"
         seen.setdefault(image_id, line)
         if row["organ"] not in data["organs"]:
             yield f"line {line}, column organ: {row['organ']!r} is not one of data.organs ({', '.join(data['organs'])})"
@@ -139,7 +143,7 @@ def true_classes(path: str | Path, images: Iterable[str], key: Path | None = Non
 def filled_sets(rows: list[dict[str, str]], config: Mapping[str, Any], runs: Iterable[str]) -> list[str]:
     """The names of the real view sets that have a frame, `labelled` first.
 
-    Raises `UserError` when nothing is labelled, or one of the pretraining `runs` lists a set without any frame.
+    Raises `UserError` when no frame is labelled, or when one of the pretraining `runs` lists a set without any frame.
     """
     data = config["data"]
     organs = {row["organ"] for row in rows if not row["label"]}

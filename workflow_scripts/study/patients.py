@@ -1,4 +1,4 @@
-"""Which real views a stage of the synthetic set may look at."""
+"""Which views belong to the same organ, and which real views the stages of the synthetic set may use."""
 
 from __future__ import annotations
 
@@ -12,38 +12,22 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv
 
 if TYPE_CHECKING:
-    import argparse
-
     import pandas as pd
-import pandas as pd
 
 
-# FOLDED
-# The organ that a view shows: its views share one truth, however they are labelled.
 def numbered_organ_sides(index: pd.DataFrame) -> pd.Series:
     """A number per organ side, aligned with `index`: a patient's side where the side is known, else the frame.
 
-    `index` is that of a view store (patient_id, side, image_id).
+    All views of an organ side show one organ, so they have one true label. `index` is that of a view store (patient_id,
+    side, image_id).
     """
+    import pandas as pd
+
     names = [
         f"{patient}\0{side}" if side else image
         for patient, side, image in zip(index["patient_id"], index["side"], index["image_id"], strict=True)
     ]
     return pd.Series(pd.factorize(np.array(names, dtype=object))[0], index=index.index)
-
-
-def add_reference(parser: argparse.ArgumentParser, holdout_required: bool = False) -> None:
-    """Add the flags that say which patients the generator never saw and which are left out altogether."""
-    parser.add_argument(
-        "--holdout",
-        type=Path,
-        required=holdout_required,
-        help="CSV of the patients kept from the generator (patient_id)",
-    )
-    parser.add_argument(
-        "--folds", type=Path, nargs="?", help="CSV of the folds (view_id, patient_id, fold), with --exclude-fold"
-    )
-    parser.add_argument("--exclude-fold", type=int, help="leave this fold's patients out of everything")
 
 
 def real_masks(
@@ -76,13 +60,3 @@ def _belong(patients: np.ndarray, wanted: Collection[str], source: Path) -> np.n
             "from other views. Make it again"
         )
     return np.isin(patients, list(wanted))
-
-
-def check_rows(counts: dict[str, int]) -> None:
-    """Raise `UserError` unless all the named artefacts describe the same number of views."""
-    if len(set(counts.values())) > 1:
-        raise UserError(
-            "these files must describe the same views but hold different numbers of rows: "
-            + ", ".join(f"{name} {count}" for name, count in counts.items())
-            + ". Make them again from one view store"
-        )

@@ -13,7 +13,7 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import recorded_sha256, refuse_torchscript, sha256
 from workflow_scripts.study.config.names import BASELINES, TABLES
 
-# Downloads are made by a rule only into this folder; a file elsewhere is brought by hand.
+# A rule downloads into this folder only; a file elsewhere is supplied manually.
 FOLDER = "weights/"
 CONNECT_SECONDS = 5
 
@@ -57,7 +57,7 @@ def weight_files(config: Mapping[str, Any]) -> dict[str, WeightFile]:
 
 
 def require_files(config: Mapping[str, Any], needed: Collection[str]) -> None:
-    """Raise `UserError` unless every needed file of weights is here, and the one that was meant, or its URL answers.
+    """Raise `UserError` unless every needed file of weights is present with the expected checksum, or its URL answers.
 
     `needed` are the paths that the planned jobs read or make; files of weights among them are looked at, others ignored.
     """
@@ -70,7 +70,7 @@ def require_files(config: Mapping[str, Any], needed: Collection[str]) -> None:
             continue
         reason = _unreachable(weight.url) if weight.file.startswith(FOLDER) else f"it lies outside {FOLDER}"
         if reason:
-            rows = "; ".join(weight.used_by) or "nothing in a table"
+            rows = "; ".join(weight.used_by) or "no table row"
             source = (
                 f"download it from {weight.url} on a machine with network" if weight.url else "get it from its authors"
             )
@@ -78,7 +78,7 @@ def require_files(config: Mapping[str, Any], needed: Collection[str]) -> None:
                 f"  {weight.file} is missing and cannot be fetched ({reason}). Needed by: {rows}. {source} and put it there"
             )
     if problems:
-        raise UserError("networks that this run needs are not at hand:\n" + "\n".join(problems))
+        raise UserError("networks that this run needs are missing:\n" + "\n".join(problems))
 
 
 def _require_meant(weight: WeightFile) -> None:

@@ -1,7 +1,7 @@
 """Embedding networks: what turns views into the features of the manifold.
 
 `inception`: the FID network on images that are resized and normalised as clean-fid does ("clean" mode, 2048 features).
-`timm`: a network of timm with its own input size and normalisation, from a file brought by hand.
+`timm`: a network of timm with its own input size and normalisation, from a file supplied manually.
 `encoder`: a backbone pretrained by this workflow, seen as fine-tuning sees it (input (x/255 - 0.5) / 0.25).
 Features are float32 and do not depend on the batch size but for the last bits of float32 sums.
 """
@@ -16,11 +16,18 @@ import torch
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import refuse_torchscript, verify_recorded_sha256
-
-INPUT_MEAN, INPUT_STD = 0.5, 0.25
+from workflow_scripts.networks.backbone import create_backbone, load_initialisation, normalise
 
 # A network takes uint8 views (B, side, side) on the CPU and gives float32 features (B, D) on the CPU.
 Network = Callable[[np.ndarray], np.ndarray]
+
+
+def exact_float32() -> None:
+    """Compute in full float32 with one algorithm, since neighbours are compared at the rims of balls; after
+    `select_device`, which allows TF32 for training runs."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
 
 
 def load_network(kind: str, backbone: str, weights: Path, device: torch.device) -> Network:
@@ -31,33 +38,20 @@ def load_network(kind: str, backbone: str, weights: Path, device: torch.device) 
 
 
 def load_encoder(backbone: str, weights: Path, device: torch.device) -> Network:
-    """The timm network `backbone` without classifier, with the weights of a pretraining's backbone.safetensors."""
-    import timm
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        model = timm.create_model(backbone, num_classes=0)
-    except RuntimeError as error:
-        raise UserError(f"--backbone {backbone!r}: timm knows no such network ({error})") from error
-    try:
-        model.load_state_dict(load_file(_existing(weights)), strict=True)
-    except (RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"{weights} does not hold the weights of {backbone} without classifier: {_short(error)}"
-        ) from error
+    """The timm network `backbone` without classifier, with the weights of a pretraining run's backbone.safetensors."""
+    model = create_backbone(backbone)
+    load_initialisation(model, "timm", _existing(weights), seed=0)
     model.to(device).eval()
 
     @torch.inference_mode()
     def network(views: np.ndarray) -> np.ndarray:
-        images = torch.from_numpy(views).to(device).float().div(255).sub(INPUT_MEAN).div(INPUT_STD)
-        return model(images[:, None].expand(-1, 3, -1, -1)).float().cpu().numpy()
+        return model(normalise(torch.from_numpy(views).to(device))).float().cpu().numpy()
 
     return network
 
 
 def load_timm(model_name: str, weights: Path, device: torch.device) -> Network:
-    """A timm network with weights brought by hand, resized to and normalised as its own pretraining was."""
+    """A timm network with weights supplied manually, resized to and normalised as its own pretraining was."""
     import timm
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -65,7 +59,7 @@ def load_timm(model_name: str, weights: Path, device: torch.device) -> Network:
     try:
         model = timm.create_model(model_name, num_classes=0)
     except RuntimeError as error:
-        raise UserError(f"embedding.network: timm knows no network {model_name!r} ({error})") from error
+        raise UserError(f"embedding.network: {model_name!r} is not a timm model ({error})") from error
     verify_recorded_sha256(_existing(weights))
     wanted = model.state_dict()
     try:

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workflow_scripts.core.figures import stamp
-
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 KEPT, DISCARDED, REAL = "#1a9641", "#d7191c", "#4d4d4d"
+SHOWN = 48  # views on the contact sheet
 # Points drawn per set: more only hide each other.
 MAX_POINTS = 1500
 
@@ -29,39 +28,34 @@ def principal_axes(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, axes * signs[:, None]
 
 
-def evenly(rows: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of `rows`, evenly spaced: the same at every run, and nobody chose them."""
+def evenly_of(rows: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of `rows`: a deterministic, evenly spaced subset with both ends."""
     if len(rows) <= count:
         return rows
     return rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
 
 
 def filter_figure(
-    real: np.ndarray,
-    generated: np.ndarray,
-    views: np.ndarray,
-    inside: np.ndarray,
-    curve: pd.DataFrame,
-    count: int,
-    origin: str,
+    views: np.ndarray, inside: np.ndarray, real: np.ndarray, synthetic: np.ndarray, curve: pd.DataFrame
 ) -> Figure:
-    """Contact sheet of kept and discarded views (numbered as in the whole set), projected features, filter curve."""
+    """Contact sheet of kept and discarded views (numbered as in the whole set), projected features, filter curve.
+
+    `views` uint8 (M, S, S) are synthetic, with features `synthetic` (M, D) and the filter's answers `inside` bool (M,).
+    """
     from matplotlib.figure import Figure
 
     kept, discarded = np.flatnonzero(inside), np.flatnonzero(~inside)
-    # Half and half where both exist, so that the discarded ones can be judged too; the title tells the true shares.
-    shown_discarded = min(len(discarded), max(count // 2, count - len(kept)))
-    shown_kept = min(len(kept), count - shown_discarded)
-    shown = [(row, KEPT) for row in evenly(kept, shown_kept)] + [
-        (row, DISCARDED) for row in evenly(discarded, shown_discarded)
-    ]
+    # Half and half where both exist, so that the discarded ones can be judged too; the title gives the true shares.
+    shown_discarded = min(len(discarded), max(SHOWN // 2, SHOWN - len(kept)))
+    shown_kept = min(len(kept), SHOWN - shown_discarded)
+    shown = [(row, KEPT) for row in evenly_of(kept, shown_kept)]
+    shown += [(row, DISCARDED) for row in evenly_of(discarded, shown_discarded)]
     columns = min(8, len(shown))
     lines = -(-len(shown) // columns)
     figure = Figure(figsize=(16, max(6.0, 1.15 * lines + 1.2)), layout="constrained")
     figure.suptitle(
-        f"Manifold filter: {len(kept)} of {len(inside)} generated views kept ({len(kept) / len(inside):.1%})"
+        f"Manifold filter: {len(kept)} of {len(inside)} synthetic views kept ({len(kept) / len(inside):.1%})"
     )
-    stamp(figure, origin)
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1.15, 1])[0]
     left.suptitle(
         f"{shown_kept} kept (green) and {shown_discarded} discarded (red) views, numbered as generated", fontsize=10
@@ -75,9 +69,9 @@ def filter_figure(
     axis, below = right.subplots(2, 1, height_ratios=[2, 1])
     mean, axes = principal_axes(real)
     for features, label, colour, marker in (
-        (generated[evenly(discarded, MAX_POINTS)], f"discarded ({len(discarded)})", DISCARDED, "x"),
-        (generated[evenly(kept, MAX_POINTS)], f"kept ({len(kept)})", KEPT, "o"),
-        (real[evenly(np.arange(len(real)), MAX_POINTS)], f"real ({len(real)})", REAL, "."),
+        (synthetic[evenly_of(discarded, MAX_POINTS)], f"discarded ({len(discarded)})", DISCARDED, "x"),
+        (synthetic[evenly_of(kept, MAX_POINTS)], f"kept ({len(kept)})", KEPT, "o"),
+        (real[evenly_of(np.arange(len(real)), MAX_POINTS)], f"real ({len(real)})", REAL, "."),
     ):
         if len(features):
             axis.scatter(
@@ -105,6 +99,7 @@ def _curve(axis: Axes, curve: pd.DataFrame) -> None:
 
 
 def draw_view(axis: Axes, view: np.ndarray, colour: str) -> None:
+    """Show a view in a coloured frame."""
     axis.axis("on")
     axis.imshow(view, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axis.set(xticks=[], yticks=[])

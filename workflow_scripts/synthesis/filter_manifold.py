@@ -1,41 +1,44 @@
-"""The manifold filter (Algorithm 1 of the paper): keep generated views inside the manifold of the real labelled views.
+"""The manifold filter (Algorithm 1 of the paper): keep synthetic views inside the manifold of the real labelled views.
 
-Writes `index, inside, distance_ratio` per generated view, the view store of those that are kept, and a curve of what
+Writes `index, inside, distance_ratio` per synthetic view, the view store of those that are kept, and a curve of what
 other rules would keep (rule, k, scale, kept, share, held_out_share, precision, recall). Patients of --holdout and of the
-excluded fold are no part of the manifold; the held-out ones tell in the curve what share of perfect samples a rule would
+excluded fold are not part of the manifold; the held-out ones show in the curve what share of perfect samples a rule would
 keep, and calibrate the radii where `filter_rule` is calibrated.
+
+    python -m workflow_scripts.synthesis.filter_manifold --real embedding/labelled.npy --real-index views/labelled.csv \\
+        --synthetic embedding/synthetic.npy --views views/synthetic.npy --index views/synthetic.csv \\
+        --holdout diffusion/holdout.csv --output-filter synthesis/filter.csv --output-curve synthesis/filter_curve.csv \\
+        --output-views views/filtered.npy --output-index views/filtered.csv
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import atomic_path, read_csv, read_npy, write_csv
+from workflow_scripts.core.files import read_csv, read_npy, write_csv, write_npy_blocks
 from workflow_scripts.core.log import say
+from workflow_scripts.core.store import ViewStore, check_rows
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import add_settings, run, settings, stage_parser
 from workflow_scripts.study.config.manifold import ManifoldRecipe
-from workflow_scripts.study.patients import add_reference, check_rows, real_masks
+from workflow_scripts.study.patients import real_masks
 from workflow_scripts.synthesis.checks import extent, require_comparable
 from workflow_scripts.synthesis.metrics import recall
 from workflow_scripts.synthesis.neighbours import membership, nearest_others, radii
 
-# FOLDED
-# The manifold filter (Algorithm 1 of the paper) and what its answer depends on.
 # Neighbours shown beside the filter's own k; at most this share of the real views.
 CURVE_KS = (1, 3, 5, 10, 20, 50, 100)
 # Share of the held-out patients' views that a calibrated radius lets pass: real views are the yardstick.
 CALIBRATED_SHARE = 0.95
-
-
 # Algorithm 1's k for the paper's 880 labelled views; `auto` keeps their proportion.
 PAPER_K, PAPER_VIEWS = 50, 880
 # Recall depends on the number of kept views; the curve takes it from so many at most.
 RECALL_VIEWS = 2000
+ROWS = 1024  # views copied at a time: a paper-sized store does not fit into a small memory
 
 
 @dataclass(frozen=True)
@@ -56,32 +59,25 @@ def resolved_k(k: int | str, views: int) -> int:
     return max(1, round(PAPER_K * views / PAPER_VIEWS)) if k == "auto" else int(k)
 
 
-def filter_manifold(
-    real: np.ndarray,
-    generated: np.ndarray,
-    held_out: np.ndarray,
-    k: int | str,
-    rule: str = "neighbours",
-    metric_k: int = 3,
-    seed: int = 0,
-) -> Filtered:
-    """Keep generated views (M, D) inside the manifold of `real` (N, D): balls to each view's k-th nearest other view.
+def filter_manifold(real: np.ndarray, generated: np.ndarray, held_out: np.ndarray, recipe: ManifoldRecipe) -> Filtered:
+    """Keep synthetic views (M, D) inside the manifold of `real` (N, D): balls to each view's k-th nearest other view.
 
-    `k` may be "auto" (`resolved_k`). Rule `neighbours` is Algorithm 1; `calibrated` multiplies its radii by the smallest
-    factor that lets 95 % of the `held_out` real views (H, D; may be empty otherwise) pass: what real views of unseen
-    patients look like is kept, and little more. Both rules, and other k, are rows of the curve: `held_out_share` is the
-    share of the held-out views that a rule keeps; `precision` and `recall` are those of the kept views at `metric_k`
-    against all real ones, recall of at most RECALL_VIEWS drawn by `seed` (None where too few are kept).
+    k is `filter_k`, which may be "auto" (`resolved_k`). `filter_rule` neighbours is Algorithm 1; calibrated multiplies
+    its radii by the smallest factor that lets 95 % of the `held_out` real views (H, D; may be empty otherwise) pass:
+    what real views of unseen patients look like is kept, and little more. Both rules, and other k, are rows of the
+    curve: `held_out_share` is the share of the held-out views that a rule keeps; `precision` and `recall` are those of
+    the kept views at `metric_k` against all real ones, recall of at most RECALL_VIEWS drawn by `seed` (None where too
+    few are kept).
     Raises `UserError` where k does not fit the real set, there is nothing to calibrate on, or a set is one view repeated.
     """
     require_comparable({"real views": real, "generated views": generated})
     if len(held_out):
         extent(held_out, "held-out views")
-    k = resolved_k(k, len(real))
+    k, metric_k = resolved_k(recipe.filter_k, len(real)), recipe.metric_k
     ks = sorted({k, *(other for other in CURVE_KS if other < len(real))})
     distances = nearest_others(real, max(*ks, metric_k))
     precise = membership(real, distances[:, metric_k - 1], generated).inside
-    order = np.random.default_rng(seed).permutation(len(generated))
+    order = np.random.default_rng(recipe.seed).permutation(len(generated))
 
     def row(name: str, other: int, scale: float, kept: np.ndarray, passed: np.ndarray | None) -> dict[str, object]:
         drawn = np.sort(order[kept[order]][:RECALL_VIEWS])
@@ -111,9 +107,9 @@ def filter_manifold(
         scale = float(np.quantile(yardstick.ratio, CALIBRATED_SHARE, method="inverted_cdf"))
     if yardstick is not None and 0 < scale < np.inf:
         curve.append(row("calibrated", k, scale, result.ratio <= scale, yardstick.ratio <= scale))
-        if rule == "calibrated":
+        if recipe.filter_rule == "calibrated":
             inside, ratio = result.ratio <= scale, result.ratio / scale
-    elif rule == "calibrated":
+    elif recipe.filter_rule == "calibrated":
         raise UserError(
             f"manifold.recipe.filter_rule: calibrated needs views of held-out patients that are no copies of training"
             f" views; there are {len(held_out)} views"
@@ -137,61 +133,37 @@ def require_kept(inside: np.ndarray, ratio: np.ndarray, k: int, real_views: int)
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--real", type=Path, required=True, help="features of the labelled views")
-    parser.add_argument("--real-index", type=Path, required=True, help="index of the labelled views")
-    parser.add_argument("--synthetic", type=Path, required=True, help="features of the generated views")
-    parser.add_argument("--views", type=Path, required=True, help="store of the generated views")
-    parser.add_argument("--index", type=Path, required=True, help="index of the generated views")
-    add_reference(parser)
-    parser.add_argument("--output", type=Path, required=True, help="CSV of the filter's answers")
-    parser.add_argument("--output-curve", type=Path, required=True, help="CSV of what other rules keep")
-    parser.add_argument("--output-views", type=Path, required=True, help="store of the kept views")
-    parser.add_argument("--output-index", type=Path, required=True, help="index of the kept views")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    add_inputs(parser, "real real_index synthetic views index holdout? folds?")
+    add_outputs(parser, "filter curve views index")
+    add_parameters(parser, "exclude_fold")
     add_settings(parser, ManifoldRecipe)
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Filter the generated views."""
-    import numpy as np
+    """Filter the synthetic views."""
     import pandas as pd
 
-    pass
-
     recipe: ManifoldRecipe = settings(arguments)
-    real, synthetic, views = read_npy(arguments.real), read_npy(arguments.synthetic), read_npy(arguments.views)
-    real_index, index = read_csv(arguments.real_index), read_csv(arguments.index)
+    real, real_index = read_npy(arguments.real), read_csv(arguments.real_index)
+    synthetic, store = read_npy(arguments.synthetic), ViewStore.open(arguments.views, arguments.index)
     check_rows({str(arguments.real): len(real), str(arguments.real_index): len(real_index)})
-    check_rows({
-        str(arguments.synthetic): len(synthetic), str(arguments.views): len(views), str(arguments.index): len(index),
-    })  # fmt: skip
+    check_rows({str(arguments.synthetic): len(synthetic), str(arguments.views): len(store)})
     training, held_out = real_masks(real_index, arguments.holdout, arguments.folds, arguments.exclude_fold)
-    result = filter_manifold(
-        real[training],
-        np.asarray(synthetic),
-        real[held_out],
-        recipe.filter_k,
-        recipe.filter_rule,
-        recipe.metric_k,
-        recipe.seed,
-    )
+    result = filter_manifold(real[training], np.asarray(synthetic), real[held_out], recipe)
     require_kept(result.inside, result.ratio, result.k, int(training.sum()))
     kept = np.flatnonzero(result.inside)
     say(
-        f"kept {len(kept)} of {len(views)} generated views at k = {result.k} of {training.sum()} real views"
+        f"kept {len(kept)} of {len(store)} synthetic views at k = {result.k} of {training.sum()} real views"
         f" (rule: {recipe.filter_rule})"
     )
 
-    with atomic_path(arguments.output_views) as temporary:
-        store = np.lib.format.open_memmap(temporary, mode="w+", dtype=views.dtype, shape=(len(kept), *views.shape[1:]))
-        for start in range(0, len(kept), 1024):  # a paper-sized store does not fit into a small memory
-            store[start : start + 1024] = views[kept[start : start + 1024]]
-        store.flush()
-    write_csv(index.iloc[kept], arguments.output_index)
+    blocks = (store.pixels[kept[start : start + ROWS]] for start in range(0, len(kept), ROWS))
+    write_npy_blocks(blocks, len(kept), arguments.output_views)
+    write_csv(store.index.iloc[kept], arguments.output_index)
     write_csv(pd.DataFrame(result.curve), arguments.output_curve)
-    answers = {"index": np.arange(len(views)), "inside": result.inside.astype(int), "distance_ratio": result.ratio}
-    write_csv(pd.DataFrame(answers), arguments.output)
+    answers = {"index": np.arange(len(store)), "inside": result.inside.astype(int), "distance_ratio": result.ratio}
+    write_csv(pd.DataFrame(answers), arguments.output_filter)
 
 
 if __name__ == "__main__":

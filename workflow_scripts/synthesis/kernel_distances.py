@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.statistics import patient_weights
 from workflow_scripts.synthesis.checks import extent, require_one_width
 
 KERNEL_BLOCK = 2048
@@ -60,7 +61,7 @@ def kernel_distances(
         )
     variance = _median_square(sides[0])
     within, between = [_kernel_sums(side, side, variance) for side in sides], _kernel_sums(*sides, variance)
-    drawn = [generator.multinomial(n, np.full(n, 1 / n), size=DRAWS).astype(np.float64) for n in (first, second)]
+    drawn = [patient_weights(np.arange(n), DRAWS, generator).astype(np.float64) for n in (first, second)]
     # Few groups may all be drawn as one, which has no pair.
     usable = np.all([(weights > 0).sum(axis=1) > 1 for weights in drawn], axis=0)
     drawn = [weights[usable] for weights in drawn]

@@ -1,37 +1,38 @@
-"""How close the generated views come to the real ones (Eq. 6-7 of the paper, and more).
+"""How close the synthetic views come to the real ones (Eq. 6-7 of the paper, and more).
 
 Rows `set, metric, batch, value`. Numbered batches are the paper's protocol: disjoint reference batches of real views
-the generator learnt from, each against the whole generated set. An empty batch is all those views against the whole
+the generator learnt from, each against the whole synthetic set. An empty batch is all those views against the whole
 set. Sets: `unfiltered`, `filtered`; `real`, views of held-out patients, which is what perfect samples would score (it
 is there when these patients have more views than the metrics' k); `unfiltered_equal`, `filtered_equal`, random
 subsamples as large as the smallest of the sets, since every one of these metrics depends on the size. `fid_infinity`
-extrapolates FID to infinitely many generated views; `kid` and `mmd` are squared MMDs with a cubic and with a Gaussian
+extrapolates FID to infinitely many synthetic views; `kid` and `mmd` are squared MMDs with a cubic and with a Gaussian
 kernel, `_low` and `_high` bound them by a bootstrap over patients; `size` is the set's size.
+
+    python -m workflow_scripts.synthesis.measure_generation --real embedding/labelled.npy --real-index views/labelled.csv \\
+        --synthetic embedding/synthetic.npy --filter synthesis/filter.csv --holdout diffusion/holdout.csv \\
+        --output-metrics synthesis/metrics.csv
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, read_npy, write_csv
 from workflow_scripts.core.log import progress, say
+from workflow_scripts.core.store import check_rows
+from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import add_settings, run, settings, stage_parser
 from workflow_scripts.study.config.manifold import ManifoldRecipe
-from workflow_scripts.study.patients import add_reference, check_rows, real_masks
+from workflow_scripts.study.patients import real_masks
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--real", type=Path, required=True, help="features of the labelled views")
-    parser.add_argument("--real-index", type=Path, required=True, help="index of the labelled views")
-    parser.add_argument("--synthetic", type=Path, required=True, help="features of the generated views")
-    parser.add_argument("--filter", type=Path, required=True, help="the manifold filter's answers")
-    add_reference(parser)
-    parser.add_argument("--output", type=Path, required=True, help="CSV of the metrics")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    add_inputs(parser, "real real_index synthetic filter holdout? folds?")
+    add_outputs(parser, "metrics")
+    add_parameters(parser, "exclude_fold")
     add_settings(parser, ManifoldRecipe)
     return parser
 
@@ -86,7 +87,7 @@ def main(arguments: argparse.Namespace) -> None:
             values |= {metric: found.value, f"{metric}_low": found.low, f"{metric}_high": found.high}
         rows += [(name, metric, None, value) for metric, value in values.items()]
     table = pd.DataFrame(rows, columns=["set", "metric", "batch", "value"]).astype({"batch": "Int64"})
-    write_csv(table, arguments.output)
+    write_csv(table, arguments.output_metrics)
 
 
 if __name__ == "__main__":

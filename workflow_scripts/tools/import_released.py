@@ -4,10 +4,11 @@ There, a spreadsheet has one row per patient: the column `ID`, and two columns o
 testicle, the second for the left (pandas calls it "….1"): 0 is homogeneous, 1 inhomogeneous. Frames are called
 ID<nn>_1.bmp (right) and ID<nn>_2.bmp (left), nn having at least two digits. Image ids are these names: ID07_1.
 
-Any other value is no label. The released loader lets 2 and 3 pass, but by a check that it shares with a column of four
-functional classes; nothing says what they would mean here, so the frame stays unlabelled and is named.
+Any other value is not a label. The released loader accepts 2 and 3, but by a check that it shares with a column of four
+functional classes; their meaning here is undocumented, so the frame stays unlabelled and is listed.
 
-    python -m workflow_scripts.tools.import_released --spreadsheet new_meta.xlsx --frames data --output data_manifest.csv
+    python -m workflow_scripts.tools.import_released --spreadsheet new_meta.xlsx --frames data \\
+        --output-manifest data_manifest.csv
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import write_rows
 from workflow_scripts.core.log import say
+from workflow_scripts.runtime.arguments import add_outputs
 from workflow_scripts.runtime.cli import run, stage_parser
 
 COLUMNS = ("image_id", "path", "patient_id", "organ", "label", "device", "side")
@@ -32,7 +34,7 @@ SIDES = {1: "right", 2: "left"}
 FRAME = re.compile(r"ID(\d+)_([12])\.bmp", re.IGNORECASE)
 # How an ID may be typed: 7, 07, ID07, and 7.0 from a column that has had gaps.
 ID = re.compile(r"(?:ID)?\s*(\d+)(?:\.0+)?", re.IGNORECASE)
-# Beyond this many a list helps nobody.
+# Longer lists are cut here.
 SHOWN = 30
 
 Side = tuple[int, int]  # number of the patient, 1 right or 2 left
@@ -53,14 +55,14 @@ def parser() -> argparse.ArgumentParser:
     parser = stage_parser(__doc__)
     parser.add_argument("--spreadsheet", type=Path, required=True, help="new_meta.xlsx, or the same as CSV")
     parser.add_argument("--frames", type=Path, required=True, help="folder of ID<nn>_<side>.bmp; becomes data.root")
-    parser.add_argument("--output", type=Path, required=True, help="manifest to write, .csv")
+    add_outputs(parser, "manifest")
     parser.add_argument("--organ", default="testicle", help="organ of all frames (default: testicle)")
     parser.add_argument(
         "--classes", nargs=2, default=["homogeneous", "inhomogeneous"], metavar=("ZERO", "ONE"),
         help="names of 0 and 1 (default: homogeneous inhomogeneous)",
     )  # fmt: skip
-    parser.add_argument("--device", default="esaote_mylab", help="crop profile of all frames (default: esaote_mylab)")
-    parser.add_argument("--force", action="store_true", help="overwrite the output")
+    parser.add_argument("--profile", default="esaote_mylab", help="crop profile of all frames (default: esaote_mylab)")
+    parser.add_argument("--force", action="store_true", help="overwrite the manifest")
     return parser
 
 
@@ -75,7 +77,7 @@ def read_cells(path: Path) -> list[list[str]]:
         cells = _csv_cells(path) if path.suffix.lower() in (".csv", ".txt", ".tsv") else _excel_cells(path)
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8; save it as .xlsx or as CSV UTF-8") from None
-    except Exception as error:  # openpyxl raises nearly anything on what is no workbook: KeyError, BadZipFile …
+    except Exception as error:  # openpyxl raises nearly anything on what is not a workbook: KeyError, BadZipFile …
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{path} cannot be read as a spreadsheet ({reason}); save it as .xlsx or as CSV UTF-8"
@@ -131,15 +133,15 @@ def _read_row(sheet: Sheet, number: int, row: Sequence[str], width: int, id_colu
     if len(row) != width:
         sheet.problems.append(f"row {number}: has {len(row)} cells, the header {width}")
         return
-    # Cells that are no numbers are not quoted: they may hold a patient's name.
+    # Cells that are not numbers are not quoted: they may hold a patient's name.
     match = ID.fullmatch(row[id_column])
     if match is None:
-        cause = "is no number such as 7 or ID07" if row[id_column] else "is empty"
+        cause = "is not a number such as 7 or ID07" if row[id_column] else "is empty"
         sheet.problems.append(f"row {number}, column ID: {cause}")
         return
     patient = int(match[1])
     if patient in sheet.row:
-        sheet.problems.append(f"row {number}, column ID: {patient} stands already in row {sheet.row[patient]}")
+        sheet.problems.append(f"row {number}, column ID: {patient} already appears in row {sheet.row[patient]}")
         return
     sheet.row[patient] = number
     sheet.cell.update({(patient, side): row[column] for side, column in zip(SIDES, labels, strict=True)})
@@ -183,7 +185,7 @@ def read_label(cell: str, classes: Sequence[str]) -> tuple[str, str]:
 
 
 def manifest_rows(
-    sheet: Sheet, frames: Mapping[Side, str], classes: Sequence[str], organ: str, device: str
+    sheet: Sheet, frames: Mapping[Side, str], classes: Sequence[str], organ: str, profile: str
 ) -> tuple[list[dict[str, str]], list[str]]:
     """One manifest row per frame, in the order of patients and sides, and notes on what has no label or no frame."""
     rows, strange = [], []
@@ -193,7 +195,7 @@ def manifest_rows(
             strange.append(f"row {sheet.row[side[0]]}, {SIDES[side[1]]}: {wrong} is neither 0 nor 1")
         rows.append({
             "image_id": image_id(side), "path": name, "patient_id": patient_id(side[0]), "organ": organ, "label": label,
-            "device": device, "side": SIDES[side[1]],
+            "device": profile, "side": SIDES[side[1]],
         })  # fmt: skip
     blank = [image_id(side) for side in sorted(frames) if sheet.cell.get(side) == ""]
     rowless = [image_id(side) for side in sorted(frames) if side not in sheet.cell]
@@ -232,13 +234,13 @@ def advice(arguments: argparse.Namespace) -> str:
     import yaml
 
     data = {
-        "manifest": arguments.output.as_posix(), "root": arguments.frames.as_posix(), "source": "files",
+        "manifest": arguments.output_manifest.as_posix(), "root": arguments.frames.as_posix(), "source": "files",
         "organs": [arguments.organ], "target_organ": arguments.organ, "classes": arguments.classes,
     }  # fmt: skip
     section = yaml.safe_dump({"data": data}, sort_keys=False, default_flow_style=None, allow_unicode=True, width=1000)
     return (
         f"next, set in config.yaml:\n\n{section}\n"
-        f"data.crop_profiles must hold {arguments.device}; frames of further organs (the paper's thyroids) are added to "
+        f"data.crop_profiles must hold {arguments.profile}; frames of further organs (the paper's thyroids) are added to "
         "the manifest as rows of their own, and to data.organs. Then `snakemake -n` checks both and shows the plan."
     )
 
@@ -248,12 +250,13 @@ def gather(arguments: argparse.Namespace) -> tuple[Sheet, dict[Side, str], int]:
 
     Raises `UserError` that lists all that is wrong with either, or with the arguments.
     """
-    spreadsheet, folder, problems = arguments.spreadsheet, arguments.frames, []
+    spreadsheet, folder, output = arguments.spreadsheet, arguments.frames, arguments.output_manifest
+    problems: list[str] = []
     sheet, frames, others = Sheet({}, {}, []), dict[Side, str](), 0
-    if arguments.output.resolve() == spreadsheet.resolve():
-        problems.append("--output is the spreadsheet itself; name another file")
-    elif arguments.output.exists() and not arguments.force:
-        problems.append(f"{arguments.output} exists; name another --output, or --force overwrites it")
+    if output.resolve() == spreadsheet.resolve():
+        problems.append("--output-manifest is the spreadsheet itself; name another file")
+    elif output.exists() and not arguments.force:
+        problems.append(f"{output} exists; name another --output-manifest, or overwrite it with --force")
     if len(set(arguments.classes)) != 2 or not all(arguments.classes):
         problems.append("--classes must be two different names")
     try:
@@ -278,14 +281,14 @@ def gather(arguments: argparse.Namespace) -> tuple[Sheet, dict[Side, str], int]:
 def main(arguments: argparse.Namespace) -> None:
     """Read the spreadsheet and the folder, write the manifest, say what has been left out and what comes next."""
     sheet, frames, others = gather(arguments)
-    rows, notes = manifest_rows(sheet, frames, arguments.classes, arguments.organ, arguments.device)
+    rows, notes = manifest_rows(sheet, frames, arguments.classes, arguments.organ, arguments.profile)
     if not any(row["label"] for row in rows):
         causes = "\n".join(f"  {note}" for note in notes)
         raise UserError(f"{arguments.spreadsheet} gives none of the {len(rows)} frames a label:\n{causes}")
     if others:
         notes.append(f"files left out, they are not called ID<nn>_1.bmp or ID<nn>_2.bmp ({others})")
-    write_rows(rows, COLUMNS, arguments.output)
-    say("\n".join([*notes, f"{arguments.output}: {summary(rows, arguments.classes)}", advice(arguments)]))
+    write_rows(rows, COLUMNS, arguments.output_manifest)
+    say("\n".join([*notes, f"{arguments.output_manifest}: {summary(rows, arguments.classes)}", advice(arguments)]))
 
 
 if __name__ == "__main__":

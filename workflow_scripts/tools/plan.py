@@ -1,11 +1,12 @@
 """Print what a study will cost before it runs, and with --actual what it has cost: GPU hours, wall hours, disk.
 
-  python -m workflow_scripts.tools.plan                                     the config's experiment on the cluster profile's GPUs
-  python -m workflow_scripts.tools.plan --gpus l40s=2 rtx2080ti=4           wall hours with that many GPUs at once
-  python -m workflow_scripts.tools.plan --configfile demo/config.yaml --profile ""   on this machine, once its jobs have run
-  python -m workflow_scripts.tools.plan --actual                            what the finished and unfinished jobs have taken
+    python -m workflow_scripts.tools.plan                             the config's study on the cluster profile's GPUs
+    python -m workflow_scripts.tools.plan --gpus l40s=2 rtx2080ti=4   wall hours with that many GPUs at once
+    python -m workflow_scripts.tools.plan --configfile demo/config.yaml --profile ""   on this machine, once jobs have run
+    python -m workflow_scripts.tools.plan --actual                    what finished and unfinished jobs have taken
 
-Until jobs of a stage have run, its GPU hours are guessed from the networks' arithmetic, to a factor of three.
+The networks' floating-point operations are counted from the config. GPU hours are these over a small table of guessed
+throughputs, good to a factor of three; when jobs of a stage have run, its measured throughput replaces the guess.
 """
 
 from __future__ import annotations
@@ -22,38 +23,46 @@ from typing import Any
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.runtime.costs import Cost, read_costs
-from workflow_scripts.study.experiments import cohorts, experiments, pretraining_recipe, pretraining_runs, repeats
+from workflow_scripts.study.experiments import (
+    classifier_experiments,
+    cohorts,
+    experiments,
+    explained_experiments,
+    pretraining_recipe,
+    pretraining_runs,
+    repeats,
+)
 
-# FOLDED
-# What a study will cost: arithmetic of every training, the throughput of GPUs, and what was measured instead.
-#
-# The arithmetic is counted from the config (floating-point operations of the networks times the views that pass). Throughputs
-# are a small table of round guesses until jobs of this study have run: then a stage's measured throughput takes its place.
 # Sustained tera-operations a second on these networks, not the data sheets': bf16 on an L40S, float32 on a 2080 Ti.
-# Guesses, good to a factor of GUESS; nothing here was measured.
+# These are guesses, good to a factor of GUESS, not measurements.
 THROUGHPUT = {"l40s": 65.0, "rtx2080ti": 6.0}
 GUESS = 3.0
 # A measured stage can still meet a busier node or disk.
 MEASURED = 1.25
-NOISE_LEVELS = 8  # at which the privacy audit denoises (diffusion.snapshots.LEVELS, which needs torch)
+NOISE_LEVELS = 8  # at which measure_denoising denoises (diffusion.snapshots.LEVELS, which needs torch)
+COPY_BATCH = 64  # views per step of the copy encoder (privacy.copy_encoder.BATCH, which needs torch)
 TRAINING_PASSES = 3  # forward, and twice that backward
 SECONDS_PER_START = 30.0  # Snakemake, Python and torch, on a network file system
 
 
 @dataclass(frozen=True)
 class Networks:
-    """Tera-operations of one forward pass of one view, and parameters: backbone, U-Net, embedding network."""
+    """Tera-operations of a forward pass of one view, of each network, and parameters of backbone and U-Net."""
 
     backbone: float
     backbone_parameters: int
     unet: float
     unet_parameters: int
     embedding: float
+    copy_encoder: float
 
 
 @dataclass(frozen=True)
 class Work:
-    """One stage: the tera-operations of each of its jobs by name (as in its log's path), and GB on disk."""
+    """One stage: the tera-operations of each of its jobs, and GB on disk.
+
+    A job's name is what follows the rule's name in the path of its log; empty where the rule has one job.
+    """
 
     rule: str
     jobs: Mapping[str, float]
@@ -87,7 +96,7 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
     audit = config["audit"]
     works = [
         Work(
-            "audit_train",
+            "train_audit",
             {
                 f"{init}_seed{seed}": cross_validation(audit["recipe"]["epochs"])
                 for init in audit["initialisations"]
@@ -124,13 +133,26 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
     works.append(Work("sample_shard", shards, 3 * len(everywhere) * synthesis["images"] * size**2 / 1e9))
     embedded = (labelled + synthesis["images"]) * networks.embedding
     denoised = labelled * NOISE_LEVELS * config["manifold"]["privacy"]["noises"] * networks.unet
-    works.append(Work("denoising_errors", {f"{cohort}denoising": denoised for cohort in everywhere}, 0.0))
+    works.append(Work("measure_denoising", {f"{cohort}denoising": denoised for cohort in everywhere}, 0.0))
     works.append(Work("embed", {f"{cohort}embed": embedded for cohort in everywhere}, 0.0))
+    # Two views of each image of a batch, and of each embedded view also its mirror image.
+    learnt = config["manifold"]["privacy"]["encoder_steps"] * min(COPY_BATCH, labelled) * TRAINING_PASSES
+    copies = 2 * (learnt + labelled + synthesis["images"]) * networks.copy_encoder
+    works.append(Work("embed_copies", {f"{cohort}embed": copies for cohort in everywhere}, 0.0))
 
     tuned = [name for name, experiment in experiments(config).items() if not experiment.is_baseline]
     epochs = config["finetuning"]["recipe"]["epochs"]
     jobs = {f"{name}/seed{seed}": cross_validation(epochs) for name in tuned for seed in seeds}
     works.append(Work("finetune", jobs, len(jobs) * folds * networks.backbone_parameters * 4 / 1e9))
+    if arms := explained_experiments(config):
+        # The test views of a fold, with and without markers: probabilities, and heat maps from gradients.
+        explained = len(arms) * labelled / folds * 2 * (1 + TRAINING_PASSES) * networks.backbone
+        works.append(Work("explain", {"": explained}, 0.0))
+    if classifier_experiments(config):
+        # Every view by every network, each of which is kept as PyTorch's and as ONNX.
+        members = len(seeds) * folds
+        packed = 2 * members * networks.backbone_parameters * 4 / 1e9
+        works.append(Work("pack_classifier", {"": members * labelled * networks.backbone}, packed))
     return works
 
 
@@ -145,7 +167,7 @@ def _line(work: Work, asked: Mapping[str, Any], costs: Sequence[Cost], gpus: Map
     model, each = str(asked.get("gpu_model", "")), int(asked.get("gpu", 1))
     speeds, device = _measured(work, costs, model)
     if speeds:
-        # By all the operations and all the seconds, as a long job tells more than a short one.
+        # All the operations over all the seconds, so that long jobs count for more than short ones.
         speed = sum(done for done, _ in speeds) / sum(seconds for _, seconds in speeds)
         rates = [done / seconds for done, seconds in speeds]
         slow, fast = min(*rates, speed / MEASURED), max(*rates, speed * MEASURED)
@@ -196,7 +218,11 @@ def parser() -> argparse.ArgumentParser:
         help='profile that names the GPUs; "" for this machine (default: slurm)',
     )
     parser.add_argument(
-        "--gpus", nargs="*", default=[], metavar="MODEL=N", help="GPUs that a run gets at once (default: one job's)"
+        "--gpus",
+        nargs="*",
+        default=[],
+        metavar="MODEL=N",
+        help="GPUs that a run gets at once (default: those of one job)",
     )
     parser.add_argument("--actual", action="store_true", help="what has been spent, per stage and per table")
     return parser
@@ -215,14 +241,14 @@ def main(arguments: argparse.Namespace) -> None:
         print()
         print(tabulate(spent_by_table(costs, config), headers="keys", floatfmt=".3f", missingval="-"))
         print(
-            "\nA try that was killed, or still runs, counts up to the last line of its log. kWh: the GPUs', where nvidia-smi"
-            "\nknows, without killed tries. Starts that tables share count in each."
+            "\nAn attempt that was killed, or still runs, counts up to the last line of its log. kWh: of the GPUs, where"
+            "\nnvidia-smi reports it, without killed attempts. Starts that tables share count in each."
         )
         return
     print(tabulate(planned(config, costs, arguments.profile, arguments.gpus), headers="keys", floatfmt=".2f"))
     print(
-        "\nguess: from the networks' arithmetic and a table of throughputs that nobody measured here, to a factor of three."
-        "\nwall h: with the GPUs of --gpus, without waiting in the queue; stages overlap where they do not need each other."
+        "\nguess: from the networks' arithmetic and a table of throughputs that were not measured here, to a factor of three."
+        "\nwall h: with the GPUs of --gpus, without waiting in the queue; independent stages overlap."
         "\nNot counted: CPU stages (minutes each), and views, tables and figures on disk (below 10 GB)."
     )
 
@@ -246,8 +272,6 @@ def planned(
 ) -> list[dict[str, Any]]:
     """The rows of the plan, the total last."""
     import yaml
-
-    pass
 
     resources: dict[str, Any] = {}
     if profile:
@@ -305,14 +329,13 @@ def count_views(config: Mapping[str, Any]) -> dict[str, int]:
     return counts
 
 
-def networks(config: Mapping[str, Any]) -> Any:
-    """Count the networks' arithmetic by running them without numbers (meta tensors)."""
+def networks(config: Mapping[str, Any]) -> Networks:
+    """Count the networks' operations by a forward pass on meta tensors, which computes no numbers."""
     import torch
 
     from workflow_scripts.diffusion.unet import build_unet
-
-    pass
     from workflow_scripts.networks.backbone import create_backbone
+    from workflow_scripts.privacy.copy_encoder import SIDE, CopyEncoder
 
     size = config["data"]["size"]
     backbone = create_backbone(config["model"]["backbone"]).to("meta")
@@ -322,7 +345,10 @@ def networks(config: Mapping[str, Any]) -> Any:
     one_pass = _operations(backbone, view.expand(-1, 3, -1, -1))
     # Inception at its own 299 x 299 (a published count), or the study's encoder.
     embedding = 0.0115 if config["embedding"]["network"] == "inception" else one_pass
-    return Networks(one_pass, _parameters(backbone), _operations(unet, view, step), _parameters(unet), embedding)
+    copies = _operations(CopyEncoder().to("meta"), torch.zeros(1, 1, min(SIDE, size), min(SIDE, size), device="meta"))
+    return Networks(
+        one_pass, _parameters(backbone), _operations(unet, view, step), _parameters(unet), embedding, copies
+    )
 
 
 def _operations(network: Any, *inputs: Any) -> float:
@@ -344,7 +370,7 @@ def _spent(name: str, costs: Sequence[Cost]) -> dict[str, Any]:
         "what": name,
         "jobs": len(costs),
         "finished": sum(cost.finished for cost in costs),
-        "tries": sum(cost.tries for cost in costs),
+        "attempts": sum(cost.tries for cost in costs),
         "hours": math.fsum(cost.seconds for cost in costs) / 3600,
         "GPU h": math.fsum(cost.gpu_seconds for cost in costs) / 3600,
         "kWh": math.fsum(energy) / 1000 if energy else None,

@@ -1,4 +1,7 @@
-"""Print where a finished run's tables and report lie, and its tables as text."""
+"""Print a finished run's tables as text, and where its tables, figures and report are.
+
+python -m workflow_scripts.tools.show_results --tables table2 generation
+"""
 
 from __future__ import annotations
 

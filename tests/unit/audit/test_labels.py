@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workflow_scripts.audit import clean_labels, complete_labels, nest_labels
+from workflow_scripts.audit import change_at_random, clean_labels, complete_labels, nest_labels
 from workflow_scripts.audit import count_votes as vote
 from workflow_scripts.audit.labels import (
     apply_decisions,
@@ -117,7 +117,7 @@ def test_policies() -> None:
     [
         (
             [{"view_id": "a", "decision": "drop"}],
-            r"d.csv, line 2: decision 'drop' of a is none of keep, flip, discard, unsure",
+            r"d.csv, line 2: decision 'drop' of a is not one of keep, flip, discard, unsure",
         ),
         ([{"view_id": "zz", "decision": "flip"}], "d.csv: 1 of its views are not among the labelled ones: zz"),
         ([{"view_id": "a", "decision": "flip"}] * 2, "line 3: a is decided twice"),
@@ -161,6 +161,11 @@ def test_decisions_on_labels_that_have_changed_are_refused() -> None:
         require_reviewed_labels([{"view_id": "a", "decision": "flip", "label": "pos"}], complete, "d.csv")
 
 
+def test_reviewed_labels_do_not_follow_from_votes() -> None:
+    with pytest.raises(UserError, match="--policy reviewed does not follow from votes; use filtered or flipped"):
+        decisions_of_votes("reviewed", [{"view_id": "a", "suspicious": "1"}])
+
+
 def test_unknown_labels_are_refused() -> None:
     with pytest.raises(UserError, match="has the label 'maybe'; the classes are neg and pos"):
         apply_decisions([{"view_id": "a", "label": "maybe", "keep": "1"}], {}, CLASSES, "votes")
@@ -171,7 +176,7 @@ def test_stages_from_losses_to_label_sets(tmp_path) -> None:
               "view": "v"}
              for v, label in zip(VIEWS, LABELS["label"], strict=True)]  # fmt: skip
     write_rows(index, list(index[0]), tmp_path / "index.csv")
-    call(complete_labels, "--index", tmp_path / "index.csv", "--output", tmp_path / "complete.csv")
+    call(complete_labels, "--index", tmp_path / "index.csv", "--output-labels", tmp_path / "complete.csv")
     files, oof = [], []
     for name, table in losses(2, 6, 1).items():
         files.append(tmp_path / f"{name}.csv")
@@ -180,14 +185,14 @@ def test_stages_from_losses_to_label_sets(tmp_path) -> None:
         write_csv(pd.DataFrame({"view_id": VIEWS, "fold": 0, "probability": 0.5}), oof[-1])
     call(
         vote, "--losses", *files, "--oof", *oof, "--index", tmp_path / "index.csv", "--positive", "pos",
-        "--exceedances", 3, "--share", 0.75, "--output", tmp_path / "votes.csv", "--output-bias", tmp_path / "bias.csv",
+        "--exceedances", 3, "--share", 0.75, "--output-votes", tmp_path / "votes.csv", "--output-bias", tmp_path / "bias.csv",
     )  # fmt: skip
     suspicious = [row["view_id"] for row in read_rows(tmp_path / "votes.csv") if row["suspicious"] == "1"]
     assert suspicious
     for policy in ("filtered", "flipped"):
         call(
             clean_labels, "--policy", policy, "--votes", tmp_path / "votes.csv",
-            "--complete", tmp_path / "complete.csv", "--classes", *CLASSES, "--output", tmp_path / f"{policy}.csv",
+            "--complete", tmp_path / "complete.csv", "--classes", *CLASSES, "--output-labels", tmp_path / f"{policy}.csv",
         )  # fmt: skip
     original = dict(zip(VIEWS, LABELS["label"], strict=True))
     filtered, flipped = read_rows(tmp_path / "filtered.csv"), read_rows(tmp_path / "flipped.csv")
@@ -198,8 +203,8 @@ def test_stages_from_losses_to_label_sets(tmp_path) -> None:
 
     for policy in ("filtered", "flipped"):
         call(
-            clean_labels, "--policy", policy, "--votes", tmp_path / "votes.csv", "--at-random", 3,
-            "--complete", tmp_path / "complete.csv", "--classes", *CLASSES, "--output", tmp_path / f"{policy}_r.csv",
+            change_at_random, "--policy", policy, "--votes", tmp_path / "votes.csv", "--seed", 3,
+            "--complete", tmp_path / "complete.csv", "--classes", *CLASSES, "--output-labels", tmp_path / f"{policy}_r.csv",
         )  # fmt: skip
     changed = [
         row["view_id"] for row in read_rows(tmp_path / "flipped_r.csv") if row["label"] != original[row["view_id"]]
@@ -211,7 +216,8 @@ def test_stages_from_losses_to_label_sets(tmp_path) -> None:
 
     call(
         nest_labels, "--policy", "flipped", "--losses", *files, "--index", tmp_path / "index.csv", "--exceedances", 3,
-        "--complete", tmp_path / "complete.csv", "--classes", *CLASSES, "--share", 0.5, "--output", tmp_path / "n.csv",
+        "--complete", tmp_path / "complete.csv", "--classes", *CLASSES, "--share", 0.5,
+        "--output-labels", tmp_path / "n.csv",
     )  # fmt: skip
     nested = read_csv(tmp_path / "n.csv")
     assert len(nested) == 3 * len(VIEWS)
@@ -227,7 +233,8 @@ def test_stages_from_losses_to_label_sets(tmp_path) -> None:
     with pytest.raises(UserError, match="nested labels need votes, mean_loss or aum"):
         call(
             nest_labels, "--policy", "flipped", "--losses", *files, "--index", tmp_path / "index.csv", "--method",
-            "oof_loss", "--complete", tmp_path / "complete.csv", "--classes", *CLASSES, "--output", tmp_path / "x.csv",
+            "oof_loss", "--complete", tmp_path / "complete.csv", "--classes", *CLASSES,
+            "--output-labels", tmp_path / "x.csv",
         )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def test_stage_writes_a_row_per_set_and_label_set(tmp_path, capsys):
         "--flipped", write("flipped.csv", [{"view_id": v, "label": FLIPPED[v], "keep": 1} for v in VIEWS]),
         "--votes", write("votes.csv", [{"view_id": v, "suspicious": int(SUSPICIOUS[v])} for v in VIEWS]),
         "--index", write("index.csv", [{"view_id": v, "patient_id": PATIENTS[v]} for v in VIEWS]),
-        "--classes", *CLASSES, "--output", str(tmp_path / "agreement.csv"),
+        "--classes", *CLASSES, "--output-agreement", str(tmp_path / "agreement.csv"),
     ]  # fmt: skip
     stage.main(stage.parser().parse_args(words))
     rows = {(row["set"], row["against"]): row for row in read_rows(tmp_path / "agreement.csv")}

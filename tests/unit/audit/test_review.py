@@ -138,7 +138,7 @@ def study(tmp_path):
 def page_of(study, *words: object) -> str:
     arguments = [
         "--votes", study / "votes.csv", "--losses", study / "losses.csv", "--views", study / "views.npy",
-        "--index", study / "index.csv", "--classes", *CLASSES, "--output", study / "review.html", *words,
+        "--index", study / "index.csv", "--classes", *CLASSES, "--output-page", study / "review.html", *words,
     ]  # fmt: skip
     review_page.main(review_page.parser().parse_args([str(word) for word in arguments]))
     return (study / "review.html").read_text(encoding="utf-8")
@@ -200,7 +200,7 @@ def test_tables_that_do_not_agree_are_refused(study):
     with pytest.raises(UserError, match="has the label 'pos'; the classes are yes and no"):
         page_of(study, "--classes", "yes", "no")
     write_npy(np.zeros((3, 16, 16), np.uint8), study / "views.npy")
-    with pytest.raises(UserError, match="has 3 views, but .* describes 24"):
+    with pytest.raises(UserError, match=r"different numbers of rows: .*views.npy 3, .*index.csv 24"):
         page_of(study)
 
 

@@ -223,7 +223,7 @@ def test_the_stage_finds_the_drawn_classes_with_and_without_the_key(tmp_path: Pa
             "--losses", *sorted(map(str, tmp_path.glob("losses_*"))), "--oof", *sorted(map(str, tmp_path.glob("oof_*"))),
             "--index", str(tmp_path / "index.csv"), "--manifest", str(tmp_path / "manifest.csv"), *key,
         ]  # fmt: skip
-        outputs = ["--output", str(tmp_path / "s.csv"), "--output-figure", str(tmp_path / "s.png")]
+        outputs = ["--output-scores", str(tmp_path / "s.csv"), "--output-figure", str(tmp_path / "s.png")]
         score_audit.main(score_audit.parser().parse_args([*files, "--positive", "pos", *outputs]))
         return (tmp_path / "s.csv").read_bytes()
 

@@ -10,6 +10,7 @@ from tests.unit.networks.test_cross_validation import CLASSES, StopAfter, pictur
 from workflow_scripts.audit import train_audit as audit
 from workflow_scripts.audit.votes import count_votes
 from workflow_scripts.core.files import read_csv, write_csv, write_npy
+from workflow_scripts.runtime import run as runs
 from workflow_scripts.runtime import work
 
 EPOCHS = 3
@@ -34,7 +35,7 @@ def call(inputs: Path, output: Path, *more: str) -> None:
     words = [
         *("--views", inputs / "views.npy", "--index", inputs / "index.csv", "--folds", inputs / "folds.csv"),
         *("--seed", 1, "--classes", *CLASSES, "--backbone", "test_resnet", "--layout", "scratch", "--weights"),
-        *("--output", output / "losses.csv", "--output-oof", output / "oof.csv", "--work-dir", output / "work"),
+        *("--output-losses", output / "losses.csv", "--output-oof", output / "oof.csv", "--work-dir", output / "work"),
         *("--device", "cpu", "--epochs", EPOCHS, "--batch-size", 8, "--head-lr", "1e-2", *more),
     ]
     audit.main(audit.parser().parse_args([str(word) for word in words]))
@@ -94,7 +95,7 @@ def test_interrupted_gives_the_same_tables_bit_for_bit(inputs, monkeypatch, reco
     call(inputs, inputs / "whole", "--record", record)
     # Two batches an epoch, so 6 steps a fold: the clock ends it inside the first, the second and the third fold.
     for steps in (3, 7, 4, None):
-        monkeypatch.setattr(work, "Clock", lambda _, steps=steps: StopAfter(steps or float("inf")))
+        monkeypatch.setattr(runs, "Clock", lambda _, steps=steps: StopAfter(steps or float("inf")))
         if steps:
             with pytest.raises(work.Interrupted):
                 call(inputs, inputs / "parts", "--record", record)

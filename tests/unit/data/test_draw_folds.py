@@ -70,8 +70,9 @@ def test_stage(tmp_path) -> None:
     ]
     write_rows(rows, list(rows[0]), tmp_path / "index.csv")
     command = [
-        sys.executable, "-m", "workflow_scripts.data.draw_folds", "--index", tmp_path / "index.csv", "--folds", "3",
-        "--seed", "0", "--positive", "pos", "--output", tmp_path / "folds.csv",
+        sys.executable, "-m", "workflow_scripts.data.draw_folds", "--index", tmp_path / "index.csv",
+        "--fold-count", "3",
+        "--seed", "0", "--positive", "pos", "--output-folds", tmp_path / "folds.csv",
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
     folds = read_rows(tmp_path / "folds.csv")

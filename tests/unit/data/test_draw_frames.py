@@ -32,8 +32,8 @@ def test_two_names_cannot_be_told_apart_outside_the_boxes_and_the_boxes_stay():
 def draw(tmp_path: Path, names: list[str]) -> Path:
     rows = [{"image_id": name, "path": f"{name}.png", "organ": "o", "device": "d"} for name in names]
     write_rows(rows, list(rows[0]), tmp_path / "m.csv")
-    arguments = ["boxes", "--manifest", str(tmp_path / "m.csv"), "--root", str(tmp_path), "--profiles", PROFILES]
-    frame_figures.main(frame_figures.parser().parse_args([*arguments, "--output", str(tmp_path / "f.png")]))
+    arguments = ["--manifest", str(tmp_path / "m.csv"), "--root", str(tmp_path), "--profiles", PROFILES]
+    frame_figures.main(frame_figures.parser().parse_args([*arguments, "--output-figure", str(tmp_path / "f.png")]))
     return tmp_path / "f.png"
 
 

@@ -25,7 +25,8 @@ def source(tmp_path: Path) -> Path:
 
 
 def fetch(url: str, digest: str, output: Path) -> None:
-    fetch_weights.main(fetch_weights.parser().parse_args(["--url", url, "--sha256", digest, "--output", str(output)]))
+    words = ["--url", url, "--sha256", digest, "--output-weights", str(output)]
+    fetch_weights.main(fetch_weights.parser().parse_args(words))
 
 
 def test_fetches_what_the_checksum_says(source, tmp_path, capsys):
@@ -102,12 +103,12 @@ def test_the_digits_in_torchvisions_names_count(source, tmp_path):
 def test_what_cannot_be_fetched_is_one_clear_sentence(tmp_path, capsys, url, reason):
     output = tmp_path / "net.pth"
     with pytest.raises(SystemExit) as end:
-        run(fetch_weights.main, fetch_weights.parser(), ["--url", url, "--output", str(output)])
+        run(fetch_weights.main, fetch_weights.parser(), ["--url", url, "--output-weights", str(output)])
     assert end.value.code == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: ")
     assert reason in message
-    assert re.search(rf"Provide {re.escape(str(output))} by hand", message)
+    assert re.search(rf"Supply {re.escape(str(output))} manually", message)
     assert url in message
     assert not output.exists()
 

@@ -338,7 +338,7 @@ def test_empty_text_and_foreign_formats(tmp_path: Path, grey: np.ndarray):
     with pytest.raises(UserError, match=r"^P1: the file is empty$"):
         read_frame("empty.png", tmp_path, "P1")
     for name in ("text.png", "a.gif"):
-        with pytest.raises(UserError, match=r"^P1: the content is no PNG, BMP, JPEG, TIFF or DICOM"):
+        with pytest.raises(UserError, match=r"^P1: the content is not PNG, BMP, JPEG, TIFF or DICOM"):
             read_frame(name, tmp_path, "P1")
 
 

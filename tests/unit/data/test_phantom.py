@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_rows
 from workflow_scripts.data import draw_phantoms as phantoms
-from workflow_scripts.data import phantom
+from workflow_scripts.data import make_phantom_manifest, phantom
 from workflow_scripts.study.manifest import own_ids
 
 ORGANS, CLASSES = ("testicle", "thyroid"), ("homogeneous", "inhomogeneous")
@@ -72,16 +72,28 @@ def test_manifests_hold_exactly_the_planned_labels(patients: int, share: float, 
 
 
 def study(tmp_path, **arguments):
-    phantoms.main(
-        phantoms.parser().parse_args(
-            ["manifest", "--labelled-patients", "2", "--unlabelled-testicles", "1", "--thyroids", "1",
-             "--positive-share", "0.5", "--output", str(tmp_path / "m.csv")]
+    make_phantom_manifest.main(
+        make_phantom_manifest.parser().parse_args(
+            ["--labelled-patients", "2", "--unlabelled-testicles", "1", "--thyroids", "1",
+             "--positive-share", "0.5", "--output-manifest", str(tmp_path / "m.csv")]
         )
     )  # fmt: skip
     return phantoms.parser().parse_args(
-        ["frames", "--manifest", str(tmp_path / "m.csv"), "--root", str(tmp_path / "root"), "--output",
-         str(tmp_path / "frames.csv"), *(f"--{k}={v}" for k, v in arguments.items())]
+        ["--manifest", str(tmp_path / "m.csv"), "--root", str(tmp_path / "root"), "--target-organ", "testicle",
+         "--positive", "inhomogeneous", "--output-frames", str(tmp_path / "frames.csv"),
+         *(f"--{k}={v}" for k, v in arguments.items())]
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--positive-share", "1.5"), ("--wrong-labels", "-0.1"), ("--labelled-patients", "0"), ("--thyroids", "-1")],
+)
+def test_a_study_that_cannot_be_is_refused_with_its_flag(tmp_path, flag: str, value: str):
+    words = [f"{flag}={value}", "--output-manifest", str(tmp_path / "m.csv")]
+    with pytest.raises(UserError, match=f"{flag} {value}"):
+        make_phantom_manifest.main(make_phantom_manifest.parser().parse_args(words))
+    assert not (tmp_path / "m.csv").exists()
 
 
 def test_drawing_in_parallel_draws_the_same_files_and_marks_them(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,9 +87,14 @@ def noise(seed: int, shape: tuple[int, int] = (80, 120)) -> np.ndarray:
 
 
 def test_the_flags_are_those_of_the_rule():
-    """Every flag that rules/data.smk gives is known, and every required one is given."""
+    """Every flag that `stage` makes of rules/data.smk is known, and every required one is given."""
     text = (REPOSITORY / "rules" / "data.smk").read_text().split("rule crop_views:")[1].split("\nrule ")[0]
-    given = {word for word in text.replace('"', " ").split() if word.startswith("--")}
+    inputs, outputs = (text.split(f"    {name}:\n")[1].split("\n    log:")[0] for name in ("input", "output"))
+    names = re.findall(r"^ {8}(\w+)=", inputs.split("    output:\n")[0], re.MULTILINE)
+    names += [f"output_{name}" for name in re.findall(r"^ {8}(\w+)=", outputs, re.MULTILINE)]
+    names += re.findall(r"^ {12}(\w+)=", text, re.MULTILINE)
+    given = {f"--{name.replace('_', '-')}" for name in names}
+    assert {"--manifest", "--patient-key", "--output-index", "--clip-frames"} <= given
     actions = crop.parser()._actions
     assert given <= {flag for action in actions for flag in action.option_strings}
     assert {action.option_strings[-1] for action in actions if action.required} <= given
@@ -287,7 +293,7 @@ def test_the_frames_of_clips_stay_with_their_row(study: Study, threads: str):
     study.add("clip", clip(10, 20, 30, 40, 50), "tif", device="whole", patient_id="B", side="left")
     study.add("sparse", clip(60, 70, 80), "tif", device="whole", patient_id="C", frames="every 2")
     study.add("last", clip(90, 100), "tif", device="whole", patient_id="D", frames="first")
-    study.crop(frames="all", threads=threads)
+    study.crop(clip_frames="all", threads=threads)
     index = read_csv(study.index)
     assert index.view_id.tolist() == [
         "one#full", *(f"clip@{i}#full" for i in range(5)), "sparse@0#full", "sparse@2#full", "last@0#full",
@@ -389,14 +395,14 @@ def test_a_frame_of_one_pixel(study: Study):
 def test_mistakes_of_the_command_line(study: Study):
     study.add("f1", noise(1), device="unknown")
     assert "no crop profile for the device unknown; there are: scanner, whole" in study.fails()
-    assert "--profiles is no JSON" in study.fails(profiles="{")
+    assert "--profiles is not JSON" in study.fails(profiles="{")
     assert "must be a JSON object" in study.fails(profiles=[])
     assert "scanner: `kind` must be" in study.fails(profiles={"scanner": {"kind": "circle"}})
     assert "as many different `views`" in study.fails(profiles={"scanner": {**TWO_BOXES, "views": ["one"]}})
     assert "at least 1" in study.fails(size=0)
     assert "at least 1" in study.fails(threads="0")
     study.rows.append({**study.rows[0]})
-    assert "image_id f1 stands in more than one row" in study.fails()
+    assert "image_id f1 appears in more than one row" in study.fails()
     study.manifest.write_text("image_id,path\nf1,f1.png\n")
     with pytest.raises(crop.UserError, match=r"missing column patient_id, organ, label, device, side"):
         crop.rows_of_set([{"image_id": "f1", "path": "f1.png"}], "labelled", "testicle", study.manifest)
@@ -404,7 +410,7 @@ def test_mistakes_of_the_command_line(study: Study):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; from workflow_scripts import crop; crop.parser().format_help();"
+        "import sys; from workflow_scripts.data import crop_views; crop_views.parser().format_help();"
         "print([m for m in ('numpy', 'PIL', 'pandas', 'pydicom', 'yaml') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)

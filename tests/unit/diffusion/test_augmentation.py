@@ -9,13 +9,14 @@ from safetensors.torch import load_file
 
 from tests.unit.diffusion.test_training import CPU, TINY, WEIGHTS, StoppingClock, command, run_tiny, write_study
 from workflow_scripts.diffusion import augmentation, train_diffusion
-from workflow_scripts.diffusion.augmentation import LABELS, ToldUNet, draw_labels, transform
+from workflow_scripts.diffusion.augmentation import LABELS, AugmentationConditionedUNet, draw_labels, transform
 from workflow_scripts.diffusion.pipeline import load_pipeline
-from workflow_scripts.diffusion.training import Trainer
+from workflow_scripts.diffusion.training import Trainer, TrainingViews
 from workflow_scripts.diffusion.unet import build_unet
 from workflow_scripts.runtime.cli import run
 from workflow_scripts.runtime.processes import Processes
 from workflow_scripts.runtime.work import Interrupted
+from workflow_scripts.study.config.diffusion import DiffusionRecipe
 
 SMALL = {**TINY, "augment": "small_data", "dropout": 0.25}
 
@@ -59,15 +60,15 @@ def test_a_zero_label_adds_exactly_nothing() -> None:
     torch.manual_seed(0)
     unet = build_unet(8, 32, [1, 1], 1, [4], 2, 0.0).eval()
     for parameter in unet.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)  # a fresh one predicts zero whatever it is told
+        torch.nn.init.normal_(parameter, std=0.1)  # a fresh one predicts zero for any label
     x, t, names = torch.randn(3, 1, 8, 8), torch.tensor([0, 20, 40]), list(unet.state_dict())
     with torch.no_grad():
         plain = unet(x, t).sample
-        told = ToldUNet(unet)
-        torch.nn.init.normal_(told.tell.weight)
-        assert torch.equal(told(x, t, None, torch.zeros(3, LABELS)).sample, plain)
-        assert not torch.allclose(told(x, t, None, torch.ones(3, LABELS)).sample, plain, atol=1e-3)
-        assert torch.equal(unet(x, t).sample, plain)  # what a forward pass was told is forgotten
+        conditioned = AugmentationConditionedUNet(unet)
+        torch.nn.init.normal_(conditioned.label_projection.weight)
+        assert torch.equal(conditioned(x, t, None, torch.zeros(3, LABELS)).sample, plain)
+        assert not torch.allclose(conditioned(x, t, None, torch.ones(3, LABELS)).sample, plain, atol=1e-3)
+        assert torch.equal(unet(x, t).sample, plain)  # a forward pass leaves no label behind
     assert list(unet.state_dict()) == names
 
 
@@ -75,15 +76,15 @@ def test_interrupted_equals_uninterrupted(tmp_path: Path) -> None:
     torch.use_deterministic_algorithms(True)
     whole = run_tiny(tmp_path / "whole", StoppingClock(), SMALL)
     with pytest.raises(Interrupted):
-        run_tiny(tmp_path / "parts", StoppingClock(6), SMALL)
+        run_tiny(tmp_path / "parts", StoppingClock(5), SMALL)
     parts = run_tiny(tmp_path / "parts", StoppingClock(), SMALL)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     plain = run_tiny(tmp_path / "plain", StoppingClock(), {**SMALL, "augment": "none"})
     assert whole.keys() == plain.keys()
     assert any(not torch.equal(whole[name], plain[name]) for name in whole)
     saved = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "parts")]
-    assert saved[0]["tell"]["weight"].abs().max() > 0
-    assert torch.equal(saved[0]["tell"]["weight"], saved[1]["tell"]["weight"])
+    assert saved[0]["label_projection"]["weight"].abs().max() > 0
+    assert torch.equal(saved[0]["label_projection"]["weight"], saved[1]["label_projection"]["weight"])
 
 
 def test_the_command_writes_a_plain_model(tmp_path: Path) -> None:
@@ -94,14 +95,14 @@ def test_the_command_writes_a_plain_model(tmp_path: Path) -> None:
     assert "| augment | small_data |" in (tmp_path / "model" / "README.md").read_text()
 
 
-def test_told_nothing_the_network_expects_untouched_views(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_label_the_network_expects_untouched_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trained on shifted stripes, it removes noise better where the label is true: samples of label zero are not shifted."""
     monkeypatch.setattr(augmentation, "SHIFT_SIDES", 0.5)
     monkeypatch.setattr("workflow_scripts.diffusion.training.draw_labels", lambda *key: draw_labels(*key, 0.7))
     views = np.zeros((16, 8, 8), dtype=np.uint8)
     views[:, 2:4] = 255
     settings = {**TINY, "batch_size": 16, "dropout": 0.0, "lr": 3e-3, "flip": 0.0, "augment": "small_data"}
-    trainer = Trainer(views, np.arange(16), settings, CPU, Processes())
+    trainer = Trainer(TrainingViews(views, np.arange(16)), DiffusionRecipe(**settings), CPU, Processes())
     for step in range(200):
         trainer.step(step)
     network = trainer.network.eval()

@@ -18,7 +18,7 @@ def export(folder: Path, names: list[str], count: int = 2) -> np.ndarray:
     rows = [{"view_id": name, "organ": "testicle", "label": ""} for name in names]
     write_rows(rows, ("view_id", "organ", "label"), folder / "views.csv")
     words = ["--views", str(folder / "views.npy"), "--index", str(folder / "views.csv"), "--origin", "PHANTOM"]
-    run(export_png.main, export_png.parser(), [*words, "--output", str(folder / "png")])
+    run(export_png.main, export_png.parser(), [*words, "--output-folder", str(folder / "png")])
     return views
 
 

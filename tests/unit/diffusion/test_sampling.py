@@ -34,7 +34,7 @@ from workflow_scripts.diffusion.sampler import (
     to_grey,
 )
 from workflow_scripts.diffusion.unet import build_unet
-from workflow_scripts.runtime import work as work_module
+from workflow_scripts.runtime import run as run_module
 from workflow_scripts.runtime.cli import run
 
 
@@ -58,8 +58,8 @@ def draw(
         "model": model,
         "images": 7,
         "shard": shard,
-        "shards": shards,
-        "output": output,
+        "shard-count": shards,
+        "output-shard": output,
         "batch-size": batch,
         "steps": steps,
     }
@@ -91,7 +91,7 @@ def test_interrupted_sampling_continues_inside_a_batch(
 ) -> None:
     whole = draw(model, tmp_path / "whole.npy", batch=3, sampler=sampler)
 
-    class OverSoon(work_module.Clock):
+    class OverSoon(run_module.Clock):
         asked = 0
 
         def is_over(self) -> bool:
@@ -99,10 +99,10 @@ def test_interrupted_sampling_continues_inside_a_batch(
             return self.asked == 8  # in the second batch, after 2 of 6 steps
 
     with monkeypatch.context() as patch:
-        patch.setattr(work_module, "Clock", OverSoon)
+        patch.setattr(run_module, "Clock", OverSoon)
         with pytest.raises(SystemExit):
             draw(model, tmp_path / "parts.npy", batch=3, sampler=sampler)
-    assert "image 3, step 2 of 6" in capsys.readouterr().err
+    assert "step 8 of 18 (sampling)" in capsys.readouterr().err
     assert json.loads((tmp_path / "parts.work" / "state.json").read_text())["progress"] == 8
     assert not (tmp_path / "parts.npy").exists()
     begun: list[int] = []
@@ -160,11 +160,25 @@ def test_classes_must_be_those_of_the_model(
     model: Path, conditional: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for folder, more, message in (
-        (conditional, ["--classes"], r"was told the classes \['dark', 'bright'\], the study asks for none"),
-        (model, ["--classes", "dark", "bright"], "was told the classes none, the study asks for"),
+        (
+            conditional,
+            ["--asked-classes"],
+            r"is conditioned on the classes \['dark', 'bright'\], the study asks for none",
+        ),
+        (model, ["--asked-classes", "dark", "bright"], "is conditioned on the classes none, the study asks for"),
         (model, ["--guidance", "2"], "is unconditional, there is nothing to guide"),
     ):
-        words = ["--model", str(folder), "--images", "2", "--steps", "3", "--output", str(tmp_path / "o.npy"), *more]
+        words = [
+            "--model",
+            str(folder),
+            "--images",
+            "2",
+            "--steps",
+            "3",
+            "--output-shard",
+            str(tmp_path / "o.npy"),
+            *more,
+        ]
         with pytest.raises(SystemExit):
             run(sample.main, sample.parser(), [*words, "--device", "cpu", "--work-dir", str(tmp_path / "work")])
         assert re.search(message, capsys.readouterr().err)
@@ -223,7 +237,7 @@ def test_shards_cover_everything_once() -> None:
     assert [j for shard in range(6) for j in shard_range(20, 6, shard)] == list(range(20))
     with pytest.raises(UserError, match="numbered 0 to 2"):
         shard_range(9, 3, 3)
-    with pytest.raises(UserError, match="cannot be shared by 3"):
+    with pytest.raises(UserError, match="cannot be divided into 3"):
         shard_range(2, 3, 0)
 
 
@@ -235,7 +249,7 @@ def test_grey_levels() -> None:
 
 
 def test_only_models_that_can_be_sampled_are_loaded(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no Diffusers folder"):
+    with pytest.raises(UserError, match="not a Diffusers folder"):
         load_pipeline(tmp_path)
     scheduler = model / "scheduler" / "scheduler_config.json"
     before = scheduler.read_text()
@@ -290,7 +304,7 @@ def test_joining(tmp_path: Path) -> None:
     assert rows[0] | {"view_id": "", "image_id": ""} == {
         "view_id": "", "image_id": "", "patient_id": "", "organ": "testicle", "label": "", "view": "synthetic",
     }  # fmt: skip
-    run(join_shards.main, join_shards.parser(), [*command, "--classes", "dark", "bright"])
+    run(join_shards.main, join_shards.parser(), [*command, "--asked-classes", "dark", "bright"])
     labels = [row["label"] for row in read_rows(tmp_path / "synthetic.csv")]
     assert labels == ["dark", "bright"] * 151 + ["dark"]
     np.save(tmp_path / "odd.npy", np.zeros((1, 5, 5), dtype=np.uint8))
@@ -307,7 +321,7 @@ def test_holdout_is_stratified_and_reproducible() -> None:
     assert chosen != choose_holdout(labels, 0.15, 1)
     assert choose_holdout(labels, 0, 0) == []
     assert len(choose_holdout({"a": "x", "b": "y", "c": "z"}, 0.01, 0)) == 1
-    with pytest.raises(UserError, match="there must be two"):
+    with pytest.raises(UserError, match="at least two are needed"):
         choose_holdout({"a": "x"}, 0.15, 0)
     with pytest.raises(UserError, match=r"between 0 and 0\.5"):
         choose_holdout(labels, 0.6, 0)
@@ -318,7 +332,7 @@ def test_holdout_command(tmp_path: Path) -> None:
     index = pd.DataFrame({"patient_id": np.repeat(patients, 2), "label": ["homogeneous", "inhomogeneous"] * 12})
     index.to_csv(tmp_path / "index.csv", index=False)
     pd.DataFrame({"patient_id": patients, "fold": [0, 1, 2] * 4}).to_csv(tmp_path / "folds.csv", index=False)
-    command = ["--index", str(tmp_path / "index.csv"), "--seed", "0", "--output", str(tmp_path / "holdout.csv")]
+    command = ["--index", str(tmp_path / "index.csv"), "--seed", "0", "--output-holdout", str(tmp_path / "holdout.csv")]
     run(holdout.main, holdout.parser(), [*command, "--share", "0"])
     assert (tmp_path / "holdout.csv").read_text() == "patient_id\n"
     left_out = ["--folds", str(tmp_path / "folds.csv"), "--exclude-fold", "1"]

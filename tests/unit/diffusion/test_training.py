@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.runs import run_in
 from tests.shared import REPOSITORY
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.figures import contact_sheet
@@ -27,6 +28,7 @@ from workflow_scripts.diffusion.tally import Tally
 from workflow_scripts.diffusion.training import (
     Labels,
     Trainer,
+    TrainingViews,
     batch_rows,
     check_division,
     draw_batch,
@@ -34,9 +36,10 @@ from workflow_scripts.diffusion.training import (
     learning_rate,
     train,
 )
-from workflow_scripts.runtime.cli import flags, run
+from workflow_scripts.runtime.arguments import flags
+from workflow_scripts.runtime.cli import run
 from workflow_scripts.runtime.processes import Processes
-from workflow_scripts.runtime.work import Clock, Interrupted, WorkDir
+from workflow_scripts.runtime.work import Clock, Interrupted
 from workflow_scripts.study.config.diffusion import DiffusionRecipe
 
 TINY = {
@@ -80,8 +83,9 @@ def tiny_views(count: int = 10, size: int = 8) -> np.ndarray:
 
 def run_tiny(folder: Path, clock: Clock, settings: dict = TINY) -> dict[str, torch.Tensor]:
     views = tiny_views()
-    trainer = Trainer(views, np.arange(len(views)), DiffusionRecipe(**settings), CPU, Processes())
-    unet = train(trainer, WorkDir(folder, {"settings": settings}), clock)
+    run = run_in(folder, {"settings": settings}, clock)
+    data = TrainingViews(views, np.arange(len(views)))
+    unet = train(Trainer(data, DiffusionRecipe(**settings), run.device, run.processes), run)
     return unet.state_dict()
 
 
@@ -98,10 +102,11 @@ def test_interrupted_anywhere_equals_uninterrupted(tmp_path: Path, monkeypatch: 
     assert set(metrics_of(tmp_path / "whole")[0]) == {"step", "loss", "mse", "vb", "grad_norm", "lr"} | QUARTERS
 
     torch.rand(7)  # whatever ran before must not matter
-    with pytest.raises(Interrupted):  # before step 2, between two lines of metrics
-        run_tiny(tmp_path / "parts", StoppingClock(2))
-    with pytest.raises(KeyboardInterrupt):  # killed before step 6; the last checkpoint is that of step 3
-        run_tiny(tmp_path / "parts", StoppingClock(5, kill=True))
+    with pytest.raises(Interrupted):  # after step 1, between two lines of metrics
+        run_tiny(tmp_path / "parts", StoppingClock(1))
+    with pytest.raises(KeyboardInterrupt):  # killed after step 5; the last checkpoint is that of step 3
+        run_tiny(tmp_path / "parts", StoppingClock(4, kill=True))
+    assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["step"] == 3
     parts = run_tiny(tmp_path / "parts", StoppingClock())
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
@@ -149,8 +154,8 @@ def test_it_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "METRICS_EVERY", 10)
     views = np.tile(np.linspace(0, 255, 8).astype(np.uint8), (16, 8, 1))
     settings = {**TINY, "steps": 60, "batch_size": 8, "dropout": 0.0, "flip": 0.0, "checkpoint_every": 60, "lr": 2e-3}
-    trainer = Trainer(views, np.arange(16), DiffusionRecipe(**settings), CPU, Processes())
-    train(trainer, WorkDir(tmp_path / "work", {}), StoppingClock())
+    run = run_in(tmp_path / "work")
+    train(Trainer(TrainingViews(views, np.arange(16)), DiffusionRecipe(**settings), run.device, run.processes), run)
     rows = metrics_of(tmp_path / "work")
     assert rows[0]["mse"] > 0.5
     assert rows[-1]["mse"] < 0.25
@@ -170,7 +175,9 @@ def test_a_training_that_gets_worse_than_no_prediction_stops(tmp_path: Path, mon
 
 
 def gradients(settings: dict) -> tuple[list[torch.Tensor], Trainer]:
-    trainer = Trainer(tiny_views(), np.arange(10), DiffusionRecipe(**{**TINY, **settings}), CPU, Processes())
+    trainer = Trainer(
+        TrainingViews(tiny_views(), np.arange(10)), DiffusionRecipe(**{**TINY, **settings}), CPU, Processes()
+    )
     for step in range(2):  # the first gradients are zero in all branches
         trainer.step(step)
     return [parameter.grad for parameter in trainer.parameters if parameter.grad is not None], trainer
@@ -192,7 +199,7 @@ def test_fp16_scales_its_gradients_and_has_the_same_ones(tmp_path: Path) -> None
     settings = {**TINY, "precision": "fp16"}
     whole = run_tiny(tmp_path / "whole", StoppingClock(), settings)
     with pytest.raises(Interrupted):
-        run_tiny(tmp_path / "parts", StoppingClock(5), settings)
+        run_tiny(tmp_path / "parts", StoppingClock(4), settings)
     parts = run_tiny(tmp_path / "parts", StoppingClock(), settings)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
@@ -229,20 +236,21 @@ def test_contact_sheet() -> None:
 
 
 def test_a_conditional_model_learns_what_its_labels_mean() -> None:
-    """Dark views are class 0, bright ones class 1: told the right one, it removes noise better than told the other."""
+    """Dark views are class 0, bright ones class 1: given the right one, it removes noise better than given the other."""
     classes = np.arange(32) % 2
     views = np.repeat((64 + 128 * classes)[:, None, None], 8, axis=1).repeat(8, axis=2).astype(np.uint8)
     settings = {**TINY, "batch_size": 8, "dropout": 0.0, "lr": 3e-3, "ema": 0.9}
-    trainer = Trainer(views, np.arange(32), DiffusionRecipe(**settings), CPU, Processes(), Labels(classes, 2))
+    data = TrainingViews(views, np.arange(32), Labels(classes, 2))
+    trainer = Trainer(data, DiffusionRecipe(**settings), CPU, Processes())
     for step in range(60):
         trainer.step(step)
     labels = torch.from_numpy(np.tile(classes, 16))
     x0 = torch.from_numpy(np.tile(views, (16, 1, 1)).astype(np.float32) / 127.5 - 1)[:, None]
     noise, t = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1)), torch.full((len(x0),), 30)
     errors = []
-    for told in (labels, 1 - labels):
+    for given in (labels, 1 - labels):
         with torch.no_grad():
-            predicted = trainer.average(trainer.process.q_sample(x0, t, noise), t, class_labels=told).sample[:, :1]
+            predicted = trainer.average(trainer.process.q_sample(x0, t, noise), t, class_labels=given).sample[:, :1]
         errors.append(float(((predicted - noise) ** 2).mean()))
     assert errors[0] < 0.97 * errors[1]
 
@@ -266,9 +274,9 @@ def test_labels_follow_their_views_and_are_dropped_at_random() -> None:
 def test_command_trains_a_conditional_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = [*write_study(tmp_path), *command({**TINY, "steps": 1})]
     with pytest.raises(SystemExit):
-        run(train_diffusion.main, train_diffusion.parser(), [*study, "--classes", "inhomogeneous"])
-    assert "label 'homogeneous' is none of inhomogeneous" in capsys.readouterr().err
-    run(train_diffusion.main, train_diffusion.parser(), [*study, "--classes", "homogeneous", "inhomogeneous"])
+        run(train_diffusion.main, train_diffusion.parser(), [*study, "--asked-classes", "inhomogeneous"])
+    assert "label 'homogeneous' is not one of inhomogeneous" in capsys.readouterr().err
+    run(train_diffusion.main, train_diffusion.parser(), [*study, "--asked-classes", "homogeneous", "inhomogeneous"])
     unet, _ = load_pipeline(tmp_path / "model")
     assert unet.config.num_class_embeds == 3
     assert class_names(tmp_path / "model") == ["homogeneous", "inhomogeneous"]
@@ -290,13 +298,13 @@ def write_study(folder: Path, patients: int = 6, size: int = 8) -> list[str]:
     )
     return [
         *("--views", str(folder / "labelled.npy"), "--index", str(folder / "labelled.csv")),
-        *("--holdout", str(folder / "holdout.csv"), "--output", str(folder / "model"), "--device", "cpu"),
+        *("--holdout", str(folder / "holdout.csv"), "--output-model", str(folder / "model"), "--device", "cpu"),
         *("--output-metrics", str(folder / "metrics.jsonl"), "--work-dir", str(folder / "work")),
     ]
 
 
 def command(settings: dict) -> list[str]:
-    return flags(settings).split()
+    return flags(settings)
 
 
 def test_command_writes_a_pipeline_folder(tmp_path: Path) -> None:

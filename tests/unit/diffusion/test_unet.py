@@ -93,7 +93,16 @@ def test_every_key_must_fit() -> None:
 def test_import_command_writes_a_folder_that_computes_the_same(tmp_path: Path) -> None:
     state, _ = golden_state("default")
     torch.save(state, tmp_path / "ema.pt")
-    command = ["--input", str(tmp_path / "ema.pt"), "--size", "32", "--heads", "4", "--output", str(tmp_path / "model")]
+    command = [
+        "--input",
+        str(tmp_path / "ema.pt"),
+        "--size",
+        "32",
+        "--heads",
+        "4",
+        "--output-model",
+        str(tmp_path / "model"),
+    ]
     run(import_guided_diffusion.main, import_guided_diffusion.parser(), command)
     unet, betas = load_pipeline(tmp_path / "model")
     io = {key: torch.from_numpy(value) for key, value in np.load(SHARED / "golden" / "unet_default_io.npz").items()}
@@ -117,15 +126,18 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     """Files that are no checkpoint, and what is said of each."""
     torch.save({"a.weight": torch.zeros(100_000)}, folder / "whole.pt")
     contents = {
-        "truncated": ((folder / "whole.pt").read_bytes()[:2000], "no checkpoint of plain tensors, or it is truncated"),
-        "text": (b"hello world", "no checkpoint of plain tensors"),
-        "empty": (b"", "no checkpoint of plain tensors"),
+        "truncated": (
+            (folder / "whole.pt").read_bytes()[:2000],
+            "not a checkpoint of plain tensors, or it is truncated",
+        ),
+        "text": (b"hello world", "not a checkpoint of plain tensors"),
+        "empty": (b"", "not a checkpoint of plain tensors"),
     }
     objects = {
         "code": (Executed(folder / "mark"), "nothing of it was executed"),
-        "list": ([torch.zeros(1)], "no state dict"),
-        "nested": ({"model": {"a.weight": torch.zeros(1)}}, "no state dict"),
-        "numbers": ({1: torch.zeros(1)}, "no state dict"),
+        "list": ([torch.zeros(1)], "not a state dict"),
+        "nested": ({"model": {"a.weight": torch.zeros(1)}}, "not a state dict"),
+        "numbers": ({1: torch.zeros(1)}, "not a state dict"),
         "nan": ({"a.weight": torch.full((1,), torch.nan)}, "a.weight holds values that are not finite"),
         "other": ({"a.weight": torch.zeros(1)}, "not the state dict of a guided-diffusion U-Net"),
     }
@@ -134,12 +146,12 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     for name, (value, _) in objects.items():
         torch.save(value, folder / f"{name}.pt")
     found = {name: (folder / f"{name}.pt", message) for name, (_, message) in {**contents, **objects}.items()}
-    return {**found, "folder": (folder, "is no file"), "missing": (folder / "no.pt", "is no file")}
+    return {**found, "folder": (folder, "is not a file"), "missing": (folder / "no.pt", "is not a file")}
 
 
 def test_import_says_in_one_sentence_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, (file, message) in bad_files(tmp_path).items():
-        command = ["--input", str(file), "--size", "32", "--heads", "4", "--output", str(tmp_path / "model")]
+        command = ["--input", str(file), "--size", "32", "--heads", "4", "--output-model", str(tmp_path / "model")]
         with pytest.raises(SystemExit):
             run(import_guided_diffusion.main, import_guided_diffusion.parser(), command)
         said = capsys.readouterr().err
@@ -150,11 +162,11 @@ def test_import_says_in_one_sentence_what_is_wrong(tmp_path: Path, capsys: pytes
 
 def test_import_refuses_pickles_and_foreign_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"model": Path}, tmp_path / "code.pt")
-    command = ["--input", str(tmp_path / "code.pt"), "--size", "32", "--heads", "4", "--output"]
+    command = ["--input", str(tmp_path / "code.pt"), "--size", "32", "--heads", "4", "--output-model"]
     with pytest.raises(SystemExit):
         run(import_guided_diffusion.main, import_guided_diffusion.parser(), [*command, str(tmp_path / "model")])
-    assert "no checkpoint of plain tensors" in capsys.readouterr().err
+    assert "not a checkpoint of plain tensors" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run(import_guided_diffusion.main, import_guided_diffusion.parser(), [*command, str(tmp_path)])
-    assert "exists and is no diffusion model" in capsys.readouterr().err
+    assert "exists and is not a diffusion model" in capsys.readouterr().err
     assert (tmp_path / "code.pt").exists()

@@ -65,14 +65,14 @@ def study(tmp_path, wrong: bool = False) -> list[str]:
         tmp_path / "folds.csv",
     )
     inputs = {"--views": "views.npy", "--index": "index.csv", "--labels": "labels.csv", "--folds": "folds.csv"}
-    paths = {**inputs, "--output": "out.csv"}
+    paths = {**inputs, "--output-predictions": "out.csv"}
     flags = [word for flag, name in paths.items() for word in (flag, str(tmp_path / name))]
     return [*flags, "--seed", "5", "--classes", *CLASSES]
 
 
 def test_majority_stage(tmp_path) -> None:
     flags = study(tmp_path)
-    baseline.main(baseline.parser().parse_args(["--kind", "majority", *flags]))
+    baseline.main(baseline.parser().parse_args(["--baseline", "majority", *flags]))
     table = read_csv(tmp_path / "out.csv")
     assert list(table.columns) == PREDICTION_COLUMNS
     check_predictions({"majority": table}, CLASSES)
@@ -90,7 +90,7 @@ def test_texture_stage_finds_texture_and_nothing_else(tmp_path, wrong: bool) -> 
     from sklearn.metrics import roc_auc_score
 
     flags = study(tmp_path, wrong)
-    baseline.main(baseline.parser().parse_args(["--kind", "texture", *flags]))
+    baseline.main(baseline.parser().parse_args(["--baseline", "texture", *flags]))
     table = read_csv(tmp_path / "out.csv")
     check_predictions({"texture": table}, CLASSES)
     auroc = roc_auc_score(table["label_original"] == "pos", table["probability"])
@@ -101,5 +101,5 @@ def test_texture_stage_finds_texture_and_nothing_else(tmp_path, wrong: bool) -> 
 def test_a_store_that_does_not_match_its_index_is_refused(tmp_path) -> None:
     flags = study(tmp_path)
     write_npy(np.zeros((5, SIDE, SIDE), np.uint8), tmp_path / "views.npy")
-    with pytest.raises(UserError, match="has 5 views, but .* describes 60"):
-        baseline.main(baseline.parser().parse_args(["--kind", "majority", *flags]))
+    with pytest.raises(UserError, match=r"different numbers of rows: .*views.npy 5, .*index.csv 60"):
+        baseline.main(baseline.parser().parse_args(["--baseline", "majority", *flags]))

@@ -19,6 +19,7 @@ from workflow_scripts.networks.backbone import (
     Classifier,
     create_backbone,
     feature_count,
+    load_backbone,
     load_classifier,
     load_initialisation,
     normalise,
@@ -200,9 +201,9 @@ def test_files_and_layouts_must_go_together(tmp_path):
         load_initialisation(backbone, "timm", None, 0)
     with pytest.raises(UserError, match="takes no weights"):
         load_initialisation(backbone, "scratch", tmp_path / "absent.pth", 0)
-    with pytest.raises(UserError, match="none of"):
+    with pytest.raises(UserError, match="layout 'keras' is not one of scratch"):
         load_initialisation(backbone, "keras", tmp_path / "absent.pth", 0)
-    with pytest.raises(UserError, match="test_resnet"):
+    with pytest.raises(UserError, match=r"'test_resne' is not a timm model .*test_resnet"):
         create_backbone("test_resne")
 
 
@@ -271,6 +272,16 @@ def test_saved_classifier_comes_back(tmp_path):
     save_file(model.state_dict(), file)
     with pytest.raises(UserError, match="names no backbone"):
         load_classifier(file)
+
+
+def test_a_pretrained_backbone_comes_back_in_eval_mode(tmp_path):
+    backbone = create_backbone("test_resnet", 4)
+    save_weights(backbone.state_dict(), {}, tmp_path / "backbone.safetensors")
+    found = load_backbone("test_resnet", tmp_path / "backbone.safetensors")
+    assert same(found, backbone)
+    assert not any(module.training for module in found.modules())
+    with pytest.raises(UserError, match="does not fit the backbone"):
+        load_backbone("resnet18", tmp_path / "backbone.safetensors")
 
 
 def test_changed_weights_are_noticed(tmp_path):

@@ -11,15 +11,16 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
-from tests.shared import replace
+from tests.shared import replace, start_run
 from tests.textures import textures
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import read_csv, write_csv, write_npy
+from workflow_scripts.core.files import read_csv, sha256, write_csv, write_npy
 from workflow_scripts.core.randomness import uniforms
 from workflow_scripts.finetuning import finetune
 from workflow_scripts.networks import cross_validation as finetuning
 from workflow_scripts.networks.backbone import Classifier, create_backbone, load_classifier, standardise, to_unit
 from workflow_scripts.networks.cross_validation import (
+    CrossValidation,
     augment,
     augmentation_draws,
     batch_bounds,
@@ -27,15 +28,16 @@ from workflow_scripts.networks.cross_validation import (
     draw_order,
     draw_samples,
     initial_classifier,
+    initial_classifiers,
     mean_per_view,
     predict,
     train_fold,
 )
 from workflow_scripts.networks.fold_inputs import join_tables, training_targets, weights_by_fold
+from workflow_scripts.runtime import run as runs
 from workflow_scripts.runtime import work
 from workflow_scripts.study.config.finetuning import FinetuningAugmentation, FinetuningRecipe
 
-CPU = torch.device("cpu")
 CLASSES = ("fine", "coarse")
 PLAIN = FinetuningAugmentation(markers=0, rotation=0, flip=0, shift=0)
 FULL = FinetuningAugmentation(markers=0.5, rotation=20, flip=0.5, shift=0.1)
@@ -167,13 +169,19 @@ def test_augmentation_switches():
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def run_folds(table, labels, recipe, path, clock=None, kept=None):
+def run_folds(table, labels, recipe, path, kept=None):
     folds = table["fold"].to_numpy()
-    models = {fold: initial_classifier("test_resnet", "scratch", None, 0, fold) for fold in sorted(set(folds.tolist()))}
+    models = initial_classifiers("test_resnet", "scratch", [], 0, sorted(set(folds.tolist())))
     kept = np.ones(len(table), bool) if kept is None else kept
-    directory = work.WorkDir(path, {})
     targets = {fold: np.where(kept, labels, -1) for fold in models}
-    return cross_validate(models, pictures(table), targets, folds, recipe, 0, CPU, directory, clock or StopAfter())
+    task = CrossValidation(torch.from_numpy(pictures(table)), targets, folds, recipe, seed=0)
+    return cross_validate(models, task, start_run(path))
+
+
+def one_fold(views, labels, rows, recipe, record="training"):
+    """Fold 0 of a cross-validation, which trains on `rows` alone."""
+    known = np.isin(np.arange(len(labels)), rows)
+    return CrossValidation(views, {0: np.where(known, labels, -1)}, np.where(known, 1, 0), recipe, 0, record)
 
 
 def test_learns_textures_and_nothing_from_shuffled_labels(tmp_path):
@@ -205,7 +213,7 @@ def test_recorded_losses_are_those_of_the_augmented_batch_before_its_step(tmp_pa
         logits = model(standardise(augment(to_unit(views[rows]), draws, settings)))
         expected = F.cross_entropy(logits, torch.from_numpy(labels[rows]), reduction="none")
     fresh = initial_classifier("test_resnet", "scratch", None, 0, 0)
-    losses = train_fold(fresh, views, labels, rows, recipe, 0, 0, work.WorkDir(tmp_path / "w", {}), StopAfter())
+    losses = train_fold(fresh, one_fold(views, labels, rows, recipe), 0, start_run(tmp_path / "w"))
     np.testing.assert_allclose(losses[0], expected.numpy(), rtol=1e-4)
     assert losses.shape == (2, 12)
     assert losses[1].mean() < losses[0].mean()
@@ -271,8 +279,7 @@ def test_a_recorded_evaluation_is_the_loss_of_what_the_model_predicts(tmp_path):
     rows = np.flatnonzero(table["fold"] != 0)
     views = torch.from_numpy(pictures(table))
     model = initial_classifier("test_resnet", "scratch", None, 0, 0)
-    directory = work.WorkDir(tmp_path / "w", {})
-    losses = train_fold(model, views, labels, rows, TINY, 0, 0, directory, StopAfter(), record="evaluation")
+    losses = train_fold(model, one_fold(views, labels, rows, TINY, "evaluation"), 0, start_run(tmp_path / "w"))
     probability = predict(model, views[rows])
     expected = -np.log(np.where(labels[rows] == 1, probability, 1 - probability))
     np.testing.assert_allclose(losses[-1], expected, rtol=1e-4)
@@ -396,7 +403,7 @@ def call(inputs: Path, output: Path, *more: str) -> None:
     words = [
         *("--views", inputs / "views.npy", "--index", inputs / "index.csv", "--labels", inputs / "labels.csv"),
         *("--folds", inputs / "folds.csv", "--seed", 0, "--classes", *CLASSES, "--backbone", "test_resnet"),
-        *("--output", output / "seed0.csv", "--output-weights"),
+        *("--output-predictions", output / "seed0.csv", "--output-weights"),
         *(output / f"seed0_fold{fold}.safetensors" for fold in range(3)),
         *("--work-dir", output / "work", "--device", "cpu", *SETTINGS, *more),
     ]
@@ -428,20 +435,21 @@ def test_stage_predicts_every_view_once_and_describes_itself(inputs):
         model, parameters = load_classifier(inputs / "out" / f"seed0_fold{fold}.safetensors")
         assert (parameters["seed"], parameters["fold"], parameters["settings"]["epochs"]) == (0, fold, 2)
         assert parameters["classes"] == list(CLASSES)
+        assert parameters["inputs"]["labels"] == sha256(inputs / "labels.csv")
         assert parameters["versions"]["torch"] == torch.__version__
         test = np.flatnonzero(table["fold"] == fold)
         np.testing.assert_allclose(predict(model, views[test]), table.loc[test, "probability"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("clock", [StopAfter, KillAfter])
-@pytest.mark.parametrize("interval", [0.0, 60.0])
+@pytest.mark.parametrize("interval", [1e-9, 60.0])
 def test_interrupted_equals_uninterrupted_bit_for_bit(inputs, monkeypatch, clock, interval):
     call(inputs, inputs / "whole")
     monkeypatch.setattr(finetuning, "CHECKPOINT_SECONDS", interval)
     tries = 0
     # Two batches an epoch, two epochs a fold: interruptions lie inside epochs, between them and between folds.
     for steps in (1, 2, 3, 4, 5, 6, 7, float("inf")):
-        monkeypatch.setattr(work, "Clock", lambda _, steps=steps: clock(steps))
+        monkeypatch.setattr(runs, "Clock", lambda _, steps=steps: clock(steps))
         try:
             call(inputs, inputs / "parts")
         except (work.Interrupted, KeyboardInterrupt):
@@ -457,27 +465,37 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(inputs, monkeypatch, clock
 
 
 def test_finished_folds_are_not_trained_again(inputs, monkeypatch):
-    monkeypatch.setattr(work, "Clock", lambda _: StopAfter(6))
-    with pytest.raises(work.Interrupted, match="step 2 of 4 of seed 0, fold 1"):
+    # Four steps a fold; the clock is not asked after the last one.
+    monkeypatch.setattr(runs, "Clock", lambda _: StopAfter(5))
+    with pytest.raises(work.Interrupted, match=r"step 2 of 4 \(seed 0, fold 1\)"):
         call(inputs, inputs / "out")
     trained = []
 
-    def train_and_tell(*arguments):
-        trained.append(arguments[6])
-        return train_fold(*arguments)
+    def draw_and_note(labels, sampler, seed, stream, epoch):
+        trained.append((stream, epoch))
+        return draw_order(labels, sampler, seed, stream, epoch)
 
-    monkeypatch.setattr(finetuning, "train_fold", train_and_tell)
-    monkeypatch.setattr(work, "Clock", lambda _: StopAfter())
+    monkeypatch.setattr(finetuning, "draw_order", draw_and_note)
+    monkeypatch.setattr(runs, "Clock", lambda _: StopAfter())
     call(inputs, inputs / "out")
-    assert trained == [1, 2]
+    assert trained == [("fold1", 1), ("fold2", 0), ("fold2", 1)]
+
+
+def test_metrics_of_later_folds_survive_that_finished_ones_are_passed(inputs, monkeypatch):
+    for asked in (5, 1):  # inside fold 1, and one step later
+        monkeypatch.setattr(runs, "Clock", lambda _, asked=asked: StopAfter(asked))
+        with pytest.raises(work.Interrupted):
+            call(inputs, inputs / "out")
+    rows = [json.loads(line) for line in (inputs / "out" / "work" / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["fold"], row["epoch"]) for row in rows] == [(2, 0, 1), (4, 0, 2), (6, 1, 1)]
 
 
 def test_another_setting_starts_afresh(inputs, monkeypatch):
     call(inputs, inputs / "whole")
-    monkeypatch.setattr(work, "Clock", lambda _: StopAfter(3))
+    monkeypatch.setattr(runs, "Clock", lambda _: StopAfter(3))
     with pytest.raises(work.Interrupted):
         call(inputs, inputs / "other", "--head-lr", "2e-2")
-    monkeypatch.setattr(work, "Clock", lambda _: StopAfter())
+    monkeypatch.setattr(runs, "Clock", lambda _: StopAfter())
     call(inputs, inputs / "other")
     assert contents(inputs / "other") == contents(inputs / "whole")
 
@@ -506,5 +524,5 @@ def test_mistakes_are_found_before_anything_is_trained(inputs, monkeypatch):
     with pytest.raises(UserError, match="names 1 files"):
         call(inputs, inputs / "out", "--output-weights", "one.safetensors")
     write_npy(textures(5), inputs / "views.npy")
-    with pytest.raises(UserError, match="has 5 views"):
+    with pytest.raises(UserError, match=r"different numbers of rows: .*views.npy 5, .*index.csv 24"):
         call(inputs, inputs / "out")

@@ -243,7 +243,7 @@ def test_memory_follows_the_chunk() -> None:
 
 @pytest.mark.parametrize(
     ("numbers", "message"),
-    [((8, 3, 1), "no multiple of chunk 3"), ((8, 0, 3), "8 images, which 3"), ((8, 4, 4), "2 chunks of 4, which 4")],
+    [((8, 3, 1), "not a multiple of chunk 3"), ((8, 0, 3), "8 images, which 3"), ((8, 4, 4), "2 chunks of 4, which 4")],
 )
 def test_batches_that_cannot_be_shared_are_refused(numbers: tuple[int, int, int], message: str) -> None:
     check_batch(8, 2, 2)
@@ -262,7 +262,7 @@ def test_the_stage_on_two_processes_equals_one_and_continues_it(tmp_path: Path) 
         return [
             "--views", str(tmp_path / "views.npy"),
             "--index", str(tmp_path / "views.csv"), "--organs", "testicle", "thyroid", "--backbone", "test_resnet",
-            "--output", str(out / "backbone.safetensors"), "--output-heads", str(out / "heads.safetensors"),
+            "--output-backbone", str(out / "backbone.safetensors"), "--output-heads", str(out / "heads.safetensors"),
             "--output-metrics", str(out / "metrics.jsonl"), "--output-parameters", str(out / "parameters.json"),
             "--output-sheet", str(out / "sheet.npy"),
             "--work-dir", str(tmp_path / "work" / name), "--log", str(tmp_path / f"{name}.log"), "--device", "cpu",
@@ -278,7 +278,7 @@ def test_the_stage_on_two_processes_equals_one_and_continues_it(tmp_path: Path) 
     # A limit that is over at the first step: both processes must leave, though each has a clock of its own.
     interrupted = pretrain("two", "--processes", "2", "--time-limit", "0.0001")
     assert interrupted.returncode != 0
-    assert "1 of 4 steps" in (tmp_path / "two.log").read_text()
+    assert "step 1 of 4 (pretraining)" in (tmp_path / "two.log").read_text()
     done = pretrain("two", "--processes", "2")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "two.log").read_text().count("24 views of 1 sets") == 1

@@ -37,6 +37,6 @@ def test_every_run_has_a_block_and_phantoms_are_stamped():
 
 def test_the_stage_draws(tmp_path: Path):
     np.save(tmp_path / "sheet.npy", sheet())
-    words = ["--names", "ud", "--sheets", str(tmp_path / "sheet.npy"), "--output", str(tmp_path / "a.png")]
+    words = ["--names", "ud", "--sheets", str(tmp_path / "sheet.npy"), "--output-figure", str(tmp_path / "a.png")]
     run(stage.main, stage.parser(), words)
     assert np.array(Image.open(tmp_path / "a.png")).std() > 10

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests.runs import run_in
 from tests.shared import replace
 from tests.textures import textures
 from workflow_scripts.core.errors import UserError
@@ -26,11 +27,9 @@ from workflow_scripts.pretraining.contrastive_step import total_loss
 from workflow_scripts.pretraining.loop import make_encoder, pretrain
 from workflow_scripts.pretraining.mix import ViewUnion, batch_indices, epoch_indices
 from workflow_scripts.runtime.cli import run
-from workflow_scripts.runtime.processes import Processes
-from workflow_scripts.runtime.work import Clock, Interrupted, WorkDir
+from workflow_scripts.runtime.work import Clock, Interrupted
 from workflow_scripts.study.config.pretraining import PretrainingRecipe
 
-CPU = torch.device("cpu")
 TINY = replace(
     PretrainingRecipe(),
     steps=7, batch_size=8, projection=(32, 16), lr=0.2, checkpoint_every=3,
@@ -74,9 +73,9 @@ def trained(
     backbone = create_backbone("test_resnet")
     load_initialisation(backbone, "scratch", None, recipe.seed)
     encoder = make_encoder(backbone, 2, views, recipe)
-    work = WorkDir(folder, {"seed": recipe.seed})
-    pretrain(encoder, views, recipe, CPU, work, StopAfter(stop_after), Processes())
-    rows = [json.loads(line) for line in work.metrics_file().read_text().splitlines()]
+    run = run_in(folder, {"seed": recipe.seed}, StopAfter(stop_after))
+    pretrain(encoder, views, recipe, run)
+    rows = [json.loads(line) for line in run.work.metrics_file().read_text().splitlines()]
     return encoder, [{key: value for key, value in row.items() if key != "images_per_s"} for row in rows]
 
 
@@ -288,8 +287,8 @@ def pretrain_stage(tmp_path: Path) -> Stage:
         argv = [
             "--views", *[str(tmp_path / f"{name}.npy") for name in sets],
             "--index", *[str(tmp_path / f"{name}.csv") for name in sets],
-            "--organs", "testicle", "thyroid", "--backbone", "test_resnet", "--layout", "scratch", "--weights",
-            "--output", str(out / "backbone.safetensors"), "--output-heads", str(out / "heads.safetensors"),
+            "--organs", "testicle", "thyroid", "--backbone", "test_resnet", "--layout", "scratch",
+            "--output-backbone", str(out / "backbone.safetensors"), "--output-heads", str(out / "heads.safetensors"),
             "--output-metrics", str(out / "metrics.jsonl"), "--output-parameters", str(out / "parameters.json"),
             "--output-sheet", str(out / "sheet.npy"),
             "--work-dir", str(tmp_path / "work"), "--device", "cpu", "--time-limit", "0",
@@ -372,7 +371,7 @@ def test_stage_continues_an_interrupted_run(
         patch.setattr(Clock, "is_over", lambda _: True)
         with pytest.raises(SystemExit):
             pretrain_stage()
-    assert "1 of 4 steps" in capsys.readouterr().err
+    assert "step 1 of 4 (pretraining)" in capsys.readouterr().err
     assert (pretrain_stage() / "backbone.safetensors").read_bytes() == whole
     assert "continuing" in capsys.readouterr().err
 
@@ -415,11 +414,11 @@ def test_stage_with_one_organ_has_no_organ_head(pretrain_stage: Stage) -> None:
     [
         (["--batch-size", "31"], "30 views an epoch, fewer than one batch of 31"),
         (["--exclude-fold", "1"], "--folds and --exclude-fold go together"),
-        (["--shares", "1"], "one number above 0 and up to 1 for each of the 2 stores"),
-        (["--shares", "1", "1.5"], "up to 1 for each of the 2"),
+        (["--set-shares", "1"], "one number above 0 and up to 1 for each of the 2 stores"),
+        (["--set-shares", "1", "1.5"], "up to 1 for each of the 2"),
         (["--organs", "testicle", "liver"], "thyroid.csv, row 2: organ 'thyroid'"),
         (["--layout", "timm"], "layout timm needs a file"),
-        (["--layout", "timm", "--weights", "absent.safetensors"], "absent.safetensors does not exist"),
+        (["--layout", "timm", "--weights", "absent.safetensors"], "weights absent.safetensors do not exist"),
         (["--views", "absent.npy", "absent.npy"], "absent.npy does not exist"),
         (["--views", "absent.npy"], "--views names 1 stores, --index 2"),
     ],
@@ -441,8 +440,8 @@ def test_stage_refuses_an_empty_fold_and_a_store_without_its_rows(
     write_npy(textures(5, 16), tmp_path / "thyroid.npy")
     with pytest.raises(SystemExit):
         pretrain_stage()
-    assert "has 5 views but" in capsys.readouterr().err
+    assert "different numbers of rows" in capsys.readouterr().err
     write_npy(textures(12, 8), tmp_path / "thyroid.npy")
     with pytest.raises(SystemExit):
         pretrain_stage()
-    assert "expected uint8 (N, H, W) as in" in capsys.readouterr().err
+    assert "holds views of 8 x 8 pixels" in capsys.readouterr().err

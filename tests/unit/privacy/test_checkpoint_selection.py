@@ -1,6 +1,5 @@
 """Snapshots of the generator's training: keeping, measuring and choosing them."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -17,12 +16,12 @@ from workflow_scripts.diffusion import train_diffusion
 from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas
 from workflow_scripts.diffusion.snapshots import denoising_loss
 from workflow_scripts.diffusion.unet import build_unet
-from workflow_scripts.privacy import draw_selection as selection_figure
-from workflow_scripts.privacy import monitor_diffusion, select_checkpoint
-from workflow_scripts.privacy.monitor_diffusion import Judge
+from workflow_scripts.privacy import draw_selection, monitor_diffusion, select_checkpoint
+from workflow_scripts.privacy.monitor_diffusion import Detector, Judge, Views
 from workflow_scripts.privacy.selection import choose, read_measures
-from workflow_scripts.runtime import work as work_module
+from workflow_scripts.runtime import run as run_module
 from workflow_scripts.runtime.cli import run
+from workflow_scripts.runtime.work import Clock
 
 MEASURES = {
     "step", "fid", "precision", "recall", "copies", "control", "excess", "excess_low", "excess_high", "held_out_loss",
@@ -74,8 +73,9 @@ def study_of(patients: int, side: int) -> tuple[np.ndarray, np.ndarray]:
 def test_copies_are_seen_and_new_images_are_not() -> None:
     views, patients = study_of(60, 16)
     held_out = np.arange(len(views)) < 40
-    settings = argparse.Namespace(metric_k=3, shift=1, false_alarms=0.05)
-    judge = Judge(views, views.reshape(len(views), -1).astype(np.float32), patients, ~held_out, held_out, settings)
+    features = views.reshape(len(views), -1).astype(np.float32)
+    known, unseen = (Views(views[rows], features[rows], patients[rows]) for rows in (~held_out, held_out))
+    judge = Judge(known, unseen, Detector(3, 1, 0.05))
 
     def measured(images: np.ndarray) -> dict[str, float]:
         return judge.measure(images, images.reshape(len(images), -1).astype(np.float32))
@@ -107,7 +107,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A folder with a training of four steps and three snapshots, its own weights included."""
     folder = tmp_path_factory.mktemp("trained")
     study = write_study(folder)
-    words = [*study, "--output", str(folder / "model"), "--output-metrics", str(folder / "metrics.jsonl")]
+    words = [*study, "--output-model", str(folder / "model"), "--output-metrics", str(folder / "metrics.jsonl")]
     words += ["--work-dir", str(folder / "work"), "--snapshot-every", "1", "--origin", "PHANTOM"]
     settings = {**TINY, "steps": 3, "attention_resolutions": [8]}
     run(train_diffusion.main, train_diffusion.parser(), [*words, *command(settings)])
@@ -118,7 +118,7 @@ def test_snapshots_are_the_averaged_weights_of_their_step(trained: tuple[Path, l
     folder, study = trained
     files = sorted((folder / "model" / "snapshots").iterdir())
     assert [file.name for file in files] == ["step_0000001.safetensors", "step_0000002.safetensors"]
-    words = [*study, "--output", str(tmp_path / "two"), "--output-metrics", str(tmp_path / "metrics.jsonl")]
+    words = [*study, "--output-model", str(tmp_path / "two"), "--output-metrics", str(tmp_path / "metrics.jsonl")]
     settings = {**TINY, "steps": 2, "attention_resolutions": [8]}
     run(train_diffusion.main, train_diffusion.parser(), [*words, "--work-dir", str(tmp_path / "w"), *command(settings)])
     snapshot, shorter = load_file(files[1]), load_file(tmp_path / "two" / "unet" / WEIGHTS)
@@ -131,25 +131,28 @@ def test_measuring_and_choosing(
 ) -> None:
     folder, study = trained
     save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), tmp_path / "backbone.safetensors")
-    words = [*study, "--model", str(folder / "model"), "--output", str(tmp_path / "monitor.csv")]
+    words = [*study, "--model", str(folder / "model")]
     words += ["--network", "encoder", "--backbone", "test_resnet", "--weights", str(tmp_path / "backbone.safetensors")]
-    words += ["--images", "8", "--batch-size", "8", "--steps", "3", "--shift", "2", "--false-alarms", "0.1"]
-    words += ["--work-dir", str(tmp_path / "work")]
+    words += ["--images", "8", "--batch-size", "4", "--steps", "3", "--shift", "2", "--false-alarms", "0.1"]
+    words += ["--work-dir", str(tmp_path / "work"), "--output-measures"]
+    run(monitor_diffusion.main, monitor_diffusion.parser(), [*words, str(tmp_path / "whole.csv")])
 
-    class OverSoon(work_module.Clock):
+    class OverSoon(Clock):
         asked = 0
 
         def is_over(self) -> bool:
             self.asked += 1
-            return self.asked == 2  # at the second snapshot
+            return self.asked == 3  # in the midst of the second snapshot
 
+    words += [str(tmp_path / "monitor.csv")]
     with monkeypatch.context() as patch:
-        patch.setattr(work_module, "Clock", OverSoon)
+        patch.setattr(run_module, "Clock", OverSoon)
         with pytest.raises(SystemExit):
             run(monitor_diffusion.main, monitor_diffusion.parser(), words)
-    assert "after 1 of 3 snapshots" in capsys.readouterr().err
+    assert "batch 3 of 6 (snapshots)" in capsys.readouterr().err
     run(monitor_diffusion.main, monitor_diffusion.parser(), words)
     assert "continuing" in capsys.readouterr().err
+    assert (tmp_path / "monitor.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     measured = read_measures(tmp_path / "monitor.csv")
     assert [row["step"] for row in measured] == [1, 2, 3]
     assert set(measured[0]) == MEASURES
@@ -160,7 +163,7 @@ def test_measuring_and_choosing(
     table = pd.read_csv(tmp_path / "monitor.csv").assign(excess=[0.5, 0.1, 0.5])
     table.to_csv(tmp_path / "monitor.csv", index=False)
     rule = ["--measures", str(tmp_path / "monitor.csv"), "--select", "least_copying"]
-    words = ["--model", str(folder / "model"), *rule, "--output", str(tmp_path / "model")]
+    words = ["--model", str(folder / "model"), *rule, "--output-model", str(tmp_path / "model")]
     run(select_checkpoint.main, select_checkpoint.parser(), words)
     chosen = load_file(tmp_path / "model" / "unet" / WEIGHTS)
     snapshot = load_file(folder / "model" / "snapshots" / "step_0000002.safetensors")
@@ -169,16 +172,52 @@ def test_measuring_and_choosing(
     checkpoint = json.loads((tmp_path / "model" / "parameters.json").read_text())["checkpoint"]
     assert checkpoint["step"] == 2
     assert "those of step 2" in (tmp_path / "model" / "README.md").read_text()
-    words = [*rule, "--origin", "PHANTOM", "--output", str(tmp_path / "figure.png")]
-    run(selection_figure.main, selection_figure.parser(), words)
+    words = [*rule, "--origin", "PHANTOM", "--output-figure", str(tmp_path / "figure.png")]
+    run(draw_selection.main, draw_selection.parser(), words)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_last_weights_need_no_measures(
+    trained: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    model = trained[0] / "model"
+    (model / ".snakemake_timestamp").touch()
+
+    def refuse(*_: object) -> None:
+        raise OSError("no links here")
+
+    if not links:
+        monkeypatch.setattr(select_checkpoint.os, "link", refuse)
+    words = ["--model", str(model), "--select", "last", "--output-model", str(tmp_path / "model")]
+    run(select_checkpoint.main, select_checkpoint.parser(), words)
+    left_out = {*(model / "snapshots").iterdir(), model / ".snakemake_timestamp"}
+    wanted = {file.relative_to(model) for file in model.rglob("*") if file.is_file() and file not in left_out}
+    assert {
+        file.relative_to(tmp_path / "model") for file in (tmp_path / "model").rglob("*") if file.is_file()
+    } == wanted
+    for file in wanted:
+        assert (tmp_path / "model" / file).read_bytes() == (model / file).read_bytes()
+        assert (tmp_path / "model" / file).samefile(model / file) == links
+
+
+def test_other_rules_need_measures_and_a_folder_that_is_no_model_is_kept(
+    trained: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    words = ["--model", str(trained[0] / "model"), "--select", "best", "--output-model", str(tmp_path / "model")]
+    arguments = select_checkpoint.parser().parse_args(words)
+    with pytest.raises(UserError, match=r"--select best needs .*--measures"):
+        select_checkpoint.main(arguments)
+    (tmp_path / "model").mkdir()
+    with pytest.raises(UserError, match="is not a diffusion model"):
+        select_checkpoint.main(arguments)
 
 
 def test_too_few_held_out_patients_are_refused(trained: tuple[Path, list[str]], tmp_path: Path) -> None:
     folder, study = trained
     (tmp_path / "holdout.csv").write_text("patient_id\n1\n")
     words = [*study, "--holdout", str(tmp_path / "holdout.csv"), "--model", str(folder / "model")]
-    words += ["--output", str(tmp_path / "monitor.csv"), "--network", "encoder", "--weights", "none"]
+    words += ["--output-measures", str(tmp_path / "monitor.csv"), "--network", "encoder", "--weights", "none"]
     arguments = monitor_diffusion.parser().parse_args([*words, "--work-dir", str(tmp_path / "work")])
     with pytest.raises(UserError, match=r"2 views of 1 held-out patients.*select: last"):
         monitor_diffusion.main(arguments)

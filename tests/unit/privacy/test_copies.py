@@ -180,8 +180,8 @@ def run_audit(folder: Path, *more: str) -> tuple[pd.DataFrame, dict]:
         "--denoising", f"{folder}/denoising.csv", "--filter", f"{folder}/filter.csv",
         "--holdout", f"{folder}/holdout.csv", "--shift", "4",
         "--copy-real", f"{folder}/real.npy", "--copy-synthetic", f"{folder}/synthetic.npy",
-        "--copy-planted", f"{folder}/planted.npy", "--output-html", f"{folder}/privacy.html",
-        "--output", f"{folder}/privacy.csv", "--output-summary", f"{folder}/privacy.json", *more,
+        "--copy-planted", f"{folder}/planted.npy", "--output-page", f"{folder}/privacy.html",
+        "--output-privacy", f"{folder}/privacy.csv", "--output-summary", f"{folder}/privacy.json", *more,
     ]))  # fmt: skip
     return pd.read_csv(folder / "privacy.csv"), json.loads((folder / "privacy.json").read_text())
 
@@ -282,7 +282,7 @@ def test_figure_shows_the_closest_pairs(tmp_path: Path) -> None:
     privacy_figure.main(privacy_figure.parser().parse_args([
         "--privacy", f"{tmp_path}/privacy.csv", "--real-views", f"{tmp_path}/views.npy", "--real-index",
         f"{tmp_path}/index.csv",
-        "--synthetic-views", f"{tmp_path}/synthetic_views.npy", "--output", f"{tmp_path}/pairs.png", "--origin",
+        "--synthetic-views", f"{tmp_path}/synthetic_views.npy", "--output-figure", f"{tmp_path}/pairs.png", "--origin",
         "PHANTOM",
     ]))  # fmt: skip
     from PIL import Image
@@ -296,7 +296,7 @@ def test_figure_shows_the_closest_pairs(tmp_path: Path) -> None:
         privacy_figure.main(privacy_figure.parser().parse_args([
             "--privacy", f"{tmp_path}/privacy.csv", "--real-views", f"{tmp_path}/views.npy", "--real-index",
             f"{tmp_path}/index.csv",
-            "--synthetic-views", f"{tmp_path}/synthetic_views.npy", "--output", f"{tmp_path}/no.png",
+            "--synthetic-views", f"{tmp_path}/synthetic_views.npy", "--output-figure", f"{tmp_path}/no.png",
         ]))  # fmt: skip
 
 

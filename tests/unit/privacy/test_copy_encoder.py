@@ -6,19 +6,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from tests.textures import textures
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.privacy.copy_encoder import altered, copy_features, info_nce, train_copy_encoder
+from workflow_scripts.privacy import embed_copies as stage
+from workflow_scripts.privacy.copy_encoder import CopyTraining, altered, copy_features, info_nce
 from workflow_scripts.privacy.planted import planted_copies
-from workflow_scripts.synthesis import embed as stage
+from workflow_scripts.runtime import run as run_module
+from workflow_scripts.runtime.work import Clock, Interrupted
 
 CPU = torch.device("cpu")
 
 
 def trained(views: np.ndarray, steps: int) -> torch.nn.Module:
-    return list(train_copy_encoder(views, steps, 0, CPU))[-1]
+    training = CopyTraining(views, steps, 0, CPU)
+    for step in range(steps):
+        training.step(step)
+    return training.network
 
 
 def test_a_trained_encoder_finds_rotated_copies_better_than_a_fresh_one() -> None:
@@ -85,25 +89,45 @@ def study(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_stage(study: Path) -> None:
-    import timm
-
-    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), study / "network.safetensors")
+def run_stage(study: Path, names: str = "abc") -> list[np.ndarray]:
+    outputs = [study / f"{name}.npy" for name in names]
+    flags = ("--output-copy-real", "--output-copy-synthetic", "--output-copy-planted")
     stage.main(stage.parser().parse_args([
-        "--network", "encoder", "--backbone", "test_resnet", "--weights", f"{study}/network.safetensors", "--views",
-        f"{study}/real.npy", f"{study}/synthetic.npy", "--output", f"{study}/d.npy", f"{study}/e.npy", "--real-index",
-        f"{study}/real.csv", "--holdout", f"{study}/holdout.csv", "--output-copies", f"{study}/a.npy",
-        f"{study}/b.npy", f"{study}/c.npy", "--device", "cpu", "--encoder-steps", "2", "--shift", "2",
-        "--work-dir", f"{study}/work",
+        "--views", f"{study}/real.npy", "--index", f"{study}/real.csv", "--synthetic-views", f"{study}/synthetic.npy",
+        "--holdout", f"{study}/holdout.csv", *(word for pair in zip(flags, map(str, outputs), strict=True) for word in pair),
+        "--device", "cpu", "--encoder-steps", "4", "--shift", "2", "--work-dir", f"{study}/work",
     ]))  # fmt: skip
+    return [np.load(file) for file in outputs]
 
 
 def test_stage_embeds_all_views_and_copies_of_training_views(study: Path) -> None:
-    run_stage(study)
-    real, synthetic, planted = (np.load(study / f"{name}.npy") for name in "abc")
+    real, synthetic, planted = run_stage(study)
     assert [len(real), len(synthetic), len(planted)] == [12, 5, 11]
     assert planted.shape[1] == 10  # of the ten training views
     np.testing.assert_allclose(planted[0], real[:10], atol=1e-5)
+
+
+def test_an_interrupted_stage_goes_on(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run_stage(study)
+
+    class OverSoon(Clock):
+        asked = 0
+
+        def is_over(self) -> bool:
+            self.asked += 1
+            return self.asked == 2
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "Clock", OverSoon)
+        with pytest.raises(Interrupted, match=r"step 2 of 4 \(copy encoder\)"):
+            run_stage(study, "def")
+    assert not (study / "d.npy").exists()
+    for again, features in zip(run_stage(study, "def"), whole, strict=True):
+        np.testing.assert_array_equal(again, features)
+    assert "continuing" in capsys.readouterr().err
+    assert not (study / "work").exists()
 
 
 def test_stage_refuses_files_that_do_not_belong_together(study: Path) -> None:

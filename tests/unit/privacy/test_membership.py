@@ -9,10 +9,11 @@ import pytest
 from tests.unit.diffusion.test_training import TINY, command
 from tests.unit.privacy.test_checkpoint_selection import trained, write_study
 from workflow_scripts.diffusion import train_diffusion
-from workflow_scripts.privacy import measure_denoising as denoising_errors
+from workflow_scripts.privacy import measure_denoising
 from workflow_scripts.privacy.membership import attack_on_weights, membership_auc
-from workflow_scripts.runtime import work as work_module
+from workflow_scripts.runtime import run as run_module
 from workflow_scripts.runtime.cli import run
+from workflow_scripts.runtime.work import Clock
 
 __all__ = ["trained"]  # a fixture
 
@@ -65,7 +66,7 @@ def test_intervals_hold_what_they_promise() -> None:
 
 def measured(study: list[str], model: Path, folder: Path, name: str = "errors") -> pd.DataFrame:
     words = [*study, "--model", str(model), "--noises", "4", "--batch-size", "10", "--work-dir", str(folder / "work")]
-    run(denoising_errors.main, denoising_errors.parser(), [*words, "--output", str(folder / f"{name}.csv")])
+    run(measure_denoising.main, measure_denoising.parser(), [*words, "--output-denoising", str(folder / f"{name}.csv")])
     return pd.read_csv(folder / f"{name}.csv", dtype={"patient_id": str})
 
 
@@ -77,18 +78,18 @@ def test_an_interrupted_measurement_goes_on(
     assert list(table.columns) == ["view_id", "patient_id", "held_out", "error"]
     assert table["held_out"].sum() == 8
 
-    class OverSoon(work_module.Clock):
+    class OverSoon(Clock):
         asked = 0
 
         def is_over(self) -> bool:
             self.asked += 1
-            return self.asked in (6, 7)  # in the second of four rounds
+            return self.asked == 6  # in the second of four rounds
 
     with monkeypatch.context() as patch:
-        patch.setattr(work_module, "Clock", OverSoon)
+        patch.setattr(run_module, "Clock", OverSoon)
         with pytest.raises(SystemExit):
             measured(study, folder / "model", tmp_path, "interrupted")
-    assert "time is over after 6 of 16 batches" in capsys.readouterr().err
+    assert "batch 6 of 16 (denoising)" in capsys.readouterr().err
     measured(study, folder / "model", tmp_path, "interrupted")
     assert "continuing" in capsys.readouterr().err
     assert (tmp_path / "interrupted.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
@@ -101,13 +102,13 @@ def test_views_of_another_size_are_refused(
     np.save(tmp_path / "labelled.npy", np.zeros((32, 24, 24), dtype=np.uint8))
     with pytest.raises(SystemExit):
         measured([*study, "--views", str(tmp_path / "labelled.npy")], folder / "model", tmp_path)
-    assert "knows views of 16 pixels" in capsys.readouterr().err
+    assert "was trained on views of 16 pixels" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_a_generator_that_learnt_by_heart_gives_its_patients_away(tmp_path: Path) -> None:
     study = write_study(tmp_path)
-    words = [*study, "--output", str(tmp_path / "model"), "--output-metrics", str(tmp_path / "metrics.jsonl")]
+    words = [*study, "--output-model", str(tmp_path / "model"), "--output-metrics", str(tmp_path / "metrics.jsonl")]
     settings = {**TINY, "steps": 800, "batch_size": 16, "dropout": 0.0, "checkpoint_every": 1000, "ema": 0.9}
     settings |= {"attention_resolutions": [8]}
     run(train_diffusion.main, train_diffusion.parser(), [*words, "--work-dir", str(tmp_path / "w"), *command(settings)])

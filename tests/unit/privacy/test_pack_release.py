@@ -47,8 +47,8 @@ def study(tmp_path: Path) -> Path:
 def run_release(study: Path, *more: str, output: str = "set.zip") -> zipfile.ZipFile:
     release.main(release.parser().parse_args([
         "--views", f"{study}/views.npy", "--filter", f"{study}/filter.csv", "--privacy", f"{study}/privacy.csv",
-        "--privacy-summary", f"{study}/privacy.json", "--metrics", f"{study}/metrics.csv", "--organ", "testicle",
-        "--output", f"{study}/{output}", *more,
+        "--summary", f"{study}/privacy.json", "--metrics", f"{study}/metrics.csv", "--organ", "testicle",
+        "--output-archive", f"{study}/{output}", *more,
     ]))  # fmt: skip
     return zipfile.ZipFile(study / output)
 

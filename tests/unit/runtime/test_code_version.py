@@ -52,3 +52,9 @@ def test_an_imported_modules_meaning_counts(package: Path):
 def test_an_unknown_stage_is_an_error(package: Path):
     with pytest.raises(FileNotFoundError):
         module.code_version("nothing")
+
+
+def test_the_models_of_settings_are_no_part_of_a_fingerprint_but_the_names_of_sets_are():
+    assert {name for name in module.reached_modules("finetune") if ".study.config" in name} == set()
+    reached = module.reached_modules("crop")
+    assert {name for name in reached if ".study.config" in name} == {"workflow_scripts.study.config.names"}

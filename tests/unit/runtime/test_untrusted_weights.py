@@ -131,7 +131,8 @@ def snapshot(attack: Attack, folder: Path) -> object:
 
 def guided_diffusion(attack: Attack, folder: Path) -> object:
     return import_guided_diffusion.main(import_guided_diffusion.parser().parse_args([
-        "--input", str(attack(folder / "model.pt")), "--size", "32", "--heads", "4", "--output", str(folder / "model"),
+        "--input", str(attack(folder / "model.pt")), "--size", "32", "--heads", "4",
+        "--output-model", str(folder / "model"),
     ]))  # fmt: skip
 
 
@@ -219,7 +220,7 @@ def test_another_file_than_the_config_says_stops_a_run_at_planning(tmp_path: Pat
 def test_torchscript_is_not_fetched(tmp_path: Path) -> None:
     source = Attack("torchscript", tmp_path / "trace")(tmp_path / "inception.pt")
     output = tmp_path / "weights" / "inception.pt"
-    words = ["--url", source.as_uri(), "--sha256", sha256(source), "--output", str(output)]
+    words = ["--url", source.as_uri(), "--sha256", sha256(source), "--output-weights", str(output)]
     with pytest.raises(UserError, match=r"weights/inception\.pt is TorchScript"):
         fetch_weights.main(fetch_weights.parser().parse_args(words))
     assert not output.exists()

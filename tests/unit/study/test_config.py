@@ -14,6 +14,7 @@ from tests.shared import REPOSITORY
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.study.config import load_config
 from workflow_scripts.study.config.schema import SCHEMA_PATH, schema_text
+from workflow_scripts.study.config.schema import main as write_schema
 from workflow_scripts.study.manifest import load_manifest
 
 SHIPPED = REPOSITORY / "config.yaml"
@@ -41,6 +42,20 @@ def test_the_schema_for_editors_is_that_of_the_models_and_describes_every_key():
     ] == []
     first, *_ = SHIPPED.read_text().splitlines()
     assert (REPOSITORY / first.removeprefix("# yaml-language-server: $schema=")).samefile(SCHEMA_PATH)
+
+
+def test_the_schema_check_fails_on_an_outdated_or_missing_file_until_it_is_written(tmp_path, monkeypatch):
+    file = tmp_path / "config.schema.json"
+    monkeypatch.setattr("workflow_scripts.study.config.schema.SCHEMA_PATH", file)
+    for outdated in (None, "{}\n"):
+        if outdated is not None:
+            file.write_text(outdated)
+        with pytest.raises(SystemExit, match="run `python -m workflow_scripts.study.config.schema`"):
+            write_schema(["--check"])
+        assert file.is_file() == (outdated is not None)
+    write_schema([])
+    write_schema(["--check"])
+    assert file.read_text() == SCHEMA_PATH.read_text()
 
 
 def test_the_schema_for_editors_accepts_the_shipped_config_and_refuses_what_is_wrong_in_it(shipped):
@@ -377,7 +392,7 @@ def test_a_good_manifest_is_read_with_any_separator_and_a_byte_order_mark(tmp_pa
         ("b,b.png,p1,thyroid,homogeneous,esaote_mylab,left", "only testicle frames carry labels"),
         ("b,b.png,,testicle,homogeneous,esaote_mylab,left", "line 3, column patient_id.*folds would leak"),
         ("b,b.png,p1,testicle,,philips,left", "no crop profile 'philips'"),
-        ("a,b.png,p1,testicle,,esaote_mylab,left", "'a' stands already in line 2"),
+        ("a,b.png,p1,testicle,,esaote_mylab,left", "'a' already appears on line 2"),
         ("b/c,b.png,p1,testicle,,esaote_mylab,left", "line 3, column image_id"),
         ('"b,c",b.png,p1,testicle,,esaote_mylab,left', "line 3, column image_id"),
         ('b,b.png,"p1,p2",testicle,,esaote_mylab,left', "line 3, column patient_id"),

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.runtime import work as work_module
-from workflow_scripts.synthesis import embed
+from workflow_scripts.runtime import run as run_module
+from workflow_scripts.runtime.work import Clock, Interrupted
+from workflow_scripts.synthesis import embed, features
 from workflow_scripts.synthesis.features import load_encoder, load_inception
 from workflow_scripts.synthesis.inception import fid_inception
 
@@ -52,7 +53,7 @@ def views(tmp_path: Path) -> list[Path]:
 def run_embed(network: str, weights: Path, views: list[Path], *more: str) -> list[np.ndarray]:
     outputs = [file.with_name(f"{file.stem}_{network}.npy") for file in views]
     embed.main(embed.parser().parse_args([
-        "--network", network, "--weights", str(weights), "--views", *map(str, views), "--output", *map(str, outputs),
+        "--network", network, "--weights", str(weights), "--views", *map(str, views), "--output-features", *map(str, outputs),
         "--device", "cpu", "--work-dir", str(views[0].with_name("work")), *more,
     ]))  # fmt: skip
     return [np.load(file) for file in outputs]
@@ -64,10 +65,10 @@ def test_features_do_not_depend_on_the_batch(
 ) -> None:
     weights = request.getfixturevalue(network)
     large, small = run_embed(network, weights, views), run_embed(network, weights, views, "--batch-size", "2")
-    for features, again, count in zip(large, small, (5, 3), strict=True):
-        assert features.shape == (count, width)
-        assert features.dtype == np.float32
-        np.testing.assert_allclose(again, features, rtol=1e-4, atol=1e-5)
+    for first, again, count in zip(large, small, (5, 3), strict=True):
+        assert first.shape == (count, width)
+        assert first.dtype == np.float32
+        np.testing.assert_allclose(again, first, rtol=1e-4, atol=1e-5)
     assert np.abs(large[0][0] - large[0][1]).max() > 1e-3
 
 
@@ -126,11 +127,11 @@ def test_wrong_weights_are_refused(inception: Path, encoder: Path, tmp_path: Pat
     )
     with pytest.raises(UserError, match="does not hold the weights of the FID Inception network"):
         load_inception(tmp_path / "less.pth", CPU)
-    with pytest.raises(UserError, match="does not hold the weights of resnet10t"):
+    with pytest.raises(UserError, match="does not fit the backbone"):
         load_encoder("resnet10t", encoder, CPU)
-    with pytest.raises(UserError, match="does not hold"):
+    with pytest.raises(UserError, match="does not fit the backbone"):
         load_encoder("resnet18", inception, CPU)
-    with pytest.raises(UserError, match="no such network"):
+    with pytest.raises(UserError, match="backbone 'resnet1818'"):
         load_encoder("resnet1818", encoder, CPU)
 
 
@@ -148,7 +149,7 @@ def test_an_interrupted_embedding_goes_on(
     for file in outputs:
         file.unlink()
 
-    class OverSoon(work_module.Clock):
+    class OverSoon(Clock):
         asked = 0
 
         def is_over(self) -> bool:
@@ -157,23 +158,23 @@ def test_an_interrupted_embedding_goes_on(
 
     for blocks in (2, 4):
         with monkeypatch.context() as patch:
-            patch.setattr(work_module, "Clock", OverSoon)
-            with pytest.raises(work_module.Interrupted, match=f"after {blocks} of 5 blocks"):
+            patch.setattr(run_module, "Clock", OverSoon)
+            with pytest.raises(Interrupted, match=f"block {blocks} of 5"):
                 run_embed("encoder", encoder, views, *more)
         assert not any(file.exists() for file in outputs)
-    for again, features in zip(run_embed("encoder", encoder, views, *more), whole, strict=True):
-        np.testing.assert_array_equal(again, features)
+    for again, first in zip(run_embed("encoder", encoder, views, *more), whole, strict=True):
+        np.testing.assert_array_equal(again, first)
     assert "continuing" in capsys.readouterr().err
     assert not (tmp_path / "work").exists()
 
 
 def test_stage_refuses_what_is_no_store(encoder: Path, views: list[Path]) -> None:
     np.save(views[1], np.zeros((3, 40, 40), np.float32))
-    with pytest.raises(UserError, match="no view store"):
+    with pytest.raises(UserError, match="is not a view store"):
         run_embed("encoder", encoder, views)
     with pytest.raises(UserError, match="2 stores"):
         embed.main(embed.parser().parse_args([
-            "--network", "encoder", "--weights", str(encoder), "--views", *map(str, views), "--output", "one.npy",
+            "--network", "encoder", "--weights", str(encoder), "--views", *map(str, views), "--output-features", "one.npy",
             "--work-dir", "work",
         ]))  # fmt: skip
 
@@ -205,7 +206,7 @@ def test_timm_network_has_its_own_size_and_normalisation_and_may_bring_a_classif
     (tmp_path / "timm.safetensors.sha256").write_text(f"{'0' * 64}  timm.safetensors\n")
     with pytest.raises(UserError, match="has the SHA-256 .*, but .* records 0000"):
         run_embed("timm", tmp_path / "timm.safetensors", views, *more)
-    with pytest.raises(UserError, match="no network 'resnet1818'"):
+    with pytest.raises(UserError, match="'resnet1818' is not a timm model"):
         run_embed("timm", tmp_path / "timm.safetensors", views, "--backbone", "resnet1818")
 
 
@@ -215,5 +216,15 @@ def test_damaged_weights_are_noticed(encoder: Path, views: list[Path], tmp_path:
     weights = load_file(encoder)
     weights["conv1.weight"][0] = float("nan")
     save_file(weights, tmp_path / "nan.safetensors")
-    with pytest.raises(UserError, match="NaN or infinity for view 0"):
+    with pytest.raises(UserError, match=r"conv1.weight are not finite"):
         run_embed("encoder", tmp_path / "nan.safetensors", views)
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    def network(batch: np.ndarray) -> np.ndarray:
+        return np.where(batch.max(axis=(1, 2)) > 250, np.nan, 1.0)[:, None] * np.ones((1, 3), np.float32)
+
+    views = np.zeros((7, 4, 4), np.uint8)
+    views[5, 0, 0] = 255
+    with pytest.raises(UserError, match="NaN or infinity for view 5"):
+        list(features.embed(views, network, 2, 2))

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.synthesis import draw_filter as filter_figure
-from workflow_scripts.synthesis import filter_manifold
-from workflow_scripts.synthesis.figures import evenly, principal_axes
+from workflow_scripts.study.config.manifold import ManifoldRecipe
+from workflow_scripts.synthesis import draw_filter, filter_manifold
+from workflow_scripts.synthesis.figures import evenly_of, principal_axes
 from workflow_scripts.synthesis.filter_manifold import filter_manifold as apply_filter
 from workflow_scripts.synthesis.filter_manifold import resolved_k
 
@@ -44,7 +44,7 @@ def run_filter(study: Path, *more: str) -> pd.DataFrame:
     filter_manifold.main(filter_manifold.parser().parse_args([
         "--real", f"{study}/labelled.npy", "--real-index", f"{study}/labelled.csv", "--synthetic",
         f"{study}/synthetic.npy",
-        "--views", f"{study}/views.npy", "--index", f"{study}/views.csv", "--output", f"{study}/filter.csv",
+        "--views", f"{study}/views.npy", "--index", f"{study}/views.csv", "--output-filter", f"{study}/filter.csv",
         "--output-curve", f"{study}/curve.csv", "--output-views", f"{study}/filtered.npy",
         "--output-index", f"{study}/filtered.csv", "--filter-k", "10", *more,
     ]))  # fmt: skip
@@ -104,14 +104,16 @@ def test_left_out_patients_are_no_part_of_the_manifold(study: Path) -> None:
     patients = np.repeat(np.arange(40), 2)
     nobody = real[:0]
     everyone = run_filter(study)["distance_ratio"]
-    np.testing.assert_allclose(everyone, apply_filter(real, generated, nobody, 10).ratio)
+    np.testing.assert_allclose(everyone, apply_filter(real, generated, nobody, ManifoldRecipe(filter_k=10)).ratio)
     held = run_filter(study, "--holdout", f"{study}/holdout.csv")["distance_ratio"]
-    np.testing.assert_allclose(held, apply_filter(real[patients >= 6], generated, nobody, 10).ratio)
+    np.testing.assert_allclose(
+        held, apply_filter(real[patients >= 6], generated, nobody, ManifoldRecipe(filter_k=10)).ratio
+    )
     both = run_filter(
         study, "--holdout", f"{study}/holdout.csv", "--folds", f"{study}/folds.csv", "--exclude-fold", "2"
     )["distance_ratio"]  # fmt: skip
     members = (patients >= 6) & (patients % 4 != 2)
-    np.testing.assert_allclose(both, apply_filter(real[members], generated, nobody, 10).ratio)
+    np.testing.assert_allclose(both, apply_filter(real[members], generated, nobody, ManifoldRecipe(filter_k=10)).ratio)
 
 
 def test_nothing_kept_and_impossible_k_are_refused_with_numbers(study: Path) -> None:
@@ -127,13 +129,13 @@ def test_figure(study: Path) -> None:
     run_filter(study, "--holdout", f"{study}/holdout.csv")
     arguments = [
         "--real", f"{study}/labelled.npy", "--synthetic", f"{study}/synthetic.npy", "--views", f"{study}/views.npy",
-        "--filter", f"{study}/filter.csv", "--curve", f"{study}/curve.csv", "--count", "24",
+        "--filter", f"{study}/filter.csv", "--curve", f"{study}/curve.csv",
     ]  # fmt: skip
     from PIL import Image
 
     pictures = {}
     for name, more in {"plain": [], "again": [], "stamped": ["--origin", "PHANTOM"]}.items():
-        filter_figure.main(filter_figure.parser().parse_args([*arguments, "--output", f"{study}/{name}.png", *more]))
+        draw_filter.main(draw_filter.parser().parse_args([*arguments, "--output-figure", f"{study}/{name}.png", *more]))
         pictures[name] = np.asarray(Image.open(study / f"{name}.png").convert("RGB")).astype(int)
     np.testing.assert_array_equal(pictures["plain"], pictures["again"])
     assert (pictures["stamped"] != pictures["plain"]).any()
@@ -151,6 +153,6 @@ def test_principal_axes_are_orthonormal_and_point_along_the_variance() -> None:
     assert axes[1, 3] > 0.99
 
 
-def test_evenly_takes_both_ends() -> None:
-    assert list(evenly(np.arange(10), 4)) == [0, 3, 6, 9]
-    assert list(evenly(np.arange(3), 4)) == [0, 1, 2]
+def test_an_even_subset_takes_both_ends() -> None:
+    assert list(evenly_of(np.arange(10), 4)) == [0, 3, 6, 9]
+    assert list(evenly_of(np.arange(3), 4)) == [0, 1, 2]

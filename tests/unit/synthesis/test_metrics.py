@@ -140,7 +140,7 @@ def run_metrics(study: Path, *more: str) -> pd.DataFrame:
     arguments = generation_metrics.parser().parse_args([
         "--real", f"{study}/labelled.npy", "--real-index", f"{study}/labelled.csv", "--synthetic",
         f"{study}/synthetic.npy",
-        "--filter", f"{study}/filter.csv", "--output", f"{study}/metrics.csv", "--metric-batch-size", "20", *more,
+        "--filter", f"{study}/filter.csv", "--output-metrics", f"{study}/metrics.csv", "--metric-batch-size", "20", *more,
     ])  # fmt: skip
     generation_metrics.main(arguments)
     return pd.read_csv(study / "metrics.csv")

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.shared import REPOSITORY
 from workflow_scripts.core.files import read_csv, read_npy
 from workflow_scripts.data import crop_views as crop
 from workflow_scripts.runtime.cli import run
@@ -56,7 +57,7 @@ class Released:
             (self.frames / name).touch()
 
     def run(self, *flags: str) -> None:
-        words = ["--spreadsheet", self.spreadsheet, "--frames", self.frames, "--output", self.output, *flags]
+        words = ["--spreadsheet", self.spreadsheet, "--frames", self.frames, "--output-manifest", self.output, *flags]
         run(import_released.main, import_released.parser(), [str(word) for word in words])
 
     def rows(self) -> dict[str, dict[str, str]]:
@@ -116,7 +117,7 @@ def test_only_0_and_1_are_labels_and_every_other_value_is_named_with_its_row(rel
     error = capsys.readouterr().err
     assert "row 3, right: 2 is neither 0 nor 1; row 3, left: 3 is neither" in error
     assert "row 4, right: text is neither" in error
-    assert "Rossi" not in error, "a cell that is no number may be a name"
+    assert "Rossi" not in error, "a cell that is not a number may be a name"
     assert "row 5, right: 0.5 is neither" in error
     assert "frames without a label, their cell is empty (2): ID03_2; ID05_1" in error
 
@@ -173,9 +174,9 @@ def test_rows_that_cannot_be_right_are_all_reported_at_once(released, capsys):
     released.frame("ID01_1.bmp", "ID1_1.bmp")
     error = fails(released, capsys)
     for text in (
-        "row 3, column ID: is no number", "row 4, column ID: is empty", "row 5, column ID: is no number",
-        "row 6, column ID: is no number", "row 7, column ID: 1 stands already in row 2",
-        "row 8, column ID: 1 stands already in row 2", "ID01_1.bmp and ID1_1.bmp are the same side",
+        "row 3, column ID: is not a number", "row 4, column ID: is empty", "row 5, column ID: is not a number",
+        "row 6, column ID: is not a number", "row 7, column ID: 1 already appears in row 2",
+        "row 8, column ID: 1 already appears in row 2", "ID01_1.bmp and ID1_1.bmp are the same side",
     ):  # fmt: skip
         assert text in error
     assert "Rossi" not in error
@@ -217,7 +218,7 @@ def test_the_spreadsheet_is_never_overwritten(released, capsys):
     released.text(f"ID;{LABEL};{LABEL}\n1;0;1\n")
     released.frame("ID01_1.bmp")
     released.output = released.spreadsheet
-    assert "--output is the spreadsheet itself" in fails(released, capsys, "--force")
+    assert "--output-manifest is the spreadsheet itself" in fails(released, capsys, "--force")
 
 
 def test_only_force_overwrites(released, capsys):
@@ -275,7 +276,7 @@ def test_the_manifest_is_valid_and_its_views_are_cut_from_the_papers_boxes(relea
         Image.fromarray(pixels[name]).save(released.frames / f"{name}.bmp")
     released.patients((7, 0, 1), (8, 3, 1))
     released.run()
-    shipped = Path(import_released.__file__).parents[1] / "config.yaml"
+    shipped = REPOSITORY / "config.yaml"
     config = yaml.safe_load(shipped.read_text(encoding="utf-8"))
     config["data"].update(manifest=str(released.output), root=str(released.frames), source="files")
     assert len(load_manifest(released.output, load_config(config, [])["data"])) == 4

@@ -3,16 +3,21 @@
 import json
 import math
 import os
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.shared import REPOSITORY
 from workflow_scripts.core.errors import UserError
+from workflow_scripts.diffusion import snapshots
+from workflow_scripts.privacy import copy_encoder
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.runtime.costs import Cost, read_costs
+from workflow_scripts.tools import plan
 from workflow_scripts.tools.plan import (
     GUESS,
     THROUGHPUT,
@@ -26,7 +31,7 @@ from workflow_scripts.tools.plan import (
 )
 
 L40S = {"pretrain": {"gpu": 1, "gpu_model": "l40s"}}
-NETWORKS = Networks(0.0045, 11_000_000, 0.5, 119_000_000, 0.0115)
+NETWORKS = Networks(0.0045, 11_000_000, 0.5, 119_000_000, 0.0115, 0.00001)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,7 @@ def cost(job: str, seconds: float, device: str = "NVIDIA L40S") -> Cost:
 def test_the_shipped_study_has_the_jobs_that_snakemake_plans(config: dict):
     works = {work.rule: work for work in stages(config, {"labelled": 880}, NETWORKS)}
     assert len(works["pretrain"].jobs) == 13
-    assert len(works["audit_train"].jobs) == 8
+    assert len(works["train_audit"].jobs) == 8
     assert len(works["sample_shard"].jobs) == 20
     # 5000 steps of 2 x 1024 views, forward and backward; 20 000 images of 250 steps.
     assert works["pretrain"].jobs["ud/pretrain"] == pytest.approx(5000 * 2048 * 3 * 0.0045)
@@ -50,9 +55,64 @@ def test_the_shipped_study_has_the_jobs_that_snakemake_plans(config: dict):
     assert works["finetune"].jobs["ud-flipped/seed0"] == pytest.approx(880 * (2 * 30 * 3 + 1) * 0.0045)
 
 
+def gpu_rules() -> dict[str, str]:
+    """The rules that ask for a GPU, and the pattern of their logs without the suffix."""
+    found = {}
+    for file in (REPOSITORY / "rules").glob("*.smk"):
+        for block in re.split(r"^ *(?=rule \w+:$)", file.read_text(), flags=re.MULTILINE)[1:]:
+            if re.search(r"^ *gpu=1,$", block, re.MULTILINE):
+                log = re.search(r'log_of\("(.+)"\)', block)
+                assert log
+                found[block.split(":")[0].removeprefix("rule ")] = log[1]
+    return found
+
+
+def test_every_rule_with_a_gpu_is_planned_and_its_jobs_are_called_as_its_logs(config: dict):
+    study = {**config, "holdout": "per_fold", "classifier": {**config["classifier"], "init": "ud"}}
+    study["pretraining"] = {**config["pretraining"], "seeds": 2}
+    works = {work.rule: work for work in stages(study, {"labelled": 880}, NETWORKS)}
+    logs = gpu_rules()
+    assert len(logs) > 8
+    assert works.keys() == logs.keys()
+    folders = {"{cohort}": r"seed\d+_fold\d+/", "{repeat}": r"(repeat\d+/)?"}
+    for rule, work in works.items():
+        pattern = re.sub(r"\{\w+\}", lambda found: folders.get(found[0], "[^/]+"), logs[rule])
+        assert work.jobs
+        for job in work.jobs:
+            assert re.fullmatch(pattern, f"{rule}/{job}" if job else rule), (rule, job)
+
+
+def test_the_profile_names_rules_and_gives_every_gpu_stage_a_gpu(config: dict):
+    profile = yaml.safe_load((REPOSITORY / "slurm" / "config.yaml").read_text())
+    rules = {
+        name for file in (REPOSITORY / "rules").glob("*.smk") for name in re.findall(r"rule (\w+):", file.read_text())
+    }
+    groups = {group.partition("=")[0] for group in profile["groups"]}
+    assert {*profile["set-resources"], *profile["set-threads"], *groups} <= rules
+    assert {rule for rule, asked in profile["set-resources"].items() if "gpu" in asked} == gpu_rules().keys()
+
+
+def test_the_copy_encoder_learns_from_pairs_and_embeds_views_and_mirror_images(config: dict):
+    works = {work.rule: work for work in stages(config, {"labelled": 880}, NETWORKS)}
+    steps = config["manifold"]["privacy"]["encoder_steps"]
+    assert works["embed_copies"].jobs == {"embed": pytest.approx(2 * (steps * 64 * 3 + 880 + 20_000) * 0.00001)}
+
+
+def test_constants_of_stages_that_need_torch_are_theirs():
+    assert snapshots.LEVELS == plan.NOISE_LEVELS
+    assert copy_encoder.BATCH == plan.COPY_BATCH
+
+
+def test_the_one_job_of_a_stage_is_measured(config: dict):
+    work = Work("pack_classifier", {"": 1000.0}, 0.0)
+    (line,) = lines([work], {"pack_classifier": {"gpu": 1, "gpu_model": "l40s"}}, [cost("pack_classifier", 3600.0)], {})
+    assert line.gpu_hours[1] == pytest.approx(1.0)
+    assert line.source == "1 jobs measured on NVIDIA L40S"
+
+
 def test_every_labelled_view_is_denoised_from_every_noise(config: dict):
     works = {work.rule: work for work in stages(config, {"labelled": 880}, NETWORKS)}
-    assert works["denoising_errors"].jobs == {"denoising": pytest.approx(880 * 8 * 8 * 0.5)}
+    assert works["measure_denoising"].jobs == {"denoising": pytest.approx(880 * 8 * 8 * 0.5)}
 
 
 def test_snapshots_are_sampled_when_a_checkpoint_is_selected(config: dict):

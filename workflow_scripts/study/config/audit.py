@@ -4,7 +4,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from workflow_scripts.study.config.base import Distinct, Name, Number, Probability, Settings, Whole
+from workflow_scripts.study.config.base import (
+    Distinct,
+    FilePath,
+    Name,
+    Number,
+    Probability,
+    Settings,
+    Whole,
+)
 from workflow_scripts.study.config.finetuning import FinetuningAugmentation, FinetuningRecipe
 
 
@@ -90,7 +98,7 @@ class Audit(Settings):
     review: Review = Field(
         default_factory=Review, description="The page on which a clinician reads doubtful views, review.html."
     )
-    decisions: str = Field(
+    decisions: FilePath = Field(
         "",
         description="CSV of a clinician's decisions (view_id, decision = keep | flip | discard | unsure; the "
         "review page writes it) for the label set `reviewed`.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType
@@ -54,7 +55,7 @@ class InvalidRead(Exception):
 
 
 class _Invalid:
-    """Stands for a wrong value while other values are checked; whatever is done with it raises `InvalidRead`."""
+    """Placeholder for a wrong value while other values are checked; any use of it raises `InvalidRead`."""
 
     def _refuse(self, *_: Any) -> Any:
         raise InvalidRead
@@ -97,6 +98,36 @@ Number = Annotated[float, Field(lt=LIMIT)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
+LONGEST_TEXT = 500  # characters; a command line holds some hundred thousand
+
+
+def _one_line(text: str) -> str:
+    """Text as a command line, a table and a page can show it; `PydanticCustomError` says what is wrong with other text."""
+    strange = next((letter for letter in text if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")), None)
+    if strange is not None:
+        problem = f"holds the character {strange!r}; write it on one line, without control characters"
+    elif text != text.strip():
+        problem = "begins or ends with white space"
+    elif text.startswith("-"):
+        problem = "begins with a dash, which a command line would take for an option"
+    else:
+        return text
+    raise PydanticCustomError("text", "{problem}", {"problem": problem})
+
+
+def _path(text: str) -> str:
+    """A path that Snakemake takes as it is: braces would be wildcards."""
+    if "{" in text or "}" in text:
+        raise PydanticCustomError(
+            "text", "{problem}", {"problem": "braces in a path would be wildcards; rename the file"}
+        )
+    return text
+
+
+Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_one_line)]
+NonEmptyText = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT), AfterValidator(_one_line)]
+FilePath = Annotated[Text, AfterValidator(_path)]
+Network = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$", max_length=100)]
 Name = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")]
 NameOrNone = Annotated[str, Field(pattern="^([A-Za-z][A-Za-z0-9_]*)?$")]
 Sha256 = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]

@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from workflow_scripts.study.config.base import Distinct, Name, Natural, Problem, Settings, Whole, cross_check, names
+from workflow_scripts.study.config.base import (
+    Distinct,
+    FilePath,
+    Name,
+    Natural,
+    NonEmptyText,
+    Problem,
+    Settings,
+    Whole,
+    cross_check,
+    names,
+)
 from workflow_scripts.study.config.names import LABELLED_SET, SYNTHETIC_SETS
 
 Box = Annotated[list[Natural], Field(min_length=4, max_length=4)]
@@ -40,8 +51,8 @@ class CropProfile(Settings):
 class Data(Settings):
     """The frames, their organs and classes, and how views are cut from them."""
 
-    manifest: str = Field(description="CSV with one row per raw frame (docs/data.md).")
-    root: str = Field(description="Folder below which every path of the manifest lies.")
+    manifest: FilePath = Field(description="CSV with one row per raw frame (docs/data.md).")
+    root: FilePath = Field(description="Folder below which every path of the manifest lies.")
     source: Literal["files", "phantoms"] = Field(
         "files",
         description="files: the frames exist below root. phantoms: the workflow draws them from the manifest; "
@@ -51,7 +62,7 @@ class Data(Settings):
         min_length=1, description="Organ names of the study; the organ head of pretraining tells them apart."
     )
     target_organ: Name = Field(description="The organ whose views carry labels and which the diffusion model learns.")
-    classes: Distinct[Annotated[str, Field(min_length=1)]] = Field(
+    classes: Distinct[NonEmptyText] = Field(
         min_length=2, max_length=2, description="The two label names, negative first, positive second."
     )
     size: Whole = Field(256, ge=16, le=1024, description="Side of the square views in pixels.")
@@ -64,7 +75,7 @@ class Data(Settings):
         description="Frames of a clip (a file with several) where the manifest's column `frames` is empty: "
         "first, all, or every n-th.",
     )
-    patient_key: str = Field(
+    patient_key: FilePath = Field(
         "",
         description="File with a secret key; patient and image ids are then replaced by keyed hashes in every artefact "
         "and log. Empty keeps the manifest's.",

@@ -7,7 +7,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from workflow_scripts.study.config.base import Number, Positive, Probability, Problem, Settings, Whole, cross_check
+from workflow_scripts.study.config.base import (
+    FilePath,
+    Number,
+    Positive,
+    Probability,
+    Problem,
+    Settings,
+    Whole,
+    cross_check,
+)
 
 
 class MonitorRecipe(Settings):
@@ -87,7 +96,7 @@ class DiffusionRecipe(Settings):
 class Diffusion(Settings):
     """The diffusion model (paper, Sec. 4.2)."""
 
-    model: str = Field(
+    model: FilePath = Field(
         "",
         description="A Diffusers folder to sample from instead of training one; empty trains. It must not have "
         "seen the held-out patients, or the privacy audit is void.",

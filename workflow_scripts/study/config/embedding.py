@@ -6,18 +6,26 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from workflow_scripts.study.config.base import Problem, Settings, Sha256, Whole, cross_check
+from workflow_scripts.study.config.base import (
+    FilePath,
+    Problem,
+    Settings,
+    Sha256,
+    Text,
+    Whole,
+    cross_check,
+)
 
 
 class Inception(Settings):
     """The FID Inception network."""
 
-    file: str = Field(
+    file: FilePath = Field(
         "weights/weights-inception-2015-12-05-6726825d.pth",
         description="Local state dictionary of the FID Inception network, as torch-fidelity and pytorch-fid publish it; "
         "fetched from url when absent. TorchScript (inception-2015-12-05.pt) is a program and is refused.",
     )
-    url: str = Field(
+    url: Text = Field(
         "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
         description="Where the head node fetches the file.",
     )
@@ -31,7 +39,7 @@ class Inception(Settings):
 class TimmNetwork(Settings):
     """A timm network."""
 
-    file: str = Field(
+    file: FilePath = Field(
         "",
         description="Local safetensors file of the timm network, supplied manually; it may hold a classifier, "
         "which is not used.",

@@ -68,9 +68,9 @@ def _hint(kind: str, value: Any) -> str:
         return "; write it without a decimal point"
     if kind not in ("int_type", "float_type") or not isinstance(value, str):
         return ""
-    return (
-        " (YAML reads 1e-5 as text; write 1.0e-5)" if "e" in value.lower() else " (it is text; write it without quotes)"
-    )
+    if kind == "float_type" and "e" in value.lower():
+        return " (YAML reads 1e-5 as text; write 1.0e-5)"
+    return " (it is text; write it without quotes)" if value.strip("-").isdigit() else ""
 
 
 def short(value: Any) -> str:

@@ -7,7 +7,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from workflow_scripts.study.config.base import Problem, Settings, Sha256, cross_check
+from workflow_scripts.study.config.base import (
+    FilePath,
+    Problem,
+    Settings,
+    Sha256,
+    Text,
+    cross_check,
+)
 
 
 class Initialisation(Settings):
@@ -17,15 +24,15 @@ class Initialisation(Settings):
         description="Key layout of the weights: torchvision ResNet, USCL's Sequential, timm's own; scratch needs "
         "no file (Kaiming-normal convolutions)."
     )
-    file: str | None = Field(None, description="Local file of the weights; fetched from url when absent.")
-    url: str = Field(
+    file: FilePath | None = Field(None, description="Local file of the weights; fetched from url when absent.")
+    url: Text = Field(
         "", description="Where the head node fetches the file. Empty means that the file is supplied manually."
     )
     sha256: Sha256 = Field(
         "", description="Expected SHA-256. Empty means unknown; then it is recorded beside the file at the first fetch."
     )
-    title: str | None = Field(None, description="Default name of its table rows; the key itself when left out.")
-    samples: str = Field("\u2013", description="Number of images it was trained on, as printed in Table 2.")
+    title: Text | None = Field(None, description="Default name of its table rows; the key itself when left out.")
+    samples: Text = Field("\u2013", description="Number of images it was trained on, as printed in Table 2.")
 
     @cross_check
     def _weights_have_a_file(self) -> Iterator[Problem]:

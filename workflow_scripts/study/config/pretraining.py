@@ -16,6 +16,7 @@ from workflow_scripts.study.config.base import (
     Problem,
     Settings,
     Share,
+    Text,
     Whole,
     cross_check,
     names,
@@ -115,7 +116,7 @@ class PretrainingRun(Settings):
         "time, by the set's name; 1 where left out.",
     )
     init: Name = Field("scratch", description="Initialisation that pretraining itself starts from.")
-    title: str | None = Field(None, description="Default name of its table rows; the key itself when left out.")
+    title: Text | None = Field(None, description="Default name of its table rows; the key itself when left out.")
     recipe: PretrainingRecipe = Field(
         default_factory=PretrainingRecipe, description="Keys of pretraining.recipe that differ for this run."
     )

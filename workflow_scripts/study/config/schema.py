@@ -1,11 +1,15 @@
 """Write the JSON Schema of config.yaml, by which editors complete and explain its keys.
 
-python -m workflow_scripts.study.config.schema
+python -m workflow_scripts.study.config.schema           write it
+python -m workflow_scripts.study.config.schema --check   exit with status 1 where the file is out of date
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,5 +40,16 @@ def schema_text() -> str:
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the schema, or only check it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with status 1 if out of date")
+    text = schema_text()
+    if not parser.parse_args(argv).check:
+        SCHEMA_PATH.write_text(text, encoding="utf-8")
+    elif not SCHEMA_PATH.is_file() or SCHEMA_PATH.read_text(encoding="utf-8") != text:
+        sys.exit(f"error: {SCHEMA_PATH} is out of date; run `python -m workflow_scripts.study.config.schema`")
+
+
 if __name__ == "__main__":
-    SCHEMA_PATH.write_text(schema_text(), encoding="utf-8")
+    main()

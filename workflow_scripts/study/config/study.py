@@ -10,9 +10,11 @@ from pydantic import Field
 from workflow_scripts.study.config.audit import Audit
 from workflow_scripts.study.config.base import (
     Distinct,
+    FilePath,
     KeyPath,
     Name,
     Natural,
+    Network,
     Problem,
     Settings,
     Whole,
@@ -40,13 +42,13 @@ from workflow_scripts.study.paper import paper_rows
 class Model(Settings):
     """The network that is pretrained, fine-tuned and audited."""
 
-    backbone: str = Field("resnet18", description="Any timm network; it is created without its classifier.")
+    backbone: Network = Field("resnet18", description="Any timm network; it is created without its classifier.")
 
 
 class Study(Settings):
     """The whole config."""
 
-    results: str = Field("results", description="Folder of every artefact.")
+    results: FilePath = Field("results", description="Folder of every artefact.")
     data: Data = Field(description="Frames, organs, classes and crops.")
     model: Model = Field(default_factory=Model, description="The network that is pretrained, fine-tuned and audited.")
     seeds: Distinct[Natural] = Field(

@@ -14,6 +14,7 @@ from workflow_scripts.study.config.base import (
     Number,
     Problem,
     Settings,
+    Text,
     cross_check,
 )
 from workflow_scripts.study.config.names import BASELINES
@@ -22,7 +23,7 @@ from workflow_scripts.study.config.names import BASELINES
 class Row(Settings):
     """A row of a table."""
 
-    name: str | None = Field(
+    name: Text | None = Field(
         None, min_length=1, description="Name of the row as printed; the title of what init names when left out."
     )
     init: Name = Field(description="An initialisation, a pretraining run, or the baselines `majority` and `texture`.")
@@ -30,7 +31,7 @@ class Row(Settings):
     variant: Literal["", "unaugmented", "markers_only"] = Field(
         "",
         description="A named change of the fine-tuning recipe: `unaugmented` trains without augmentation, "
-        "`markers_only` with markers and nothing else.",
+        "`markers_only` with markers only.",
     )
 
     paper: Name | None = Field(
