@@ -71,6 +71,7 @@ def job_counts(output: str) -> dict[str, int]:
         "tables",
         "figures",
         "report",
+        "classifier",
     }
     _, _, statistics = output.partition("Job stats:")
     rows = re.findall(r"^(\w+) +(\d+)$", statistics.partition("total")[0], flags=re.MULTILINE)

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from workflow_scripts.study.config.names import TABLES
+from workflow_scripts.study.config.names import BASELINES, TABLES
 
 # What files hold, as inputs and as outputs.
 FILES = {
@@ -95,7 +95,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "arms": {"nargs": "+", "help": "names of the arms, in the order of --weights"},
     "asked_classes": {"nargs": "*", "default": None, "help": "classes that the generator is conditioned on; none: unconditional"},
     "backbone": {"default": "resnet18", "help": "timm network"},
-    "baseline": _choice("majority", "texture", help="which baseline"),
+    "baseline": _choice(*BASELINES, help="which baseline"),
     "batch_size": {"type": int, "default": 64, "help": "views per forward pass"},
     "blur": {"default": True, "help": "blur what lies outside the boxes, where patients' names may stand"},
     "classes": {"nargs": 2, "metavar": ("NEGATIVE", "POSITIVE"), "help": "the two label names"},

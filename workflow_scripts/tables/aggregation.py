@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workflow_scripts.core.statistics import percentile_interval, redraws
 from workflow_scripts.finetuning.metrics import METRICS, scores
 
 if TYPE_CHECKING:
@@ -75,12 +76,9 @@ def patient_interval(
     `probability` in [0, 1], `truth` bool and `patients` (any names) are (N,). It is conditional on the trained networks.
     """
     _, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
-    generator, count, rows = np.random.default_rng(seed), int(patient.max()) + 1, np.arange(len(patient))
-    values = []
-    for _ in range(draws):
-        times = generator.multinomial(count, np.full(count, 1 / count))
-        drawn = np.repeat(rows, times[patient])
-        values.append(statistic(probability[drawn], truth[drawn]))
-    tail = (1 - level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+    rows, values = np.arange(len(patient)), []
+    for block in redraws(int(patient.max()) + 1, draws, seed):
+        for times in block:
+            drawn = np.repeat(rows, times[patient])
+            values.append(statistic(probability[drawn], truth[drawn]))
+    return percentile_interval(np.array(values), level)

@@ -373,6 +373,15 @@ def test_stage(tmp_path) -> None:
     assert "white-space: normal" in texts["html"]
 
 
+def test_a_row_may_be_called_like_a_number(tmp_path, monkeypatch) -> None:
+    tables, predictions = study()
+    rows = {**ROWS, "table2": [replace(row, name="007" if row.name == "UD" else row.name) for row in ROWS["table2"]]}
+    tables["table2"] = tables["table2"].replace({"name": {"UD": "007"}})
+    monkeypatch.setitem(globals(), "ROWS", rows)
+    monkeypatch.setitem(globals(), "study", lambda: (tables, predictions))
+    assert "007 against ImageNet: +" in make(tmp_path)["md"]
+
+
 def test_a_wide_margin_confirms_equality(tmp_path) -> None:
     make(tmp_path, "--margin", "25")
     table = read_csv(tmp_path / "out.csv").set_index("claim")

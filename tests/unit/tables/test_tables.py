@@ -21,7 +21,7 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, write_csv, write_json
 from workflow_scripts.core.statistics import corrected_paired_test, holm
 from workflow_scripts.core.tables import Table, html_page, latex, markdown, p_value, plus_minus
-from workflow_scripts.finetuning.baselines import KINDS
+from workflow_scripts.finetuning import predict_baseline
 from workflow_scripts.study.config import BASELINES, load_config
 from workflow_scripts.study.paper import paper_rows
 from workflow_scripts.tables import make_generation_table as generation_table
@@ -321,7 +321,8 @@ def test_the_demo_has_the_papers_reference_rows() -> None:
 
 
 def test_baselines_are_those_of_the_config() -> None:
-    assert KINDS == BASELINES
+    actions = {action.dest: action for action in predict_baseline.parser()._actions}
+    assert actions["baseline"].choices == BASELINES
 
 
 def test_the_caption_reads_the_tables_own_numbers() -> None:
