@@ -3,8 +3,8 @@
 A row of a table is the paper's where its key `paper` says so; the tests are made on predictions, paired by fold and seed.
 
     python -m workflow_scripts.tables.check_claims --tables table2 generation --numbers table2.csv generation.csv \\
-        --rows '[{"name": "UD", "paper": "ud", "experiment": "ud-flipped"}, …]' --experiments ud-flipped … \\
-        --predictions ud-flipped/seed0.csv … --classes homogeneous inhomogeneous \\
+        --rows '[{"name": "UD", "paper": "ud", "experiment": "ud-flipped"}]' --experiments ud-flipped \\
+        --predictions finetuning/ud-flipped/seed0.csv --classes homogeneous inhomogeneous \\
         --output-csv claims.csv --output-md claims.md --output-html claims.html
 """
 
