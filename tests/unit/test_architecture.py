@@ -1,6 +1,7 @@
 """The layout: a folder per stage of the paper, and imports that run one way."""
 
 import ast
+import re
 
 import pytest
 
@@ -48,3 +49,24 @@ def test_tests_are_kept_by_folder():
 def test_every_stage_is_a_plain_command(stage: str):
     text = PACKAGE.joinpath(*stage.split(".")).with_suffix(".py").read_text(encoding="utf-8")
     assert "run(main, parser())" in text
+
+
+def rules() -> dict[str, tuple[str, str]]:
+    """File and text of every rule that runs a stage, by its name."""
+    found = {}
+    for file in sorted((REPOSITORY / "rules").glob("*.smk")):
+        text = file.read_text(encoding="utf-8")
+        for block in re.split(r"^ *(?=rule \w+:$)", text, flags=re.MULTILINE)[1:]:
+            if "**stage(" in block:
+                found[block.partition(":")[0].removeprefix("rule ")] = (file.stem, block)
+    return found
+
+
+def test_rule_script_log_and_file_have_one_name():
+    assert len(rules()) > 45
+    for name, (file, block) in rules().items():
+        assert re.search(rf'\*\*stage\(\s*"{file}\.{name}"', block), f"{name} runs another script"
+        assert re.search(rf'log_of\("{name}\b', block), f"{name} has a log of another name"
+        assert "shell:\n" in block
+        assert '"{params.command} --log {log:q}"' in block
+        assert (PACKAGE / file / f"{name}.py").is_file()

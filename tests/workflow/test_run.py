@@ -79,6 +79,12 @@ def test_a_finished_study_has_nothing_left_to_do(finished: Study):
     assert finished.planned() == {}
 
 
+def test_a_command_that_looks_different_reruns_nothing_by_itself(finished: Study):
+    """Threads, times and GPUs are words of the commands and change no result."""
+    more = ["--set-threads", "crop_views=1", "--set-resources", "finetune:runtime=99", "pretrain:gpu=2"]
+    assert finished.planned(*more) == {}
+
+
 def test_touching_files_reruns_nothing(finished: Study, tmp_path: Path):
     study = copy_of(finished, tmp_path)
     for name in ("views/labelled.npy", "labels/complete.csv", "pretraining/ud/backbone.safetensors"):
@@ -117,6 +123,11 @@ def test_a_changed_setting_reruns_the_stages_it_belongs_to(finished: Study, tmp_
     assert planned["sample_shard"] == 1
     assert "train_diffusion" not in planned
     assert "train_audit" not in planned
+    # The copy encoder has a stage of its own: what the audit of copies is tuned with retrains nothing else.
+    planned = study.change("copies", {"manifold": {"privacy": {"encoder_steps": 3}}}).planned()
+    assert planned == {
+        "embed_copies": 1, "audit_privacy": 1, "draw_closest_pairs": 1, "pack_release": 1, "make_report": 1,
+    }  # fmt: skip
     planned = study.change("figure", {"figures": {"views_per_sheet": 6}}).planned()
     assert planned == {"draw_views": 3, "make_report": 1}
 
