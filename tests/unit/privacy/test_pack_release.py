@@ -14,7 +14,7 @@ from PIL import Image
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.privacy import pack_release as release
-from workflow_scripts.privacy.card import plain
+from workflow_scripts.privacy.card import dataset_card, plain
 
 INSIDE, COPY = [1, 0, 1, 1, 0, 1], [0, 0, 1, 0, 1, 0]
 
@@ -134,7 +134,7 @@ def test_origin_is_stamped_on_card_and_metadata(study: Path) -> None:
 
 
 def test_user_text_is_shown_and_never_markup(study: Path) -> None:
-    title = 'A "set" <script>alert(1)</script> | [x](http://y)\n---\n# new'
+    title = 'A "set" <script>alert(1)</script> | [x](http://y) --- # new'
     card = (
         run_release(study, "--title", title, "--licence", "CC *BY* 4.0: yes", "--contact", "a_b@c.org")
         .read("README.md")
@@ -142,13 +142,25 @@ def test_user_text_is_shown_and_never_markup(study: Path) -> None:
     )
     _, front, body = card.split("---\n", 2)
     header = yaml.safe_load(front)
-    assert header["pretty_name"] == " ".join(title.split())
+    assert header["pretty_name"] == title
     assert header["license_name"] == "CC *BY* 4.0: yes"
     assert "<script" not in body
     assert r"\[x\](http&#58;//y)" in body
-    assert "\n# new" not in body
+    assert r"\# new" in body
     assert r"CC \*BY\* 4.0" in body
     assert r"a\_b@c.org" in body
+
+
+def test_a_title_of_several_lines_is_refused_by_the_stage_and_one_line_on_the_card(study: Path) -> None:
+    title = "A set\n---\n# new"
+    with pytest.raises(UserError, match="--title: .*one line"):
+        run_release(study, "--title", title)
+    facts = {"licence": "", "contact": "", "organ": "testicle", "origin": "", "size": 20, "metrics": []}
+    counts = dict.fromkeys(("generated", "filtered", "copies", "released"), 1)
+    summary = json.loads((study / "privacy.json").read_text())
+    _, front, body = dataset_card(title=title, **facts, counts=counts, privacy=summary).split("---\n", 2)
+    assert yaml.safe_load(front)["pretty_name"] == "A set --- # new"
+    assert "\n# new" not in body
 
 
 def test_plain_text_stays_what_it_is() -> None:
