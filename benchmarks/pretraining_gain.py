@@ -95,7 +95,6 @@ def pretrained_weights(task: Task, training: np.ndarray, seed: int, folder: Path
     from workflow_scripts.networks.backbone import create_backbone, save_weights
     from workflow_scripts.pretraining.loop import make_encoder, pretrain
     from workflow_scripts.pretraining.mix import ViewUnion
-    from workflow_scripts.runtime.run import Run
     from workflow_scripts.study.config.pretraining import PretrainingRecipe
 
     recipe = PretrainingRecipe(**PRETRAINING, seed=seed)
@@ -105,9 +104,7 @@ def pretrained_weights(task: Task, training: np.ndarray, seed: int, folder: Path
     views = ViewUnion(stores, rows, organs)
     backbone = create_backbone(BACKBONE, seed)
     encoder = make_encoder(backbone, 2, views, recipe)
-    run = Run(argparse.Namespace(work_dir=folder / "work", device="cpu", threads=1, time_limit=None))
-    run.start({})
-    pretrain(encoder, views, recipe, run)
+    pretrain(encoder, views, recipe, start_run(folder / "work"))
     save_weights(backbone.state_dict(), {}, folder / "backbone.safetensors")
     return folder / "backbone.safetensors"
 

@@ -17,8 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.runs import run_in
-from tests.shared import REPOSITORY
+from tests.shared import REPOSITORY, start_run
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.figures import contact_sheet
 from workflow_scripts.core.files import atomic_directory
@@ -83,7 +82,8 @@ def tiny_views(count: int = 10, size: int = 8) -> np.ndarray:
 
 def run_tiny(folder: Path, clock: Clock, settings: dict = TINY) -> dict[str, torch.Tensor]:
     views = tiny_views()
-    run = run_in(folder, {"settings": settings}, clock)
+    run = start_run(folder)
+    run.clock = clock
     data = TrainingViews(views, np.arange(len(views)))
     unet = train(Trainer(data, DiffusionRecipe(**settings), run.device, run.processes), run)
     return unet.state_dict()
@@ -154,7 +154,7 @@ def test_it_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "METRICS_EVERY", 10)
     views = np.tile(np.linspace(0, 255, 8).astype(np.uint8), (16, 8, 1))
     settings = {**TINY, "steps": 60, "batch_size": 8, "dropout": 0.0, "flip": 0.0, "checkpoint_every": 60, "lr": 2e-3}
-    run = run_in(tmp_path / "work")
+    run = start_run(tmp_path / "work")
     train(Trainer(TrainingViews(views, np.arange(16)), DiffusionRecipe(**settings), run.device, run.processes), run)
     rows = metrics_of(tmp_path / "work")
     assert rows[0]["mse"] > 0.5

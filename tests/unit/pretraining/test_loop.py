@@ -14,8 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.runs import run_in
-from tests.shared import replace
+from tests.shared import replace, start_run
 from tests.textures import textures
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import write_csv, write_npy
@@ -73,7 +72,8 @@ def trained(
     backbone = create_backbone("test_resnet")
     load_initialisation(backbone, "scratch", None, recipe.seed)
     encoder = make_encoder(backbone, 2, views, recipe)
-    run = run_in(folder, {"seed": recipe.seed}, StopAfter(stop_after))
+    run = start_run(folder)
+    run.clock = StopAfter(stop_after)
     pretrain(encoder, views, recipe, run)
     rows = [json.loads(line) for line in run.work.metrics_file().read_text().splitlines()]
     return encoder, [{key: value for key, value in row.items() if key != "images_per_s"} for row in rows]
