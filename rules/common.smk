@@ -8,19 +8,20 @@ from shlex import join, quote
 sys.path.insert(0, workflow.basedir)
 from snakemake.exceptions import WorkflowError
 
-from workflow_scripts.runtime.arguments import flags
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.study import experiments as study
-from workflow_scripts.runtime.code_version import code_version
-from workflow_scripts.study.experiments import cohorts, left_out
-from workflow_scripts.study.config import (
-    SYNTHETIC_SETS,
-    TABLES as ROW_TABLES,
-    load_config,
+from workflow_scripts.runtime.arguments import flags
+from workflow_scripts.runtime.cluster import (
+    cancel_orphans,
+    note_run,
+    remove_stale_locks,
+    stay_with_squeue,
+    use_for_stages,
 )
-from workflow_scripts.runtime.cluster import stay_with_squeue, use_for_stages
-from workflow_scripts.study.label_sets import LabelSet, label_set
-from workflow_scripts.runtime.cluster import cancel_orphans, note_run, remove_stale_locks
+from workflow_scripts.runtime.code_version import code_version
+from workflow_scripts.study import experiments as study
+from workflow_scripts.study.config import SYNTHETIC_SETS, TABLES as ROW_TABLES, load_config
+from workflow_scripts.study.experiments import cohorts, left_out
+from workflow_scripts.study.label_sets import label_set
 from workflow_scripts.study.manifest import filled_sets, load_manifest, telling_ids
 from workflow_scripts.study.pseudonyms import read_key
 from workflow_scripts.study.weights import require_files, weight_files
