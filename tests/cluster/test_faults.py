@@ -28,7 +28,7 @@ def progress(study: Study, work: str = "pretrain/ud/run") -> int:
     return read_json(state)["progress"] if state.is_file() else 0
 
 
-def training(study: Study, stage: str = "pretrain") -> psutil.Process:
+def training(study: Study, stage: str = "pretraining.pretrain") -> psutil.Process:
     """The process that trains in a study's folder."""
     for process in psutil.process_iter(["cmdline", "cwd"]):
         words = process.info["cmdline"] or []
