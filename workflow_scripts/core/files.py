@@ -70,6 +70,20 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def _reading(path: str | Path, kind: str) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into one sentence for the user."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; make it again, or name another file") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, csv.Error, RecursionError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise UserError(f"{path} is not {kind}, or is damaged ({reason}); make it again") from None
+
+
 def write_text(text: str, path: str | Path) -> None:
     """Write UTF-8 text."""
     with atomic_path(path) as temporary:
@@ -82,8 +96,9 @@ def write_json(value: Any, path: str | Path) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read JSON."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read JSON; `UserError` where the file is missing or damaged."""
+    with _reading(path, "JSON"):
+        return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def write_npy(array: np.ndarray, path: str | Path) -> None:
@@ -112,10 +127,11 @@ def write_npy_blocks(blocks: Iterable[np.ndarray], rows: int, path: str | Path) 
 
 
 def read_npy(path: str | Path) -> np.ndarray:
-    """Memory-map an .npy array, read-only; nothing is unpickled."""
+    """Memory-map an .npy array, read-only; nothing is unpickled. `UserError` where the file is missing or damaged."""
     import numpy as np
 
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    with _reading(path, "an array (.npy)"):
+        return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def write_csv(table: pd.DataFrame, path: str | Path) -> None:
@@ -129,7 +145,8 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     # Only an empty cell is missing: a patient may be called NA.
-    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
+    with _reading(path, "a CSV table"):
+        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
     text = [column for column in table.columns if column in TEXT_COLUMNS]
     table[text] = table[text].fillna("")
     return table
@@ -137,7 +154,7 @@ def read_csv(path: str | Path) -> pd.DataFrame:
 
 def read_rows(path: str | Path) -> list[dict[str, str]]:
     """Read a CSV as dictionaries of text, without pandas (whose import costs more than most cheap stages)."""
-    with Path(path).open(newline="", encoding="utf-8") as file:
+    with _reading(path, "a CSV table"), Path(path).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -8,7 +8,6 @@ known to be dead: noted on this host, and no such process any more. Anything els
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -20,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_json, write_json
 from workflow_scripts.core.log import say
 
@@ -98,7 +98,7 @@ def _dead_owner(folder: Path) -> dict[str, Any] | None:
     """The noted run, if it ran on this host and does not any more."""
     try:
         owner = read_json(folder / NOTE)
-    except (FileNotFoundError, json.JSONDecodeError):
+    except UserError:  # no run is noted, or the note is damaged
         return None
     here = owner["host"] == platform.node()
     return owner if here and owner["started"] != _identity(owner["pid"])["started"] else None

@@ -124,7 +124,7 @@ class WorkDir:
             state = read_json(file)
             if isinstance(state, dict) and {"fingerprint", "progress", "barren_tries"} <= state.keys():
                 return state
-        except ValueError:
+        except UserError:
             pass
         raise UserError(f"{file} is damaged; delete {self.path} to start this training afresh")
 

@@ -34,7 +34,7 @@ def test_csv_keeps_names_as_text_and_floats_to_the_bit(tmp_path: Path):
 
 def test_npy_refuses_pickles(tmp_path: Path):
     np.save(tmp_path / "a.npy", np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match="Python objects"):
+    with pytest.raises(UserError, match="damaged .*Python objects"):
         files.read_npy(tmp_path / "a.npy")
 
 
@@ -58,3 +58,41 @@ def test_blocks_become_one_array_or_nothing(tmp_path: Path):
         files.write_npy_blocks(iter([whole[:8]]), 10, path)
     assert np.array_equal(np.load(path), whole)
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
+
+
+WRITERS = {
+    "read_json": lambda path: files.write_json({"key": [1, 2, 3]}, path),
+    "read_npy": lambda path: files.write_npy(np.arange(12).reshape(3, 4), path),
+    "read_csv": lambda path: files.write_rows([{"a": 1, "b": "x"}], ("a", "b"), path),
+    "read_rows": lambda path: files.write_rows([{"a": 1, "b": "x"}], ("a", "b"), path),
+}
+DAMAGES = {
+    "empty": lambda data: b"",
+    "half": lambda data: data[: len(data) // 2],
+    "other bytes": lambda data: bytes(255 - byte for byte in data),
+    "zeros": lambda data: bytes(len(data)),
+}
+
+
+# Half a CSV is still a CSV, and so is an empty one to the reader of rows: stages check the columns that they need.
+TOLD = [
+    *[("read_json", damage) for damage in DAMAGES], *[("read_npy", damage) for damage in DAMAGES],
+    ("read_csv", "empty"), ("read_csv", "other bytes"), ("read_rows", "other bytes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("reader", "damage"), TOLD)
+def test_a_damaged_file_is_named_in_one_sentence(tmp_path, reader, damage):
+    path = tmp_path / "artefact"
+    WRITERS[reader](path)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.raises(UserError, match=r"artefact is not .*, or is damaged \(.*\); make it again$"):
+        getattr(files, reader)(path)
+
+
+@pytest.mark.parametrize("reader", WRITERS)
+def test_a_missing_file_or_a_folder_is_named(tmp_path, reader):
+    with pytest.raises(UserError, match="nothing does not exist"):
+        getattr(files, reader)(tmp_path / "nothing")
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        getattr(files, reader)(tmp_path)
