@@ -182,6 +182,7 @@ def commands(printed: str) -> list[list[str]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"holdout": "per_fold"}, {"diffusion": {"select": "best"}}], ids=str)
 def test_every_printed_command_is_one_that_its_stage_takes(tmp_path: Path, changes: dict):
     """What a rule names is a flag of its stage: each printed line runs by hand."""
