@@ -135,7 +135,11 @@ def test_a_changed_setting_reruns_the_stages_it_belongs_to(finished: Study, tmp_
 @pytest.fixture
 def edited(finished: Study, tmp_path: Path) -> Study:
     """A finished study, and a copy of the repository that plans it and may be edited."""
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "results", "data", "weights")
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        made = {"results", "data", "weights"} if Path(folder) == REPOSITORY else set()
+        return {name for name in names if name.startswith(".") or name in {"__pycache__", *made}}
+
     shutil.copytree(REPOSITORY, tmp_path / "repository", ignore=ignored)
     return replace(copy_of(finished, tmp_path), repository=tmp_path / "repository")
 
