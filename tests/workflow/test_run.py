@@ -216,11 +216,11 @@ def test_a_run_killed_in_the_middle_and_continued_gives_the_same_tables(finished
         start_new_session=True,
     )  # fmt: skip
     # Killed with a diffusion model half trained: its checkpoint is written and the model is not.
-    work = study.folder / "results" / "work" / "diffusion" / "run"
+    work = study.folder / "results" / "work" / "train_diffusion" / "run"
     wait_for(lambda: list(work.glob("*.pt")), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (study.folder / "results" / "diffusion" / "model").exists()
+    assert not (study.folder / "results" / "diffusion" / "trained").exists()
     study.snakemake("--cores", "2")
     assert study.tables() == finished.tables()
 
