@@ -63,7 +63,7 @@ def page_of(study: Path, mode: str) -> tuple[Path, list[dict]]:
     page = study / f"{mode}.html"
     call(
         review_page, "--votes", study / "votes.csv", "--losses", study / "losses.csv", "--views", study / "views.npy",
-        "--index", study / "index.csv", "--classes", *CLASSES, "--mode", mode, "--origin", "PHANTOM", "--output", page,
+        "--index", study / "index.csv", "--classes", *CLASSES, "--mode", mode, "--origin", "PHANTOM", "--output-page", page,
     )  # fmt: skip
     text = re.search(r'id="study">(.*?)</script>', page.read_text(encoding="utf-8"))[1]
     return page, json.loads(text)["cards"]
@@ -169,7 +169,7 @@ def test_an_open_review_becomes_a_label_set_and_an_agreement(study: Path):
 
     call(
         clean_labels, "--policy", "reviewed", "--decisions", file, "--complete", study / "complete.csv",
-        "--classes", *CLASSES, "--output", study / "reviewed.csv",
+        "--classes", *CLASSES, "--output-labels", study / "reviewed.csv",
     )  # fmt: skip
     original = {row["view_id"]: row["label"] for row in read_rows(study / "complete.csv")}
     reviewed = {row["view_id"]: row for row in read_rows(study / "reviewed.csv")}
@@ -178,7 +178,7 @@ def test_an_open_review_becomes_a_label_set_and_an_agreement(study: Path):
     call(
         agreement, "--decisions", file, "--complete", study / "complete.csv", "--flipped", study / "flipped.csv",
         "--votes", study / "votes.csv", "--index", study / "index.csv", "--classes", *CLASSES,
-        "--output", study / "agreement.csv",
+        "--output-agreement", study / "agreement.csv",
     )  # fmt: skip
     rows = {(row["set"], row["against"]): row for row in read_rows(study / "agreement.csv")}
     assert [rows["suspicious", "original"][key] for key in ("views", "unsure", "discarded", "agreement")] == [
