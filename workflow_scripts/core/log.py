@@ -7,11 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypeVar
-
-if TYPE_CHECKING:
-    pass
-
+from typing import TextIO, TypeVar
 
 T = TypeVar("T")
 
