@@ -6,7 +6,8 @@ belongs to is left alone. Needs root and Debian's slurmctld, slurmd, slurm-clien
     partition l40s         node l40s-a    2 GPUs `l40s`
     partition rtx2080ti    node rtx-a     1 GPU `rtx2080ti`
 
-Both nodes claim 16 CPUs and 64 GB, whatever the machine has.
+Both nodes claim 16 CPUs and 64 GB, whatever the machine has. A job is ended a minute after its time limit, so that a training
+run whose start took long on a busy machine can still end itself first.
 """
 
 from __future__ import annotations
@@ -216,6 +217,7 @@ GresTypes=gpu
 JobRequeue=1
 MinJobAge=7200
 KillWait=5
+OverTimeLimit=1
 InactiveLimit=0
 SlurmdTimeout=10
 AccountingStorageType=accounting_storage/none

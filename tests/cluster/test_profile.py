@@ -17,8 +17,6 @@ ASKED = {
     "sample": (*L40S, 1, 12000, 240),
     "audit_scratch": (*RTX, 1, 12000, 60),
     "finetune": (*RTX, 1, 12000, 60),
-    "embed": (*RTX, 1, 12000, 120),
-    "embed_copies": (*RTX, 1, 12000, 120),
     "explain": (*RTX, 1, 8000, 60),
     "filter_manifold": ("rtx2080ti", "", 0, 16000, 60),
     "crop_views": ("rtx2080ti", "", 0, 8000, 120),
@@ -48,6 +46,10 @@ def test_the_smallest_study_runs_through_the_profile(
     for stage, wanted in ASKED.items():
         seen = {asked(job) for job in jobs if job["Comment"].startswith(f"rule_{stage}")}
         assert seen == {wanted}, stage
+    # Two hours for each set that is embedded in the same submission; the synthetic views and the copies always are.
+    embedded = {asked(job) for job in jobs if job["Comment"].startswith("rule_embed")}
+    assert {one[:-1] for one in embedded} == {(*RTX, 1, 12000)}
+    assert max(one[-1] for one in embedded) in (240, 360)
 
 
 def test_the_shipped_study_is_tens_of_submissions(tmp_path: Path):

@@ -76,6 +76,7 @@ def test_a_distance_and_its_draws_are_means_over_pairs_of_different_patients(
     assert found.low == found.high == pytest.approx(distance(weights, other), rel=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kid", "mmd"])
 def test_an_interval_holds_the_truth_where_views_of_a_patient_resemble_each_other(
     name: str, monkeypatch: pytest.MonkeyPatch
