@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 from shlex import join, quote
+from types import SimpleNamespace
 
 sys.path.insert(0, workflow.basedir)
 from snakemake.exceptions import WorkflowError
@@ -248,6 +249,16 @@ def experiment_folds(wildcards):
     return result(f"folds/{'by_view/' if by_view else ''}seed{wildcards.seed}.csv")
 
 
+def each_seed(files_of):
+    """The files of every seed for a rule without the wildcard `seed`, one seed after the other."""
+
+    def files(wildcards):
+        found = [files_of(SimpleNamespace(seed=seed, **dict(wildcards.items()))) for seed in SEEDS]
+        return [file for each in found for file in ([each] if isinstance(each, str) else each)]
+
+    return files
+
+
 def vote_settings(variant):
     """The vote's settings, with as many exceedances as the ending of a votes file asks for."""
     settings = config["audit"]["vote"]
@@ -296,6 +307,8 @@ def table_rows(table):
     return json.dumps(rows, ensure_ascii=False)
 
 
+# Experiments whose network stays frozen, by the name that their rows have.
+PROBES = study.probe_titles(config)
 CLASSIFIER = [experiment.name for experiment in study.classifier_experiments(config)]
 SHOWN_EXPERIMENTS = list(dict.fromkeys(name for table in SHOWN_TABLES for name in table_experiments(table)))
 PNG_FOLDERS = [result(f"synthesis/{cohort}png") for cohort in COHORTS] if config["synthesis"]["png"] else []

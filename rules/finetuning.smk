@@ -1,6 +1,6 @@
 # Fine-tuning over folds and seeds, the baselines beside it, and what the classifiers look at (paper, Sec. 4.3).
-NETWORKS = [name for name, experiment in EXPERIMENTS.items() if not experiment.is_baseline]
-BASELINE_EXPERIMENTS = [name for name in EXPERIMENTS if name not in NETWORKS]
+NETWORKS = [name for name, experiment in EXPERIMENTS.items() if not experiment.is_baseline and not experiment.is_probe]
+BASELINE_EXPERIMENTS = [name for name, experiment in EXPERIMENTS.items() if experiment.is_baseline]
 EXPLAINED = list(study.explained_experiments(config).values())
 
 
@@ -36,6 +36,40 @@ rule finetune:
         ),
     shell:
         "{params.command} --log {log:q}"
+
+
+if PROBES:
+
+    rule probe:
+        input:
+            views=result("views/labelled.npy"),
+            index=result("views/labelled.csv"),
+            labels=each_seed(experiment_labels),
+            folds=each_seed(experiment_folds),
+            weights=each_seed(experiment_weights),
+        output:
+            predictions=[result(f"finetuning/{{experiment}}/seed{seed}.csv") for seed in SEEDS],
+            efficiency=result("finetuning/{experiment}/efficiency.csv"),
+        log:
+            log_of("probe/{experiment}"),
+        wildcard_constraints:
+            experiment="|".join(PROBES),
+        conda:
+            "../envs/training.yaml"
+        threads: 1
+        resources:
+            gpu=1,
+        params:
+            **stage(
+                "finetuning.probe",
+                settings=config["finetuning"]["probe"],
+                seeds=SEEDS,
+                classes=CLASSES,
+                backbone=config["model"]["backbone"],
+                layout=lambda wildcards: start_layout(EXPERIMENTS[wildcards.experiment].init),
+            ),
+        shell:
+            "{params.command} --log {log:q}"
 
 
 rule predict_baseline:

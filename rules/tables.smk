@@ -172,6 +172,36 @@ if CALIBRATION:
             "{params.command} --log {log:q}"
 
 
+if PROBES:
+
+    # How good each frozen network is with fewer labelled patients.
+    rule draw_label_efficiency:
+        input:
+            efficiency=[result(f"finetuning/{experiment}/efficiency.csv") for experiment in PROBES],
+        output:
+            figure=report(
+                result("figures/label_efficiency.png"),
+                category="Classification",
+                labels={"figure": "label efficiency"},
+                caption="../docs/captions/label_efficiency.rst",
+            ),
+            csv=result("tables/label_efficiency.csv"),
+        log:
+            log_of("draw_label_efficiency"),
+        localrule: True
+        conda:
+            "../envs/evaluation.yaml"
+        params:
+            **stage(
+                "tables.draw_label_efficiency",
+                names=list(PROBES.values()),
+                positive=POSITIVE,
+                origin=ORIGIN,
+            ),
+        shell:
+            "{params.command} --log {log:q}"
+
+
 # What the paper claims, one by one, and what this study says of it.
 rule check_claims:
     input:

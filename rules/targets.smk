@@ -12,6 +12,7 @@ FIGURES = [
     "training",
     *(["selection"] if SELECTING else []),
     *(["calibration"] if CALIBRATION else []),
+    *(["label_efficiency"] if PROBES else []),
     *(["figure5"] if EXPLAINED else []),
 ]
 

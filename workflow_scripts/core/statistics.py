@@ -98,6 +98,20 @@ def patient_bootstrap(
     return percentile_interval(np.concatenate(accuracy), level)
 
 
+def auroc_of_draws(scores: np.ndarray, truth: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of each of many redraws, float64 (draws,); NaN where a redraw has one class only.
+
+    `scores` float (N,), `truth` bool (N,), `times` int (draws, N): how often each view is drawn. Ties count half.
+    """
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
+    positive = np.add.reduceat(times[:, order] * truth[order], starts, axis=1)
+    negative = np.add.reduceat(times[:, order] * ~truth[order], starts, axis=1)
+    pairs = (positive * (np.cumsum(negative, axis=1) - negative / 2)).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return pairs / (positive.sum(axis=1) * negative.sum(axis=1))
+
+
 def redraws(patients: int, draws: int, seed: int) -> Iterator[np.ndarray]:
     """How often each patient occurs when as many are drawn with replacement: int64 (n, patients), `draws` rows in all.
 

@@ -45,7 +45,7 @@ def majority_probability(train_truth: np.ndarray, test_count: int) -> np.ndarray
     return np.full(test_count, float(np.mean(train_truth)))
 
 
-def texture_probability(train: np.ndarray, train_truth: np.ndarray, test: np.ndarray) -> np.ndarray:
+def linear_probability(train: np.ndarray, train_truth: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Probability of the positive class from standardised features and class-balanced logistic regression.
 
     `train` (N, D) and `test` (M, D) are features, `train_truth` bool (N,). Where the training part has one class only,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 from workflow_scripts.core.log import progress
-from workflow_scripts.finetuning.baselines import majority_probability, texture_features, texture_probability
+from workflow_scripts.finetuning.baselines import linear_probability, majority_probability, texture_features
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
@@ -50,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
         train, test = targets >= 0, fold_of == fold
         truth = targets[train] == 1
         if arguments.baseline == "texture":
-            probability[test] = texture_probability(features[train], truth, features[test])
+            probability[test] = linear_probability(features[train], truth, features[test])
         else:
             probability[test] = majority_probability(truth, int(test.sum()))
     table = table.assign(

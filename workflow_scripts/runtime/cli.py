@@ -42,6 +42,8 @@ def stage_parser(description: str | None) -> argparse.ArgumentParser:
 
 def add_settings(parser: argparse.ArgumentParser, model: type[Settings]) -> None:
     """Add one flag per key of a model whose keys all have defaults, for example `FinetuningRecipe`."""
+    from workflow_scripts.study.config.errors import bare
+
     group = parser.add_argument_group("settings")
     parser.set_defaults(settings_model=model)
     for key, kind, default, description in _leaves(model()):
@@ -51,7 +53,7 @@ def add_settings(parser: argparse.ArgumentParser, model: type[Settings]) -> None
         if kind is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
         elif get_origin(kind) is list:
-            group.add_argument(flag, nargs="*", type=int, **common)
+            group.add_argument(flag, nargs="*", type=bare(get_args(kind)[0]), **common)
         elif get_origin(kind) is Literal:
             group.add_argument(flag, choices=get_args(kind), **common)
         else:

@@ -17,6 +17,8 @@ from workflow_scripts.study.label_sets import LabelSet, label_set
 
 # The variant whose folds assign views instead of patients.
 VIEW_SPLIT = "view_split"
+# The variant that trains no network: logistic regression on the frozen features of the start.
+PROBE = "probe"
 # What is left of the augmentation in a variant of the recipe.
 AUGMENTATIONS_KEPT = {"unaugmented": set(), "markers_only": {"markers"}}
 
@@ -49,8 +51,13 @@ class Experiment:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether no network is trained."""
+        """Whether there is no network."""
         return self.init in BASELINES
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the network that it starts from stays as it is."""
+        return self.variant == PROBE
 
 
 def experiment_of(row: Mapping[str, Any], config: Mapping[str, Any]) -> Experiment:
@@ -63,6 +70,17 @@ def explained_experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
     start, labels = config["figures"]["explained"], config["finetuning"]["labels"]
     variants = {"full": "", "markers_only": "markers_only", "unaugmented": "unaugmented"}
     return {arm: Experiment(start, labels, variant) for arm, variant in variants.items()} if start else {}
+
+
+def probe_titles(config: Mapping[str, Any]) -> dict[str, str]:
+    """The printed name of each probed experiment: that of the first row that shows it."""
+    titles: dict[str, str] = {}
+    for table in TABLES:
+        for row in config["tables"][table]["rows"]:
+            experiment = experiment_of(row, config)
+            if experiment.is_probe:
+                titles.setdefault(experiment.name, row["name"])
+    return titles
 
 
 def leak_experiments(config: Mapping[str, Any]) -> list[Experiment]:

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, write_csv, write_npy
 from workflow_scripts.finetuning import predict_baseline as baseline
-from workflow_scripts.finetuning.baselines import majority_probability, texture_features, texture_probability
+from workflow_scripts.finetuning.baselines import linear_probability, majority_probability, texture_features
 from workflow_scripts.finetuning.predictions import PREDICTION_COLUMNS, check_predictions
 
 CLASSES = ["neg", "pos"]
@@ -42,7 +42,7 @@ def test_majority_is_the_training_prevalence() -> None:
 
 def test_texture_on_one_class_is_that_class() -> None:
     features = np.random.default_rng(0).random((4, 3))
-    assert texture_probability(features, np.zeros(4, bool), features).tolist() == [0] * 4
+    assert linear_probability(features, np.zeros(4, bool), features).tolist() == [0] * 4
 
 
 def study(tmp_path, wrong: bool = False) -> list[str]:

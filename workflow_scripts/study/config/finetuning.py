@@ -1,10 +1,10 @@
 """Section `finetuning` of the config."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from workflow_scripts.study.config.base import Labels, Number, Probability, Settings, Whole
+from workflow_scripts.study.config.base import Distinct, Labels, Number, Probability, Settings, Whole
 
 
 class FinetuningAugmentation(Settings):
@@ -38,8 +38,19 @@ class FinetuningRecipe(Settings):
     )
 
 
+class ProbeRecipe(Settings):
+    """Logistic regression on the features of a frozen network, for table rows with `variant: probe`."""
+
+    shares: Distinct[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [0.1, 0.25, 0.5],
+        description="Shares of the training patients that the label-efficiency figure shows beside all of them.",
+    )
+    draws: Whole = Field(5, ge=1, le=100, description="Random draws of the patients for each share, seed and fold.")
+
+
 class Finetuning(Settings):
     """Fine-tuning on labelled views (paper, Sec. 4.3)."""
 
     labels: Labels = Field("flipped", description="Label set of every table row that names none.")
     recipe: FinetuningRecipe = Field(default_factory=FinetuningRecipe, description="How classifiers are fine-tuned.")
+    probe: ProbeRecipe = Field(default_factory=ProbeRecipe, description="How the rows with `variant: probe` are made.")

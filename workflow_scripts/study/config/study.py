@@ -104,7 +104,8 @@ class Study(Settings):
         if row.name is not None:
             return row.name
         start = self.pretraining.runs.get(row.init) or self.initialisations.get(row.init)
-        return start.title if start and start.title else row.init
+        title = start.title if start and start.title else row.init
+        return f"{title}, frozen" if row.variant == "probe" else title
 
     @cross_check
     def _starts_have_different_names(self) -> Iterator[Problem]:

@@ -28,10 +28,10 @@ class Row(Settings):
     )
     init: Name = Field(description="An initialisation, a pretraining run, or the baselines `majority` and `texture`.")
     labels: Labels | None = Field(None, description="Label set; finetuning.labels when left out.")
-    variant: Literal["", "unaugmented", "markers_only"] = Field(
+    variant: Literal["", "unaugmented", "markers_only", "probe"] = Field(
         "",
-        description="A named change of the fine-tuning recipe: `unaugmented` trains without augmentation, "
-        "`markers_only` with markers only.",
+        description="A named change of the fine-tuning: `unaugmented` trains without augmentation, `markers_only` with "
+        "markers only; `probe` trains no network and fits logistic regression on the frozen features of what init names.",
     )
 
     paper: Name | None = Field(
