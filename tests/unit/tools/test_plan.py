@@ -17,6 +17,7 @@ from workflow_scripts.diffusion import snapshots
 from workflow_scripts.privacy import copy_encoder
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.runtime.costs import Cost, read_costs
+from workflow_scripts.study.experiments import experiments
 from workflow_scripts.tools import plan
 from workflow_scripts.tools.plan import (
     GUESS,
@@ -246,3 +247,10 @@ def test_spending_is_told_per_stage_and_per_table(config: dict):
     by_table = {row["what"]: row for row in spent_by_table(costs, config)}
     assert by_table["table2"]["hours"] == pytest.approx(1.5)
     assert "table1" not in by_table
+
+
+@pytest.mark.parametrize("study", sorted((REPOSITORY / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_study_is_valid_over_the_config(study: Path):
+    config = read_config([REPOSITORY / "config.yaml", study])
+    assert experiments(config)
+    assert config["results"] == f"results/{study.stem}"
