@@ -46,6 +46,10 @@ CHANGES = {
             for run, entry in SHIPPED["pretraining"]["runs"].items()
         }
     },
+    # A frozen network beside a trained one.
+    "tables": {
+        "table2": {"rows": [{"init": "scratch"}, {"init": "ud"}, {"init": "ud", "variant": "probe"}, {"init": "texture"}]}
+    },
     "figures": {"explained": ""},
 }
 
@@ -160,6 +164,8 @@ def test_real_frames_become_tables(tmp_path: Path):
     for name in ("table1", "table2", "table3", "table4"):
         table = (results / "tables" / f"{name}.md").read_text(encoding="utf-8")
         assert "PHANTOM" not in table
+    assert list(read_csv(results / "tables" / "table2.csv")["name"])[1:3] == ["UD", "UD, frozen"]
+    assert list(read_csv(results / "tables" / "label_efficiency.csv")["share"]) == [0.1, 0.25, 0.5, 1.0]
     predictions = read_csv(results / "finetuning" / "ud-flipped" / "seed0.csv")
     assert sorted(predictions["view_id"]) == sorted(index["view_id"])
     assert set(predictions["prediction"]) <= {"benign", "malignant"}

@@ -140,10 +140,13 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
     copies = 2 * (learnt + labelled + synthesis["images"]) * networks.copy_encoder
     works.append(Work("embed_copies", {f"{cohort}embed": copies for cohort in everywhere}, 0.0))
 
-    tuned = [name for name, experiment in experiments(config).items() if not experiment.is_baseline]
+    tuned = [name for name, one in experiments(config).items() if not one.is_baseline and not one.is_probe]
     epochs = config["finetuning"]["recipe"]["epochs"]
     jobs = {f"{name}/seed{seed}": cross_validation(epochs) for name in tuned for seed in seeds}
     works.append(Work("finetune", jobs, len(jobs) * folds * networks.backbone_parameters * 4 / 1e9))
+    probed = [name for name, experiment in experiments(config).items() if experiment.is_probe]
+    # At most: a file of weights that several seeds and folds share is embedded once.
+    works.append(Work("probe", {name: len(seeds) * folds * labelled * networks.backbone for name in probed}, 0.0))
     if arms := explained_experiments(config):
         # The test views of a fold, with and without markers: probabilities, and heat maps from gradients.
         explained = len(arms) * labelled / folds * 2 * (1 + TRAINING_PASSES) * networks.backbone

@@ -71,6 +71,8 @@ def gpu_rules() -> dict[str, str]:
 def test_every_rule_with_a_gpu_is_planned_and_its_jobs_are_called_as_its_logs(config: dict):
     study = {**config, "holdout": "per_fold", "classifier": {**config["classifier"], "init": "ud"}}
     study["pretraining"] = {**config["pretraining"], "seeds": 2}
+    probe = {"name": "UD, frozen", "init": "ud", "variant": "probe"}
+    study["tables"] = {**config["tables"], "table2": {"rows": [*config["tables"]["table2"]["rows"], probe]}}
     works = {work.rule: work for work in stages(study, {"labelled": 880}, NETWORKS)}
     logs = gpu_rules()
     assert len(logs) > 8
