@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 from shlex import join, quote
+from types import SimpleNamespace
 
 sys.path.insert(0, workflow.basedir)
 from snakemake.exceptions import WorkflowError
@@ -19,10 +20,10 @@ from workflow_scripts.runtime.cluster import (
 )
 from workflow_scripts.runtime.code_version import code_version
 from workflow_scripts.study import experiments as study
-from workflow_scripts.study.config import SYNTHETIC_SETS, TABLES as ROW_TABLES, load_config
+from workflow_scripts.study.config import LABELLED_SET, SYNTHETIC_SETS, TABLES as ROW_TABLES, load_config
 from workflow_scripts.study.experiments import cohorts, left_out
 from workflow_scripts.study.label_sets import label_set
-from workflow_scripts.study.manifest import filled_sets, load_manifest, telling_ids
+from workflow_scripts.study.manifest import filled_sets, load_external, load_manifest, telling_ids
 from workflow_scripts.study.pseudonyms import read_key
 from workflow_scripts.study.weights import require_files, weight_files
 
@@ -46,6 +47,7 @@ try:
     PRETRAINED = study.pretraining_runs(config)
     _frames = load_manifest(config["data"]["manifest"], config["data"])
     REAL_SETS = filled_sets(_frames, config, PRETRAINED)
+    _frames += [row for name in config["external"] for row in load_external(name, config, tuple(_frames))]
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -54,6 +56,9 @@ DATA = config["data"]
 SEEDS = config["seeds"]
 FOLDS = range(config["folds"])
 RUNS = config["pretraining"]["runs"]
+# The sets of external tests are cropped and compared like the study's own, and nothing learns from them.
+EXTERNAL = config["external"]
+EXTERNAL_SETS = [f"external/{name}" for name in EXTERNAL]
 CLASSES = DATA["classes"]
 POSITIVE = CLASSES[1]
 # Phantoms must never pass for patients: everything a person looks at carries this.
@@ -79,6 +84,7 @@ TABLES = [
     "generation",
     *(["leak"] if study.leak_experiments(config) else []),
     *(["levels"] if LEVELS else []),
+    *[f"{name}/{table}" for name in EXTERNAL_SETS for table in SHOWN_TABLES],
 ]
 # Every label set that the study makes; the three of the paper always.
 LABEL_SETS = {"complete", "filtered", "flipped", *(experiment.labels for experiment in EXPERIMENTS.values())}
@@ -87,11 +93,12 @@ LABEL_SETS = {"complete", "filtered", "flipped", *(experiment.labels for experim
 wildcard_constraints:
     cohort=r"(seed\d+_fold\d+/)?",
     experiment="|".join(EXPERIMENTS) or "none",
+    external="|".join(EXTERNAL) or "none",
     fold=r"\d+",
     init=r"[A-Za-z][A-Za-z0-9_]*",
     repeat=r"(repeat\d+/)?",
     labels="|".join(sorted(LABEL_SETS)),
-    real_set="|".join(REAL_SETS),
+    real_set="|".join([*REAL_SETS, *EXTERNAL_SETS]),
     run="|".join(RUNS) or "none",
     seed=r"\d+",
     shard=r"\d+",
@@ -202,6 +209,17 @@ def require_weights(jobs):
 DRAWN_FRAMES = [result("phantoms/frames.csv")] if ORIGIN else []
 
 
+def frames_of(real_set):
+    """Where the frames of a real set are listed (`manifest`) and lie (`root`): the study's own, or an external set's."""
+    return {**DATA, **EXTERNAL.get(real_set.removeprefix("external/"), {})}
+
+
+def drawn_frames(wildcards):
+    """`DRAWN_FRAMES` of the manifest that a real set is listed in."""
+    source = f"{wildcards.real_set}/" if wildcards.real_set in EXTERNAL_SETS else ""
+    return [file.replace("phantoms/", f"phantoms/{source}") for file in DRAWN_FRAMES]
+
+
 def mix(wildcards, suffix):
     """The stores (.npy) or indexes (.csv) of a run's sets; synthetic ones belong to the run's cohort."""
     return [
@@ -246,6 +264,11 @@ def experiment_folds(wildcards):
     """The folds of an experiment: the study's, or those that deal views to measure the leak."""
     by_view = EXPERIMENTS[wildcards.experiment].variant == study.VIEW_SPLIT
     return result(f"folds/{'by_view/' if by_view else ''}seed{wildcards.seed}.csv")
+
+
+def seed_files(files, wildcards):
+    """For each seed of the study, what `files`, a function of an experiment and a seed, names."""
+    return [files(SimpleNamespace(experiment=wildcards.experiment, seed=seed)) for seed in SEEDS]
 
 
 def vote_settings(variant):

@@ -63,6 +63,60 @@ rule predict_baseline:
         "{params.command} --log {log:q}"
 
 
+# External patients: the networks of every fold and seed predict each of their views.
+rule predict_external:
+    input:
+        views=result("views/external/{external}.npy"),
+        index=result("views/external/{external}.csv"),
+        weights=lambda wildcards: [
+            result(f"finetuning/{wildcards.experiment}/seed{seed}_fold{fold}.safetensors")
+            for seed in SEEDS
+            for fold in FOLDS
+        ],
+    output:
+        predictions=result("external/{external}/{experiment}.csv"),
+    log:
+        log_of("predict_external/{external}/{experiment}"),
+    wildcard_constraints:
+        experiment="|".join(NETWORKS) or "none",
+    conda:
+        "../envs/training.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        **stage("finetuning.predict_external", classes=CLASSES),
+    shell:
+        "{params.command} --log {log:q}"
+
+
+rule predict_external_baseline:
+    input:
+        views=result("views/external/{external}.npy"),
+        index=result("views/external/{external}.csv"),
+        real_views=result("views/labelled.npy"),
+        real_index=result("views/labelled.csv"),
+        labels=lambda wildcards: seed_files(experiment_labels, wildcards),
+        folds=lambda wildcards: seed_files(experiment_folds, wildcards),
+    output:
+        predictions=result("external/{external}/{experiment}.csv"),
+    log:
+        log_of("predict_external_baseline/{external}/{experiment}"),
+    wildcard_constraints:
+        experiment="|".join(BASELINE_EXPERIMENTS) or "none",
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        **stage(
+            "finetuning.predict_external_baseline",
+            baseline=lambda wildcards: EXPERIMENTS[wildcards.experiment].init,
+            seeds=SEEDS,
+            classes=CLASSES,
+        ),
+    shell:
+        "{params.command} --log {log:q}"
+
+
 if EXPLAINED:
 
     rule explain:

@@ -1,7 +1,7 @@
 # The named targets: everything that a stage makes (`all` is in the Snakefile), and the report that gathers it.
 FIGURES = [
     "figure1",
-    *[f"views_{name}" for name in REAL_SETS],
+    *[f"views_{name}" for name in [*REAL_SETS, *EXTERNAL_SETS]],
     "near_duplicates",
     *[f"{cohort}figure4" for cohort in COHORTS],
     *[f"{cohort}closest_pairs" for cohort in COHORTS],
@@ -13,6 +13,7 @@ FIGURES = [
     *(["selection"] if SELECTING else []),
     *(["calibration"] if CALIBRATION else []),
     *(["figure5"] if EXPLAINED else []),
+    *[f"{name}/{table}{kind}" for name in EXTERNAL_SETS for table in SHOWN_TABLES for kind in ("", "_calibration")],
 ]
 
 
@@ -40,7 +41,7 @@ rule make_report:
 
 rule crop:
     input:
-        [result(f"views/{name}.npy") for name in REAL_SETS],
+        [result(f"views/{name}.npy") for name in [*REAL_SETS, *EXTERNAL_SETS]],
     localrule: True
 
 

@@ -41,7 +41,7 @@ def read_manifest(path: str | Path, key: Path | None = None) -> list[dict[str, s
         with path.open(encoding="utf-8-sig", newline="") as file:
             text = file.read()
     except FileNotFoundError:
-        raise UserError(f"the manifest {path} does not exist; data.manifest in the config names it") from None
+        raise UserError(f"the manifest {path} does not exist; the config names it (data.manifest, external)") from None
     except UnicodeDecodeError:
         raise UserError(f"the manifest {path} is not UTF-8; save it as CSV UTF-8") from None
     header = text.partition("\n")[0]
@@ -91,6 +91,28 @@ def load_manifest(path: str | Path, data: Mapping[str, Any]) -> list[dict[str, s
         shown = "\n".join(f"  {path} {text}" for text in problems[:SHOWN])
         more = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise UserError(f"the manifest has mistakes:\n{shown}{more}")
+    return rows
+
+
+def load_external(name: str, config: Mapping[str, Any], study: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Read and validate the manifest of the external set `name` of a config, given the study's own rows.
+
+    Raises `UserError` as `load_manifest` does, where no row carries a label, and where a patient of the study appears; the
+    message names a line, since ids may be secret.
+    """
+    path = config["external"][name]["manifest"]
+    rows = load_manifest(path, {**config["data"], **config["external"][name]})
+    if not any(row["label"] for row in rows):
+        raise UserError(f"external.{name}: {path} labels no frame; an external test needs labels")
+    known = {row["patient_id"] for row in study} - {""}
+    shared = [(line, row["patient_id"]) for line, row in enumerate(rows, start=2) if row["patient_id"] in known]
+    if shared:
+        count = len({patient for _, patient in shared})
+        raise UserError(
+            f"external.{name}: {count} patients of {path} also appear in {config['data']['manifest']}, the first on line "
+            f"{shared[0][0]}. An external test needs patients whom the study has never seen: take their rows out of one of the "
+            "manifests, or, if they are other people, give them other ids"
+        )
     return rows
 
 

@@ -26,6 +26,7 @@ from workflow_scripts.study.config.classifier import PackedClassifier
 from workflow_scripts.study.config.data import Data
 from workflow_scripts.study.config.diffusion import Diffusion
 from workflow_scripts.study.config.embedding import Embedding
+from workflow_scripts.study.config.external import ExternalSet
 from workflow_scripts.study.config.figures import Figures
 from workflow_scripts.study.config.finetuning import Finetuning
 from workflow_scripts.study.config.initialisations import Initialisation
@@ -50,6 +51,9 @@ class Study(Settings):
 
     results: FilePath = Field("results", description="Folder of every artefact.")
     data: Data = Field(description="Frames, organs, classes and crops.")
+    external: dict[Name, ExternalSet] = Field(
+        {}, description="External tests: labelled patients that nothing learns from, by the name of their set."
+    )
     model: Model = Field(default_factory=Model, description="The network that is pretrained, fine-tuned and audited.")
     seeds: Distinct[Natural] = Field(
         [0, 1, 2, 3],
