@@ -23,7 +23,7 @@ from workflow_scripts.study import experiments as study
 from workflow_scripts.study.config import LABELLED_SET, SYNTHETIC_SETS, TABLES as ROW_TABLES, load_config
 from workflow_scripts.study.experiments import cohorts, left_out
 from workflow_scripts.study.label_sets import label_set
-from workflow_scripts.study.manifest import filled_sets, load_external, load_manifest, telling_ids
+from workflow_scripts.study.manifest import filled_sets, load_external, load_manifest, telling_ids, told_apart
 from workflow_scripts.study.pseudonyms import read_key
 from workflow_scripts.study.weights import require_files, weight_files
 
@@ -47,6 +47,7 @@ try:
     PRETRAINED = study.pretraining_runs(config)
     _frames = load_manifest(config["data"]["manifest"], config["data"])
     REAL_SETS = filled_sets(_frames, config, PRETRAINED)
+    TOLD_APART = told_apart(_frames, config)
     _frames += [row for name in config["external"] for row in load_external(name, config, tuple(_frames))]
 except UserError as error:
     raise WorkflowError(str(error)) from None
@@ -77,13 +78,14 @@ ASKED_CLASSES = CLASSES if config["diffusion"]["class_conditional"] else []
 SELECTING = config["diffusion"]["select"] != "last" and not READY_MODEL
 SHOWN_TABLES = [table for table in ROW_TABLES if config["tables"][table]["rows"]]
 # Folds of views have no organ side or patient as a whole.
-LEVELS = config["tables"]["levels"] if config["split_by"] == "patient" else ""
+LEVELS = config["tables"]["levels"] if config["split_by"] != "view" else ""
 LEVELS = LEVELS if LEVELS in SHOWN_TABLES else ""
 TABLES = [
     *SHOWN_TABLES,
     "generation",
     *(["leak"] if study.leak_experiments(config) else []),
     *(["levels"] if LEVELS else []),
+    *(["groups"] if LEVELS and TOLD_APART else []),
     *[f"{name}/{table}" for name in EXTERNAL_SETS for table in SHOWN_TABLES],
 ]
 # Every label set that the study makes; the three of the paper always.

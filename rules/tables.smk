@@ -33,6 +33,7 @@ rule make_table:
             spread=config["tables"]["spread"],
             holdout_protocol=config["holdout"],
             pretraining_seeds=config["pretraining"]["seeds"],
+            split_by=config["split_by"],
             reference_numbers=REFERENCE_NUMBERS,
             origin=ORIGIN,
         ),
@@ -136,6 +137,43 @@ if LEVELS:
                 experiments=table_experiments(LEVELS),
                 classes=CLASSES,
                 spread=config["tables"]["spread"],
+                origin=ORIGIN,
+            ),
+        shell:
+            "{params.command} --log {log:q}"
+
+
+if LEVELS and TOLD_APART:
+
+    # Does the classifier work on every scanner, and in every centre?
+    rule make_groups:
+        input:
+            table_parameters(LEVELS),
+            predictions=predictions_of(table_experiments(LEVELS)),
+            index=result("views/labelled.csv"),
+        output:
+            csv=result("tables/groups.csv"),
+            md=result("tables/groups.md"),
+            tex=result("tables/groups.tex"),
+            html=report(
+                result("tables/groups.html"),
+                category="Tables",
+                labels={"table": "groups"},
+                caption="../docs/captions/groups.rst",
+            ),
+        log:
+            log_of("make_groups"),
+        localrule: True
+        conda:
+            "../envs/evaluation.yaml"
+        params:
+            **stage(
+                "tables.make_groups",
+                rows=table_rows(LEVELS),
+                experiments=table_experiments(LEVELS),
+                groups=TOLD_APART,
+                split_by=config["split_by"],
+                classes=CLASSES,
                 origin=ORIGIN,
             ),
         shell:

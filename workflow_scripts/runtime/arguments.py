@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from workflow_scripts.study.config.names import BASELINES, TABLES
+from workflow_scripts.study.config.names import BASELINES, GROUPS, TABLES
 
 # What files hold, as inputs and as outputs.
 FILES = {
@@ -110,6 +110,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "false_alarms": {"type": float, "default": 0.01, "help": "share of held-out views that the copy detector may flag"},
     "fold": {"type": int, "help": "the fold that the networks did not see"},
     "fold_count": {"type": int, "help": "number of folds"},
+    "groups": {"nargs": "+", "choices": GROUPS, "help": "columns of the index whose values are compared"},
     "holdout_protocol": _choice("none", "per_fold", default="none", help="whether generator and pretraining saw test patients"),
     "images": {"type": int, "help": "images of all shards together"},
     "layout": _choice(
@@ -152,7 +153,10 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "shown": {"type": int, "default": 48, "help": "views, frames or pairs in the figure"},
     "size": {"type": int, "default": 256, "help": "side of the views in pixels"},
     "snapshot_every": {"type": int, "default": 0, "help": "steps between copies of the averaged weights; 0: none"},
-    "split_by": _choice("patient", "view", default="patient", help="whether the views of a patient share a fold"),
+    "split_by": _choice(
+        "patient", "view", "scanner", "centre", default="patient", help="what shares a fold: a patient's views, or a scanner's, "
+        "or a centre's; view: nothing does",
+    ),
     "spread": _choice("released", "seeds", "runs", default="released", help="what ± means"),
     "table": _choice(*TABLES, help="which table"),
     "tables": {"nargs": "+", "choices": (*TABLES, "generation"), "help": "the tables, in the order of --numbers"},

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.study.config.names import LABELLED_SET
+from workflow_scripts.study.config.names import GROUPS, LABELLED_SET
 from workflow_scripts.study.pseudonyms import ID_COLUMNS, hide_ids, read_key
 
 # The columns (docs/data.md explains them) and what their cells must match. Extra columns are ignored.
@@ -22,6 +22,8 @@ PATTERNS = {
     "organ": re.compile(r"^.+$"),
     "device": re.compile(r"^.+$"),
     "side": re.compile(r"^(|left|right)$"),
+    "scanner": re.compile(r"^.*$"),
+    "centre": re.compile(r"^.*$"),
     "frames": re.compile(r"^(|first|all|every [1-9][0-9]*)$"),
 }
 # Longer lists of problems are cut here.
@@ -149,6 +151,28 @@ def _problems(rows: list[dict[str, str]], data: Mapping[str, Any]) -> Iterator[s
             yield f"line {line}, column path: {row['path']!r} leaves data.root ({data['root']})"
         if data["source"] == "phantoms" and row.get("truth") not in data["classes"]:
             yield f"line {line}, column truth: a phantom needs the class to draw ({', '.join(data['classes'])})"
+
+
+def told_apart(rows: Iterable[Mapping[str, str]], config: Mapping[str, Any]) -> list[str]:
+    """The columns of `GROUPS` by which a study's labelled frames differ.
+
+    Raises `UserError` where `split_by` names a column that the manifest lacks or leaves empty, or whose values are not as
+    many as the folds.
+    """
+    labelled = [row for row in rows if row["label"]]
+    values = {column: sorted({row.get(column, "") for row in labelled}) for column in GROUPS}
+    if (column := config["split_by"]) in GROUPS:
+        found = values[column]
+        if "" in found:
+            raise UserError(
+                f"split_by: {column} needs the column {column} of {config['data']['manifest']} filled for every labelled frame"
+            )
+        if len(found) != config["folds"]:
+            raise UserError(
+                f"split_by: {column} makes one fold for each {column} of the labelled frames, and there are {len(found)} "
+                f"({', '.join(found)}), but folds is {config['folds']}; set folds: {len(found)}"
+            )
+    return [column for column, found in values.items() if len(found) > 1]
 
 
 def true_classes(path: str | Path, images: Iterable[str], key: Path | None = None) -> dict[str, str]:

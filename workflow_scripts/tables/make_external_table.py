@@ -99,7 +99,7 @@ def main(arguments: argparse.Namespace) -> None:
         for row in rows
         for table in [patients[row.experiment]]
     ]
-    text = f"Reliability on {headline[0].lower()}{headline[1:]}.\nBrackets: 95 % over patients. Red: distance from the diagonal."
+    text = f"Reliability. {headline}.\nBrackets: 95 % over patients. Red: distance from the diagonal."
     save(reliability_figure(panels, classes[1], text, arguments.origin, "patient"), arguments.output_calibration)
 
 

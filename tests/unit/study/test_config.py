@@ -15,7 +15,7 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.study.config import load_config
 from workflow_scripts.study.config.schema import SCHEMA_PATH, schema_text
 from workflow_scripts.study.config.schema import main as write_schema
-from workflow_scripts.study.manifest import load_external, load_manifest
+from workflow_scripts.study.manifest import load_external, load_manifest, told_apart
 
 SHIPPED = REPOSITORY / "config.yaml"
 
@@ -431,6 +431,21 @@ def test_external_patients_must_be_labelled_and_unknown_to_the_study(tmp_path, d
         external(own.replace("homogeneous", ""))
     with pytest.raises(UserError, match=r"line 2, column path: .* leaves data.root \(b\)"):
         external(own.replace("a.png", "../a.png"))
+
+
+def test_what_tells_the_labelled_frames_apart_and_makes_the_folds():
+    rows = [
+        {"label": "x", "device": "box", "scanner": "A", "centre": ""},
+        {"label": "x", "device": "box", "scanner": "B", "centre": ""},
+        {"label": "", "device": "other", "scanner": "C", "centre": "Pisa"},
+    ]  # fmt: skip
+    config = {"data": {"manifest": "m.csv"}, "split_by": "scanner", "folds": 2}
+    assert told_apart(rows, config) == ["scanner"]
+    assert told_apart([{"label": "x", "device": "box"}], {**config, "split_by": "patient"}) == []
+    with pytest.raises(UserError, match=r"there are 2 \(A, B\), but folds is 3; set folds: 2"):
+        told_apart(rows, {**config, "folds": 3})
+    with pytest.raises(UserError, match=r"column centre of m\.csv filled for every labelled frame"):
+        told_apart(rows, {**config, "split_by": "centre"})
 
 
 def test_missing_columns_and_files_are_named(tmp_path, data):

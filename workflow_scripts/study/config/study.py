@@ -61,10 +61,11 @@ class Study(Settings):
         description="One cross-validation per seed, with folds of its own, the same for every experiment.",
     )
     folds: Whole = Field(3, ge=2, description="Folds of each cross-validation.")
-    split_by: Literal["patient", "view"] = Field(
+    split_by: Literal["patient", "view", "scanner", "centre"] = Field(
         "patient",
-        description="patient: a patient's views share a fold. view (the released code): they do not, so training "
-        "folds hold views of the test patients. Only to measure that leak.",
+        description="patient: a patient's views share a fold. scanner, centre: each fold is one value of that column of the "
+        "manifest, left out in turn, so every seed has the same folds. view (the released code): training folds hold views "
+        "of the test patients. Only to measure that leak.",
     )
     holdout: Literal["none", "per_fold"] = Field(
         "none",
