@@ -83,6 +83,7 @@ LEVELS = LEVELS if LEVELS in SHOWN_TABLES else ""
 TABLES = [
     *SHOWN_TABLES,
     "generation",
+    "shortcuts",
     *(["leak"] if study.leak_experiments(config) else []),
     *(["levels"] if LEVELS else []),
     *(["groups"] if LEVELS and TOLD_APART else []),

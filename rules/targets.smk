@@ -50,6 +50,7 @@ rule audit:
         result("audit/votes.csv"),
         result("review.html"),
         [result("audit/agreement.csv")] if config["audit"]["decisions"] else [],
+        result("tables/shortcuts.html"),
         [result(f"labels/{policy}.csv") for policy in ("complete", "filtered", "flipped")],
     localrule: True
 

@@ -24,13 +24,14 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.figures import BLUE, GREY, INK, RED, save, stamp
 from workflow_scripts.core.files import read_csv
 from workflow_scripts.core.log import say
+from workflow_scripts.core.statistics import drawn_auroc, times_drawn, with_interval
 from workflow_scripts.core.tables import Table, number, write_table
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.tables.aggregation import mean_and_std
 from workflow_scripts.tables.draw_calibration import panel, reliability_figure
 from workflow_scripts.tables.make_levels import organ_side_predictions, patient_predictions
-from workflow_scripts.tables.redraws import drawn_auroc, drawn_scores, times_drawn, with_interval
+from workflow_scripts.tables.redraws import drawn_scores
 from workflow_scripts.tables.rows import Row, read_predictions, read_table_rows
 from workflow_scripts.tables.tables import TITLES, choose_reference
 

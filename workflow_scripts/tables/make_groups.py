@@ -18,11 +18,12 @@ import numpy as np
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv
+from workflow_scripts.core.statistics import times_drawn, with_interval
 from workflow_scripts.core.tables import Table, number, write_table
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.tables.make_levels import organ_side_predictions, patient_predictions
-from workflow_scripts.tables.redraws import drawn_scores, times_drawn, with_interval
+from workflow_scripts.tables.redraws import drawn_scores
 from workflow_scripts.tables.rows import Row, read_predictions, read_table_rows
 
 if TYPE_CHECKING:

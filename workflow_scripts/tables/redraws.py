@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from workflow_scripts.core.statistics import percentile_interval, redraws
+from workflow_scripts.core.statistics import drawn_auroc
 from workflow_scripts.finetuning.calibration import BINS
 from workflow_scripts.finetuning.predictions import DECISION
-
-DRAWS = 2000
-
-
-def times_drawn(patients: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """How often each patient occurs, int64 (1 + draws, patients): once in the first line, redrawn in the others."""
-    return np.concatenate([np.ones((1, patients), np.int64), *redraws(patients, draws, seed)])
 
 
 def drawn_scores(
@@ -42,19 +35,3 @@ def drawn_scores(
             "brier": times @ error**2 / total,
             "excess": times @ error / total,
         }
-
-
-def drawn_auroc(probability: np.ndarray, truth: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of N units under D redraws, float (D,): the share of pairs in the right order, ties half."""
-    positive, negative = probability[truth][:, None], probability[~truth][None]
-    right = (positive > negative) + 0.5 * (positive == negative)
-    of_positives, of_negatives = times[:, truth].astype(np.float64), times[:, ~truth].astype(np.float64)
-    pairs = of_positives.sum(axis=1) * of_negatives.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        return np.einsum("dn,dn->d", of_positives @ right, of_negatives) / pairs
-
-
-def with_interval(name: str, values: np.ndarray, level: float = 0.95) -> dict[str, float]:
-    """`name`, `name_low`, `name_high` from a metric's values under `times_drawn`: the first, and what holds the others."""
-    low, high = percentile_interval(values[1:], level) if not np.isnan(values[1:]).all() else (np.nan, np.nan)
-    return {name: float(values[0]), f"{name}_low": low, f"{name}_high": high}

@@ -11,10 +11,11 @@ from sklearn import metrics as sk
 from tests.unit.finetuning.test_metrics import CLASSES
 from tests.unit.tables.test_make_levels import predicted, store
 from workflow_scripts.core.files import read_csv, write_csv
+from workflow_scripts.core.statistics import times_drawn, with_interval
 from workflow_scripts.finetuning.calibration import brier, expected_calibration_error
 from workflow_scripts.runtime.cli import run
 from workflow_scripts.tables import make_external_table as stage
-from workflow_scripts.tables.redraws import drawn_scores, times_drawn, with_interval
+from workflow_scripts.tables.redraws import drawn_scores
 
 
 def test_metrics_of_redraws_are_those_of_the_repeated_units() -> None:
