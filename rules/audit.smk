@@ -20,6 +20,33 @@ rule complete_labels:
         "{params.command} --log {log:q}"
 
 
+# Before what is trained: a network that a calliper tells the label needs no anatomy.
+rule find_shortcuts:
+    input:
+        views=result("views/labelled.npy"),
+        index=result("views/labelled.csv"),
+    output:
+        csv=result("tables/shortcuts.csv"),
+        md=result("tables/shortcuts.md"),
+        tex=result("tables/shortcuts.tex"),
+        html=report(
+            result("tables/shortcuts.html"),
+            category="Data",
+            labels={"figure": "shortcuts"},
+            caption="../docs/captions/shortcuts.rst",
+        ),
+    log:
+        log_of("find_shortcuts"),
+    priority: 1
+    localrule: True
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        **stage("audit.find_shortcuts", classes=CLASSES, origin=ORIGIN),
+    shell:
+        "{params.command} --log {log:q}"
+
+
 rule train_audit:
     input:
         views=result("views/labelled.npy"),

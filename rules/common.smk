@@ -20,10 +20,10 @@ from workflow_scripts.runtime.cluster import (
 )
 from workflow_scripts.runtime.code_version import code_version
 from workflow_scripts.study import experiments as study
-from workflow_scripts.study.config import SYNTHETIC_SETS, TABLES as ROW_TABLES, load_config
+from workflow_scripts.study.config import LABELLED_SET, SYNTHETIC_SETS, TABLES as ROW_TABLES, load_config
 from workflow_scripts.study.experiments import cohorts, left_out
 from workflow_scripts.study.label_sets import label_set
-from workflow_scripts.study.manifest import filled_sets, load_manifest, telling_ids
+from workflow_scripts.study.manifest import filled_sets, load_external, load_manifest, telling_ids, told_apart
 from workflow_scripts.study.pseudonyms import read_key
 from workflow_scripts.study.weights import require_files, weight_files
 
@@ -47,6 +47,8 @@ try:
     PRETRAINED = study.pretraining_runs(config)
     _frames = load_manifest(config["data"]["manifest"], config["data"])
     REAL_SETS = filled_sets(_frames, config, PRETRAINED)
+    TOLD_APART = told_apart(_frames, config)
+    _frames += [row for name in config["external"] for row in load_external(name, config, tuple(_frames))]
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -55,6 +57,9 @@ DATA = config["data"]
 SEEDS = config["seeds"]
 FOLDS = range(config["folds"])
 RUNS = config["pretraining"]["runs"]
+# The sets of external tests are cropped and compared like the study's own, and nothing learns from them.
+EXTERNAL = config["external"]
+EXTERNAL_SETS = [f"external/{name}" for name in EXTERNAL]
 CLASSES = DATA["classes"]
 POSITIVE = CLASSES[1]
 # Phantoms must never pass for patients: everything a person looks at carries this.
@@ -73,13 +78,16 @@ ASKED_CLASSES = CLASSES if config["diffusion"]["class_conditional"] else []
 SELECTING = config["diffusion"]["select"] != "last" and not READY_MODEL
 SHOWN_TABLES = [table for table in ROW_TABLES if config["tables"][table]["rows"]]
 # Folds of views have no organ side or patient as a whole.
-LEVELS = config["tables"]["levels"] if config["split_by"] == "patient" else ""
+LEVELS = config["tables"]["levels"] if config["split_by"] != "view" else ""
 LEVELS = LEVELS if LEVELS in SHOWN_TABLES else ""
 TABLES = [
     *SHOWN_TABLES,
     "generation",
+    "shortcuts",
     *(["leak"] if study.leak_experiments(config) else []),
     *(["levels"] if LEVELS else []),
+    *(["groups"] if LEVELS and TOLD_APART else []),
+    *[f"{name}/{table}" for name in EXTERNAL_SETS for table in SHOWN_TABLES],
 ]
 # Every label set that the study makes; the three of the paper always.
 LABEL_SETS = {"complete", "filtered", "flipped", *(experiment.labels for experiment in EXPERIMENTS.values())}
@@ -88,11 +96,12 @@ LABEL_SETS = {"complete", "filtered", "flipped", *(experiment.labels for experim
 wildcard_constraints:
     cohort=r"(seed\d+_fold\d+/)?",
     experiment="|".join(EXPERIMENTS) or "none",
+    external="|".join(EXTERNAL) or "none",
     fold=r"\d+",
     init=r"[A-Za-z][A-Za-z0-9_]*",
     repeat=r"(repeat\d+/)?",
     labels="|".join(sorted(LABEL_SETS)),
-    real_set="|".join(REAL_SETS),
+    real_set="|".join([*REAL_SETS, *EXTERNAL_SETS]),
     run="|".join(RUNS) or "none",
     seed=r"\d+",
     shard=r"\d+",
@@ -203,6 +212,17 @@ def require_weights(jobs):
 DRAWN_FRAMES = [result("phantoms/frames.csv")] if ORIGIN else []
 
 
+def frames_of(real_set):
+    """Where the frames of a real set are listed (`manifest`) and lie (`root`): the study's own, or an external set's."""
+    return {**DATA, **EXTERNAL.get(real_set.removeprefix("external/"), {})}
+
+
+def drawn_frames(wildcards):
+    """`DRAWN_FRAMES` of the manifest that a real set is listed in."""
+    source = f"{wildcards.real_set}/" if wildcards.real_set in EXTERNAL_SETS else ""
+    return [file.replace("phantoms/", f"phantoms/{source}") for file in DRAWN_FRAMES]
+
+
 def mix(wildcards, suffix):
     """The stores (.npy) or indexes (.csv) of a run's sets; synthetic ones belong to the run's cohort."""
     return [
@@ -249,14 +269,10 @@ def experiment_folds(wildcards):
     return result(f"folds/{'by_view/' if by_view else ''}seed{wildcards.seed}.csv")
 
 
-def each_seed(files_of):
-    """The files of every seed for a rule without the wildcard `seed`, one seed after the other."""
-
-    def files(wildcards):
-        found = [files_of(SimpleNamespace(seed=seed, **dict(wildcards.items()))) for seed in SEEDS]
-        return [file for each in found for file in ([each] if isinstance(each, str) else each)]
-
-    return files
+def seed_files(files, wildcards):
+    """What `files`, a function of an experiment and a seed, names for each seed of the study, one seed after the other."""
+    found = [files(SimpleNamespace(experiment=wildcards.experiment, seed=seed)) for seed in SEEDS]
+    return [file for each in found for file in ([each] if isinstance(each, str) else each)]
 
 
 def vote_settings(variant):

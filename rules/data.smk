@@ -25,19 +25,21 @@ if ORIGIN:
 
     rule draw_phantoms:
         input:
-            manifest=DATA["manifest"],
+            manifest=lambda wildcards: frames_of(wildcards.source.rstrip("/"))["manifest"],
             patient_key=PATIENT_KEY,
         output:
-            frames=result("phantoms/frames.csv"),
+            frames=result("phantoms/{source}frames.csv"),
         log:
-            log_of("draw_phantoms"),
+            log_of("draw_phantoms/{source}frames"),
+        wildcard_constraints:
+            source=f"({'|'.join(f'{name}/' for name in EXTERNAL_SETS)})?",
         conda:
             "../envs/data.yaml"
         threads: 2
         params:
             **stage(
                 "data.draw_phantoms",
-                root=DATA["root"],
+                root=lambda wildcards: frames_of(wildcards.source.rstrip("/"))["root"],
                 target_organ=DATA["target_organ"],
                 positive=POSITIVE,
             ),
@@ -49,8 +51,8 @@ if ORIGIN:
 # replacing frames in place, `snakemake -R crop_views` cuts them again.
 rule crop_views:
     input:
-        DRAWN_FRAMES,
-        manifest=DATA["manifest"],
+        drawn_frames,
+        manifest=lambda wildcards: frames_of(wildcards.real_set)["manifest"],
         patient_key=PATIENT_KEY,
     output:
         views=result("views/{real_set}.npy"),
@@ -65,8 +67,8 @@ rule crop_views:
     params:
         **stage(
             "data.crop_views",
-            root=DATA["root"],
-            set=wildcard("real_set"),
+            root=lambda wildcards: frames_of(wildcards.real_set)["root"],
+            set=lambda wildcards: LABELLED_SET if wildcards.real_set in EXTERNAL_SETS else wildcards.real_set,
             target_organ=DATA["target_organ"],
             profiles=json.dumps(DATA["crop_profiles"]),
             size=DATA["size"],
@@ -104,8 +106,8 @@ rule draw_folds:
 # Nearly identical views of different patients leak as a shared patient does.
 rule find_near_duplicates:
     input:
-        views=[result(f"views/{name}.npy") for name in REAL_SETS],
-        index=[result(f"views/{name}.csv") for name in REAL_SETS],
+        views=[result(f"views/{name}.npy") for name in [*REAL_SETS, *EXTERNAL_SETS]],
+        index=[result(f"views/{name}.csv") for name in [*REAL_SETS, *EXTERNAL_SETS]],
     output:
         pairs=result("checks/near_duplicates.csv"),
         figure=report(
@@ -120,7 +122,7 @@ rule find_near_duplicates:
     conda:
         "../envs/evaluation.yaml"
     params:
-        **stage("data.find_near_duplicates", names=REAL_SETS, origin=ORIGIN),
+        **stage("data.find_near_duplicates", names=[*REAL_SETS, *EXTERNAL_SETS], origin=ORIGIN),
     shell:
         "{params.command} --log {log:q}"
 

@@ -44,11 +44,14 @@ if PROBES:
         input:
             views=result("views/labelled.npy"),
             index=result("views/labelled.csv"),
-            labels=each_seed(experiment_labels),
-            folds=each_seed(experiment_folds),
-            weights=each_seed(experiment_weights),
+            labels=lambda wildcards: seed_files(experiment_labels, wildcards),
+            folds=lambda wildcards: seed_files(experiment_folds, wildcards),
+            weights=lambda wildcards: seed_files(experiment_weights, wildcards),
+            external_views=[result(f"views/{name}.npy") for name in EXTERNAL_SETS],
+            external_index=[result(f"views/{name}.csv") for name in EXTERNAL_SETS],
         output:
             predictions=[result(f"finetuning/{{experiment}}/seed{seed}.csv") for seed in SEEDS],
+            external=[result(f"external/{name}/{{experiment}}.csv") for name in EXTERNAL],
             efficiency=result("finetuning/{experiment}/efficiency.csv"),
         log:
             log_of("probe/{experiment}"),
@@ -91,6 +94,60 @@ rule predict_baseline:
             "finetuning.predict_baseline",
             baseline=lambda wildcards: EXPERIMENTS[wildcards.experiment].init,
             seed=wildcard("seed"),
+            classes=CLASSES,
+        ),
+    shell:
+        "{params.command} --log {log:q}"
+
+
+# External patients: the networks of every fold and seed predict each of their views.
+rule predict_external:
+    input:
+        views=result("views/external/{external}.npy"),
+        index=result("views/external/{external}.csv"),
+        weights=lambda wildcards: [
+            result(f"finetuning/{wildcards.experiment}/seed{seed}_fold{fold}.safetensors")
+            for seed in SEEDS
+            for fold in FOLDS
+        ],
+    output:
+        predictions=result("external/{external}/{experiment}.csv"),
+    log:
+        log_of("predict_external/{external}/{experiment}"),
+    wildcard_constraints:
+        experiment="|".join(NETWORKS) or "none",
+    conda:
+        "../envs/training.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        **stage("finetuning.predict_external", classes=CLASSES),
+    shell:
+        "{params.command} --log {log:q}"
+
+
+rule predict_external_baseline:
+    input:
+        views=result("views/external/{external}.npy"),
+        index=result("views/external/{external}.csv"),
+        real_views=result("views/labelled.npy"),
+        real_index=result("views/labelled.csv"),
+        labels=lambda wildcards: seed_files(experiment_labels, wildcards),
+        folds=lambda wildcards: seed_files(experiment_folds, wildcards),
+    output:
+        predictions=result("external/{external}/{experiment}.csv"),
+    log:
+        log_of("predict_external_baseline/{external}/{experiment}"),
+    wildcard_constraints:
+        experiment="|".join(BASELINE_EXPERIMENTS) or "none",
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        **stage(
+            "finetuning.predict_external_baseline",
+            baseline=lambda wildcards: EXPERIMENTS[wildcards.experiment].init,
+            seeds=SEEDS,
             classes=CLASSES,
         ),
     shell:

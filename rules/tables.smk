@@ -33,6 +33,7 @@ rule make_table:
             spread=config["tables"]["spread"],
             holdout_protocol=config["holdout"],
             pretraining_seeds=config["pretraining"]["seeds"],
+            split_by=config["split_by"],
             reference_numbers=REFERENCE_NUMBERS,
             origin=ORIGIN,
         ),
@@ -142,6 +143,43 @@ if LEVELS:
             "{params.command} --log {log:q}"
 
 
+if LEVELS and TOLD_APART:
+
+    # Does the classifier work on every scanner, and in every centre?
+    rule make_groups:
+        input:
+            table_parameters(LEVELS),
+            predictions=predictions_of(table_experiments(LEVELS)),
+            index=result("views/labelled.csv"),
+        output:
+            csv=result("tables/groups.csv"),
+            md=result("tables/groups.md"),
+            tex=result("tables/groups.tex"),
+            html=report(
+                result("tables/groups.html"),
+                category="Tables",
+                labels={"table": "groups"},
+                caption="../docs/captions/groups.rst",
+            ),
+        log:
+            log_of("make_groups"),
+        localrule: True
+        conda:
+            "../envs/evaluation.yaml"
+        params:
+            **stage(
+                "tables.make_groups",
+                rows=table_rows(LEVELS),
+                experiments=table_experiments(LEVELS),
+                groups=TOLD_APART,
+                split_by=config["split_by"],
+                classes=CLASSES,
+                origin=ORIGIN,
+            ),
+        shell:
+            "{params.command} --log {log:q}"
+
+
 if CALIBRATION:
 
     rule draw_calibration:
@@ -200,6 +238,63 @@ if PROBES:
             ),
         shell:
             "{params.command} --log {log:q}"
+
+
+# The rows of a table on patients that nothing learnt from.
+rule make_external_table:
+    input:
+        lambda wildcards: table_parameters(wildcards.table),
+        predictions=lambda wildcards: [
+            result(f"external/{wildcards.external}/{name}.csv") for name in table_experiments(wildcards.table)
+        ],
+        index=result("views/external/{external}.csv"),
+        # Folds of views predict no patient as a whole.
+        study_predictions=lambda wildcards: (
+            [] if config["split_by"] == "view" else predictions_of(table_experiments(wildcards.table))
+        ),
+        real_index=result("views/labelled.csv"),
+        pairs=result("checks/near_duplicates.csv"),
+    output:
+        csv=result("tables/external/{external}/{table}.csv"),
+        md=result("tables/external/{external}/{table}.md"),
+        tex=result("tables/external/{external}/{table}.tex"),
+        html=report(
+            result("tables/external/{external}/{table}.html"),
+            category="External test",
+            labels={"result": "{table} on {external}"},
+            caption="../docs/captions/external.rst",
+        ),
+        figure=report(
+            result("figures/external/{external}/{table}.png"),
+            category="External test",
+            labels={"result": "{table} on {external}: AUROC"},
+            caption="../docs/captions/external.rst",
+        ),
+        calibration=report(
+            result("figures/external/{external}/{table}_calibration.png"),
+            category="External test",
+            labels={"result": "{table} on {external}: calibration"},
+            caption="../docs/captions/external.rst",
+        ),
+    log:
+        log_of("make_external_table/{external}/{table}"),
+    localrule: True
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        **stage(
+            "tables.make_external_table",
+            table=wildcard("table"),
+            external=wildcard("external"),
+            title=lambda wildcards: EXTERNAL[wildcards.external].get("title", wildcards.external),
+            seen_without_labels=lambda wildcards: EXTERNAL[wildcards.external]["seen_without_labels"],
+            rows=lambda wildcards: table_rows(wildcards.table),
+            experiments=lambda wildcards: table_experiments(wildcards.table),
+            classes=CLASSES,
+            origin=ORIGIN,
+        ),
+    shell:
+        "{params.command} --log {log:q}"
 
 
 # What the paper claims, one by one, and what this study says of it.

@@ -1,7 +1,7 @@
 # The named targets: everything that a stage makes (`all` is in the Snakefile), and the report that gathers it.
 FIGURES = [
     "figure1",
-    *[f"views_{name}" for name in REAL_SETS],
+    *[f"views_{name}" for name in [*REAL_SETS, *EXTERNAL_SETS]],
     "near_duplicates",
     *[f"{cohort}figure4" for cohort in COHORTS],
     *[f"{cohort}closest_pairs" for cohort in COHORTS],
@@ -14,6 +14,7 @@ FIGURES = [
     *(["calibration"] if CALIBRATION else []),
     *(["label_efficiency"] if PROBES else []),
     *(["figure5"] if EXPLAINED else []),
+    *[f"{name}/{table}{kind}" for name in EXTERNAL_SETS for table in SHOWN_TABLES for kind in ("", "_calibration")],
 ]
 
 
@@ -41,7 +42,7 @@ rule make_report:
 
 rule crop:
     input:
-        [result(f"views/{name}.npy") for name in REAL_SETS],
+        [result(f"views/{name}.npy") for name in [*REAL_SETS, *EXTERNAL_SETS]],
     localrule: True
 
 
@@ -50,6 +51,7 @@ rule audit:
         result("audit/votes.csv"),
         result("review.html"),
         [result("audit/agreement.csv")] if config["audit"]["decisions"] else [],
+        result("tables/shortcuts.html"),
         [result(f"labels/{policy}.csv") for policy in ("complete", "filtered", "flipped")],
     localrule: True
 

@@ -183,10 +183,21 @@ def commands(printed: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"holdout": "per_fold"}, {"diffusion": {"select": "best"}}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, {"holdout": "per_fold"},
+        {"diffusion": {"select": "best"}, "external": {"elsewhere": {"manifest": "external.csv"}}},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_every_printed_command_is_one_that_its_stage_takes(tmp_path: Path, changes: dict):
     """What a rule names is a flag of its stage: each printed line runs by hand."""
     (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
+    (tmp_path / "external.csv").write_text(
+        "image_id,path,patient_id,organ,label,device,side,truth\n"
+        "E1,testicle/E1.png,E1,testicle,homogeneous,esaote_mylab,left,homogeneous\n"
+    )
     study = Study(tmp_path, [REPOSITORY / "demo" / "config.yaml"]).change("more", changes)
     found = commands(study.snakemake("--dry-run", "--printshellcmds", "all", "classifier"))
     seen = set()

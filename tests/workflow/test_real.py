@@ -48,7 +48,9 @@ CHANGES = {
     },
     # A frozen network beside a trained one.
     "tables": {
-        "table2": {"rows": [{"init": "scratch"}, {"init": "ud"}, {"init": "ud", "variant": "probe"}, {"init": "texture"}]}
+        "table2": {
+            "rows": [{"init": "scratch"}, {"init": "ud"}, {"init": "ud", "variant": "probe"}, {"init": "texture"}]
+        }
     },
     "figures": {"explained": ""},
 }

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TEXT_COLUMNS = (
     "view_id", "image_id", "patient_id", "organ", "label", "view", "device", "side", "path", "truth",
     "label_original", "label_policy", "set", "metric", "origin", "set_a", "view_a", "patient_a", "set_b", "view_b",
-    "patient_b", "name",
+    "patient_b", "name", "scanner", "centre",
 )  # fmt: skip
 
 

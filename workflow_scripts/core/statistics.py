@@ -98,20 +98,6 @@ def patient_bootstrap(
     return percentile_interval(np.concatenate(accuracy), level)
 
 
-def auroc_of_draws(scores: np.ndarray, truth: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of each of many redraws, float64 (draws,); NaN where a redraw has one class only.
-
-    `scores` float (N,), `truth` bool (N,), `times` int (draws, N): how often each view is drawn. Ties count half.
-    """
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
-    positive = np.add.reduceat(times[:, order] * truth[order], starts, axis=1)
-    negative = np.add.reduceat(times[:, order] * ~truth[order], starts, axis=1)
-    pairs = (positive * (np.cumsum(negative, axis=1) - negative / 2)).sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return pairs / (positive.sum(axis=1) * negative.sum(axis=1))
-
-
 def redraws(patients: int, draws: int, seed: int) -> Iterator[np.ndarray]:
     """How often each patient occurs when as many are drawn with replacement: int64 (n, patients), `draws` rows in all.
 
@@ -127,3 +113,24 @@ def percentile_interval(values: np.ndarray, level: float) -> tuple[float, float]
     tail = (1 - level) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def times_drawn(patients: int, draws: int = 2000, seed: int = 0) -> np.ndarray:
+    """How often each patient occurs, int64 (1 + draws, patients): once in the first line, redrawn in the others."""
+    return np.concatenate([np.ones((1, patients), np.int64), *redraws(patients, draws, seed)])
+
+
+def drawn_auroc(probability: np.ndarray, truth: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of N units under D redraws, float (D,): the share of pairs in the right order, ties half."""
+    positive, negative = probability[truth][:, None], probability[~truth][None]
+    right = (positive > negative) + 0.5 * (positive == negative)
+    of_positives, of_negatives = times[:, truth].astype(np.float64), times[:, ~truth].astype(np.float64)
+    pairs = of_positives.sum(axis=1) * of_negatives.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.einsum("dn,dn->d", of_positives @ right, of_negatives) / pairs
+
+
+def with_interval(name: str, values: np.ndarray, level: float = 0.95) -> dict[str, float]:
+    """`name`, `name_low`, `name_high` from a metric's values under `times_drawn`: the first, and what holds the others."""
+    low, high = percentile_interval(values[1:], level) if not np.isnan(values[1:]).all() else (np.nan, np.nan)
+    return {name: float(values[0]), f"{name}_low": low, f"{name}_high": high}

@@ -1,8 +1,9 @@
 """Assign the labelled patients to cross-validation folds, stratified on their original labels (paper, Sec. 4.3).
 
 Every label policy and every experiment of a seed uses the same folds, so that table rows can be compared fold by fold.
-With --split-by view, views are assigned instead, as in the paper's released code: then training folds hold views of test
-patients. Use it only to measure that leak.
+With --split-by scanner or centre, each fold is one scanner or centre, whatever the seed. With --split-by view, views are
+assigned instead, as in the paper's released code: then training folds hold views of test patients. Use it only to
+measure that leak.
 
     python -m workflow_scripts.data.draw_folds --index views/labelled.csv --fold-count 3 --seed 0 \\
         --positive inhomogeneous --output-folds folds/seed0.csv
@@ -19,6 +20,7 @@ from workflow_scripts.core.files import read_rows, write_rows
 from workflow_scripts.core.log import say
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
+from workflow_scripts.study.config.names import GROUPS
 
 
 def assign_folds(views: Iterable[tuple[str, bool]], folds: int, seed: int, unit: str = "patient") -> dict[str, int]:
@@ -53,6 +55,27 @@ def assign_folds(views: Iterable[tuple[str, bool]], folds: int, seed: int, unit:
     return {patient: fold_of[patient] for patient in sorted(fold_of)}
 
 
+def leave_one_out(views: Iterable[tuple[str, str]], folds: int, column: str) -> dict[str, int]:
+    """Assign each scanner or centre to a fold of its own, in order of its name: its name -> fold in 0..folds-1.
+
+    `views` yields (patient, scanner or centre) per view; `column` names which. Raises `UserError` where there are not
+    `folds` of them, where one is empty, and where a patient has several, whom two folds would share.
+    """
+    of_patient: dict[str, str] = {}
+    for patient, group in views:
+        if not group:
+            raise UserError(f"a view of patient {patient} has no {column}; fill the manifest's column {column}")
+        if of_patient.setdefault(patient, group) != group:
+            raise UserError(
+                f"patient {patient} has views of {column} {of_patient[patient]} and {group}, so leaving one {column} out would "
+                "not leave the patient out; take one of them out of the manifest, or use split_by: patient"
+            )
+    groups = sorted(set(of_patient.values()))
+    if len(groups) != folds:
+        raise UserError(f"there are {len(groups)} values of {column} but {folds} folds; set folds: {len(groups)}")
+    return {group: fold for fold, group in enumerate(groups)}
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
@@ -72,11 +95,15 @@ def main(arguments: argparse.Namespace) -> None:
             raise UserError(
                 f"{arguments.index}: view {row['view_id']} has no patient or no label; it cannot be put in a fold"
             )
-    unit = f"{arguments.split_by}_id"
-    fold_of = assign_folds(
-        ((row[unit], row["label"] == arguments.positive) for row in index), arguments.fold_count, arguments.seed,
-        arguments.split_by,
-    )  # fmt: skip
+    unit = arguments.split_by if arguments.split_by in GROUPS else f"{arguments.split_by}_id"
+    if arguments.split_by in GROUPS:
+        views = ((row["patient_id"], row.get(unit, "")) for row in index)
+        fold_of = leave_one_out(views, arguments.fold_count, unit)
+    else:
+        fold_of = assign_folds(
+            ((row[unit], row["label"] == arguments.positive) for row in index), arguments.fold_count, arguments.seed,
+            arguments.split_by,
+        )  # fmt: skip
     in_folds: dict[str, set[int]] = {}
     for row in index:
         in_folds.setdefault(row["patient_id"], set()).add(fold_of[row[unit]])

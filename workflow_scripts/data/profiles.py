@@ -22,6 +22,8 @@ class View(NamedTuple):
     """Grey, uint8 (size, size)."""
     coloured: float
     """Share of its pixels that are coloured, 0 to 1: colour Doppler or coloured marks."""
+    shape: tuple[int, int]
+    """Height and width of its box on the frame, pixels."""
 
 
 def cut_views(frame: Frame, profile: Mapping[str, Any], size: int, image_id: str) -> list[View]:
@@ -30,7 +32,7 @@ def cut_views(frame: Frame, profile: Mapping[str, Any], size: int, image_id: str
     Raises `UserError` as `view_boxes` does.
     """
     return [
-        View(name, resize(letterbox(frame.grey(box)), size), frame.coloured_share(box))
+        View(name, resize(letterbox(frame.grey(box)), size), frame.coloured_share(box), box[2:])
         for name, box in view_boxes(frame, profile, image_id)
     ]
 

@@ -16,8 +16,9 @@ from workflow_scripts.core.files import atomic_path, write_rows
 from workflow_scripts.core.log import progress
 from workflow_scripts.data.frames import read_frames
 from workflow_scripts.data.profiles import View, cut_views
+from workflow_scripts.study.config.names import GROUPS
 
-INDEX_COLUMNS = ("view_id", "image_id", "patient_id", "organ", "label", "side", "view", "coloured")
+INDEX_COLUMNS = ("view_id", "image_id", "patient_id", "organ", "label", "side", "view", "coloured", "height", "width")
 # Rows per task: enough to hide the cost of scheduling, few enough to keep the waiting results small. A row that takes
 # many frames of a clip is a task of its own.
 CHUNK = 8
@@ -96,7 +97,7 @@ def write_store(
         if not index:
             raise UserError(f"no frame is left, all were skipped: {_listing(bad)}")
         index_path.unlink(missing_ok=True)  # if the process dies in between, no old index is left beside new views
-    write_rows(index, INDEX_COLUMNS, index_path)
+    write_rows(index, [*INDEX_COLUMNS, *(name for name in GROUPS if name in rows[0])], index_path)
     return len(index), bad
 
 
@@ -107,7 +108,12 @@ def _write_header(file: Any, count: int, size: int) -> None:
 
 def _entry(row: Mapping[str, str], view_id: str, view: View) -> dict[str, str]:
     kept = {key: row[key] for key in ("image_id", "patient_id", "organ", "label", "side")}
-    return {"view_id": view_id, **kept, "view": view.name, "coloured": f"{view.coloured:.4g}"}
+    groups = {key: row[key] for key in GROUPS if key in row}
+    height, width = map(str, view.shape)
+    return {
+        "view_id": view_id, **kept, "view": view.name, "coloured": f"{view.coloured:.4g}", "height": height, "width": width,
+        **groups,
+    }  # fmt: skip
 
 
 def _decoded(

@@ -12,6 +12,8 @@ from workflow_scripts.core.errors import UserError
 PREDICTION_COLUMNS = [
     "view_id", "patient_id", "fold", "seed", "label_original", "label_policy", "kept", "probability", "prediction",
 ]  # fmt: skip
+# Of external views, which every network predicts: the network is that of a seed and a fold.
+EXTERNAL_COLUMNS = ["view_id", "patient_id", "label", "seed", "fold", "probability"]
 # A view is positive when its probability exceeds this: the argmax of two logits; a tie is negative.
 DECISION = 0.5
 

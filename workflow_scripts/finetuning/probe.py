@@ -2,8 +2,9 @@
 
 What fine-tuning makes of a network depends on its rates and epochs; what the network brings along does not. For each seed
 and fold, the network embeds every view as it is, without training. Class-balanced logistic regression on the standardised
-features of the other folds' kept views then predicts the views of the fold. The predictions are those of a row like any
-other. `--output-efficiency` has those that are learnt from a share of the training patients, drawn several times.
+features of the other folds' kept views then predicts the views of the fold, and external views if there are any. The
+predictions are those of a row like any other. `--output-efficiency` has those that are learnt from a share of the training
+patients, drawn several times.
 
     python -m workflow_scripts.finetuning.probe --views views/labelled.npy --index views/labelled.csv \\
         --labels labels/complete.csv --folds folds/seed0.csv folds/seed1.csv --seeds 0 1 --classes homogeneous inhomogeneous \\
@@ -34,8 +35,8 @@ EFFICIENCY_COLUMNS = ["share", "draw", "seed", "view_id", "patient_id", "fold", 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    add_inputs(parser, "views index labels+ folds+ weights*")
-    add_outputs(parser, "predictions+ efficiency")
+    add_inputs(parser, "views index labels+ folds+ weights* external_views* external_index*")
+    add_outputs(parser, "predictions+ efficiency external*")
     add_parameters(parser, "seeds classes backbone layout")
     add_settings(parser, ProbeRecipe)
     add_device(parser)
@@ -76,7 +77,7 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.core.files import read_csv, write_csv
     from workflow_scripts.core.store import ViewStore
     from workflow_scripts.finetuning.baselines import linear_probability
-    from workflow_scripts.finetuning.predictions import PREDICTION_COLUMNS, decide
+    from workflow_scripts.finetuning.predictions import EXTERNAL_COLUMNS, PREDICTION_COLUMNS, decide
     from workflow_scripts.networks.backbone import normalise
     from workflow_scripts.networks.cross_validation import initial_classifier
     from workflow_scripts.networks.fold_inputs import join_tables, training_targets, weights_by_fold
@@ -84,7 +85,9 @@ def main(arguments: argparse.Namespace) -> None:
 
     device, recipe, seeds = select_device(arguments.device, arguments.threads), settings(arguments), arguments.seeds
     store = ViewStore.open(arguments.views, arguments.index)
-    views = torch.from_numpy(np.array(store.pixels))
+    outside = [ViewStore.open(*files) for files in zip(arguments.external_views, arguments.external_index, strict=True)]
+    views = torch.from_numpy(np.concatenate([np.array(one.pixels) for one in (store, *outside)]))
+    ends = np.cumsum([len(one) for one in (store, *outside)])
 
     @torch.inference_mode()
     def features(path: Path | None, seed: int, fold: int) -> np.ndarray:
@@ -98,6 +101,7 @@ def main(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     known: dict[Path, np.ndarray] = {}
     efficiency = []
+    external: list[list[pd.DataFrame]] = [[] for _ in outside]
     for seed, (label_file,), (fold_file,), weights, output in progress(by_seed, "probing", "seed", len(seeds)):
         labels, folds = read_csv(label_file), read_csv(fold_file)
         sources = (str(arguments.index), str(fold_file), str(label_file))
@@ -119,13 +123,19 @@ def main(arguments: argparse.Namespace) -> None:
                 if share < 1:
                     chosen = train[training_patients(patients[train], share, seed, f"probe/fold{fold}/draw{draw}")]
                 truth = targets[fold][chosen] == 1
-                probability[share, draw][test] = linear_probability(found[chosen], truth, found[test])
+                predicted = linear_probability(found[chosen], truth, found)
+                probability[share, draw][test] = predicted[: len(store)][test]
+                if share == 1:
+                    for tables, one, part in zip(external, outside, np.split(predicted, ends)[1:-1], strict=True):
+                        tables.append(one.index.assign(seed=seed, fold=fold, probability=part)[EXTERNAL_COLUMNS])
         for (share, draw), values in probability.items():
             efficiency.append(table.assign(share=share, draw=draw, seed=seed, probability=values)[EFFICIENCY_COLUMNS])
         whole = probability[1.0, 0]
         table = table.assign(seed=seed, probability=whole, prediction=decide(whole, arguments.classes))
         write_csv(table[PREDICTION_COLUMNS], output)
     write_csv(pd.concat(efficiency), arguments.output_efficiency)
+    for tables, output in zip(external, arguments.output_external, strict=True):
+        write_csv(pd.concat(tables), output)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from workflow_scripts.study.config.names import BASELINES, TABLES
+from workflow_scripts.study.config.names import BASELINES, GROUPS, TABLES
 
 # What files hold, as inputs and as outputs.
 FILES = {
@@ -28,6 +28,7 @@ FILES = {
     "bias": "CSV by class: recorded epochs and share of evaluations that flag",
     "by_patient": "CSVs of predictions with folds of patients, one per seed",
     "by_view": "CSVs of predictions with folds of views, one per seed",
+    "calibration": "reliability diagrams, .png",
     "complete": "CSV of the original labels",
     "copy_planted": "copy encoder's features of planted copies, float32 (kinds, copies, D)",
     "copy_real": "copy encoder's features of the labelled views, float32 (N, D)",
@@ -38,7 +39,9 @@ FILES = {
     "denoising": "CSV of how well the generator denoises each real view",
     "figure": "the figure, .png",
     "efficiency": "CSV of a probe's predictions learnt from shares of the patients: share, draw, seed, view_id, …",
-    "external": "manifest of labelled patients that the study never learns from, .csv",
+    "external": "CSVs of predictions of external views, one per external set",
+    "external_index": "CSV indexes of the external views, one per external set",
+    "external_views": "stores of external views, uint8 .npy, one per external set",
     "features": "features, float32 .npy (N, D), one file per store",
     "filter": "CSV of the manifold filter: index, inside, distance_ratio",
     "flipped": "CSV of the flipped labels",
@@ -77,6 +80,7 @@ FILES = {
     "sheet": "images and the views drawn of them, .npy",
     "sheets": "images and the views drawn of them, .npy, one per run",
     "summary": "summary of the privacy audit, .json",
+    "study_predictions": "CSVs of the study's own out-of-fold predictions, as --predictions of its tables",
     "sweep": "CSV of what other thresholds find",
     "synthetic": "features of the synthetic views, float32 (N, D)",
     "synthetic_index": "CSV index of the synthetic views",
@@ -106,9 +110,11 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "exclude_fold": {"type": int, "default": None, "help": "leave the patients of this fold of --folds out of everything"},
     "experiment": {"help": "name of the experiment"},
     "experiments": {"nargs": "+", "help": "names of the experiments, in the order of --predictions"},
+    "external": {"help": "name of the external set"},
     "false_alarms": {"type": float, "default": 0.01, "help": "share of held-out views that the copy detector may flag"},
     "fold": {"type": int, "help": "the fold that the networks did not see"},
     "fold_count": {"type": int, "help": "number of folds"},
+    "groups": {"nargs": "+", "choices": GROUPS, "help": "columns of the index whose values are compared"},
     "holdout_protocol": _choice("none", "per_fold", default="none", help="whether generator and pretraining saw test patients"),
     "images": {"type": int, "help": "images of all shards together"},
     "layout": _choice(
@@ -139,6 +145,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "root": {"type": Path, "help": "folder below which every frame lies"},
     "rows": {"help": "JSON list of a table's rows {name, paper, experiment, init, samples, switches, parameters}"},
     "seed": {"type": int, "default": 0, "help": "seed of every draw"},
+    "seen_without_labels": {"default": False, "help": "external patients may be in the study without a label"},
     "seeds": {"type": int, "nargs": "+", "help": "the seeds, in the order of the files that are given for each"},
     "select": _choice("last", "best", "least_copying", help="the rule that chooses a checkpoint"),
     "set": {"help": "`labelled`, or an organ: its frames without a label"},
@@ -151,7 +158,10 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "shown": {"type": int, "default": 48, "help": "views, frames or pairs in the figure"},
     "size": {"type": int, "default": 256, "help": "side of the views in pixels"},
     "snapshot_every": {"type": int, "default": 0, "help": "steps between copies of the averaged weights; 0: none"},
-    "split_by": _choice("patient", "view", default="patient", help="whether the views of a patient share a fold"),
+    "split_by": _choice(
+        "patient", "view", "scanner", "centre", default="patient", help="what shares a fold: a patient's views, or a scanner's, "
+        "or a centre's; view: nothing does",
+    ),
     "spread": _choice("released", "seeds", "runs", default="released", help="what ± means"),
     "table": _choice(*TABLES, help="which table"),
     "tables": {"nargs": "+", "choices": (*TABLES, "generation"), "help": "the tables, in the order of --numbers"},

@@ -86,10 +86,10 @@ def probe_titles(config: Mapping[str, Any]) -> dict[str, str]:
 def leak_experiments(config: Mapping[str, Any]) -> list[Experiment]:
     """The two experiments whose folds alone differ: of patients, and of views.
 
-    None where all folds are of views, or where start weights are made for folds of patients (holdout: per_fold).
+    None where folds are not of patients, or where start weights are made for folds of patients (holdout: per_fold).
     """
     start = config["tables"]["leak"]
-    if not start or config["split_by"] == "view" or config["holdout"] == "per_fold":
+    if not start or config["split_by"] != "patient" or config["holdout"] == "per_fold":
         return []
     return [Experiment(start, "complete"), Experiment(start, "complete", VIEW_SPLIT)]
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.study.config.names import LABELLED_SET
+from workflow_scripts.study.config.names import GROUPS, LABELLED_SET
 from workflow_scripts.study.pseudonyms import ID_COLUMNS, hide_ids, read_key
 
 # The columns (docs/data.md explains them) and what their cells must match. Extra columns are ignored.
@@ -22,6 +22,8 @@ PATTERNS = {
     "organ": re.compile(r"^.+$"),
     "device": re.compile(r"^.+$"),
     "side": re.compile(r"^(|left|right)$"),
+    "scanner": re.compile(r"^.*$"),
+    "centre": re.compile(r"^.*$"),
     "frames": re.compile(r"^(|first|all|every [1-9][0-9]*)$"),
 }
 # Longer lists of problems are cut here.
@@ -41,7 +43,7 @@ def read_manifest(path: str | Path, key: Path | None = None) -> list[dict[str, s
         with path.open(encoding="utf-8-sig", newline="") as file:
             text = file.read()
     except FileNotFoundError:
-        raise UserError(f"the manifest {path} does not exist; data.manifest in the config names it") from None
+        raise UserError(f"the manifest {path} does not exist; the config names it (data.manifest, external)") from None
     except UnicodeDecodeError:
         raise UserError(f"the manifest {path} is not UTF-8; save it as CSV UTF-8") from None
     header = text.partition("\n")[0]
@@ -94,6 +96,30 @@ def load_manifest(path: str | Path, data: Mapping[str, Any]) -> list[dict[str, s
     return rows
 
 
+def load_external(name: str, config: Mapping[str, Any], study: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Read and validate the manifest of the external set `name` of a config, given the study's own rows.
+
+    Raises `UserError` as `load_manifest` does, where no row carries a label, and where a patient of the study appears (with
+    `seen_without_labels`: one whom the study labels); the message names a line, since ids may be secret.
+    """
+    path = config["external"][name]["manifest"]
+    rows = load_manifest(path, {**config["data"], **config["external"][name]})
+    if not any(row["label"] for row in rows):
+        raise UserError(f"external.{name}: {path} labels no frame; an external test needs labels")
+    seen = config["external"][name]["seen_without_labels"]
+    known = {row["patient_id"] for row in study if row["label"] or not seen} - {""}
+    shared = [(line, row["patient_id"]) for line, row in enumerate(rows, start=2) if row["patient_id"] in known]
+    if shared:
+        count = len({patient for _, patient in shared})
+        raise UserError(
+            f"external.{name}: {count} patients of {path} also appear in {config['data']['manifest']}, the first on line "
+            f"{shared[0][0]}{', with a label' if seen else ''}. An external test needs patients whom the study has never seen: "
+            "take their rows out of one of the manifests, or, if they are other people, give them other ids"
+            + ("" if seen else "; where the study has no label of them, seen_without_labels: true allows it")
+        )
+    return rows
+
+
 def _problems(rows: list[dict[str, str]], data: Mapping[str, Any]) -> Iterator[str]:
     if not rows:
         yield "holds no row"
@@ -127,6 +153,28 @@ def _problems(rows: list[dict[str, str]], data: Mapping[str, Any]) -> Iterator[s
             yield f"line {line}, column path: {row['path']!r} leaves data.root ({data['root']})"
         if data["source"] == "phantoms" and row.get("truth") not in data["classes"]:
             yield f"line {line}, column truth: a phantom needs the class to draw ({', '.join(data['classes'])})"
+
+
+def told_apart(rows: Iterable[Mapping[str, str]], config: Mapping[str, Any]) -> list[str]:
+    """The columns of `GROUPS` by which a study's labelled frames differ.
+
+    Raises `UserError` where `split_by` names a column that the manifest lacks or leaves empty, or whose values are not as
+    many as the folds.
+    """
+    labelled = [row for row in rows if row["label"]]
+    values = {column: sorted({row.get(column, "") for row in labelled}) for column in GROUPS}
+    if (column := config["split_by"]) in GROUPS:
+        found = values[column]
+        if "" in found:
+            raise UserError(
+                f"split_by: {column} needs the column {column} of {config['data']['manifest']} filled for every labelled frame"
+            )
+        if len(found) != config["folds"]:
+            raise UserError(
+                f"split_by: {column} makes one fold for each {column} of the labelled frames, and there are {len(found)} "
+                f"({', '.join(found)}), but folds is {config['folds']}; set folds: {len(found)}"
+            )
+    return [column for column, found in values.items() if len(found) > 1]
 
 
 def true_classes(path: str | Path, images: Iterable[str], key: Path | None = None) -> dict[str, str]:

@@ -52,8 +52,10 @@ def panel(name: str, probability: np.ndarray, truth: np.ndarray, patients: np.nd
     return Panel(name, reliability(probability, truth), ece, score)
 
 
-def reliability_figure(panels: Sequence[Panel], positive: str, headline: str, origin: str) -> Figure:
-    """A reliability diagram per network, and below it how many predictions each bin holds."""
+def reliability_figure(
+    panels: Sequence[Panel], positive: str, headline: str, origin: str, unit: str = "view"
+) -> Figure:
+    """A reliability diagram per network, and below it how many predictions each bin holds; each is of one `unit`."""
     from matplotlib.figure import Figure
 
     columns = min(COLUMNS, len(panels))
@@ -70,7 +72,7 @@ def reliability_figure(panels: Sequence[Panel], positive: str, headline: str, or
         _draw_diagram(diagram, panels[i])
         _draw_counts(counts, panels[i].points)
         if column == 0:
-            diagram.set_ylabel(f"share of {positive} views")
+            diagram.set_ylabel(f"share of {positive} {unit}s")
             counts.set_ylabel("predictions", color=INK)
         if i + columns >= len(panels):
             counts.set_xlabel(f"probability of {positive}")

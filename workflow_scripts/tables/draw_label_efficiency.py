@@ -18,7 +18,7 @@ import numpy as np
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.figures import BLUE, GREY, INK, RED, save, stamp
-from workflow_scripts.core.statistics import auroc_of_draws, patient_weights, percentile_interval
+from workflow_scripts.core.statistics import drawn_auroc, times_drawn, with_interval
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-DRAWS = 2000
-LEVEL = 0.95
 # Distinguishable in print and to readers who confuse red and green, with a marker each.
 STYLES = [(BLUE, "o"), (RED, "s"), ("#2a9d6f", "D"), ("#8a5fb0", "^"), ("#c98a1b", "v"), (INK, "P"), (GREY, "X")]
 
@@ -50,12 +48,12 @@ def areas_of_draws(table: pd.DataFrame, positive: str, times: np.ndarray, views:
     for key, part in table.groupby(["share", "draw", "seed"]):
         part = part.set_index("view_id").loc[views]
         truth = (part["label_original"] == positive).to_numpy()
-        areas.setdefault(float(key[0]), []).append(auroc_of_draws(part["probability"].to_numpy(), truth, times))
+        areas.setdefault(float(key[0]), []).append(drawn_auroc(part["probability"].to_numpy(), truth, times))
     return {share: np.mean(found, axis=0) for share, found in areas.items()}
 
 
 def numbers(tables: Sequence[pd.DataFrame], names: Sequence[str], positive: str) -> pd.DataFrame:
-    """One row per network and share: name, share, patients, auroc, low, high, difference, difference_low, difference_high.
+    """One row per network and share: name, share, patients, auroc and difference with `_low` and `_high`.
 
     `patients` is the number of labelled patients that the folds of a seed train on, on average. The difference is to the
     first network at the same share. `UserError` where two networks predict different views.
@@ -66,21 +64,17 @@ def numbers(tables: Sequence[pd.DataFrame], names: Sequence[str], positive: str)
     for name, table in zip(names, tables, strict=True):
         if set(table["view_id"]) != set(views.index):
             raise UserError(f"{name} predicts other views than {names[0]}; run the probes again on the same views")
-    weights = patient_weights(views["patient_id"].to_numpy(), DRAWS, np.random.default_rng(0))
-    times = np.concatenate([np.ones((1, len(views)), weights.dtype), weights])
+    _, patient = np.unique(views["patient_id"], return_inverse=True)
+    times = times_drawn(int(patient.max()) + 1)[:, patient]
     rows, first = [], {}
     patients, folds = views["patient_id"].nunique(), tables[0]["fold"].nunique()
     for name, table in zip(names, tables, strict=True):
         found = areas_of_draws(table, positive, times, views.index)
         first = first or found
         for share, areas in sorted(found.items()):
-            low, high = percentile_interval(areas[1:], LEVEL)
-            difference = areas - first[share]
-            below, above = percentile_interval(difference[1:], LEVEL)
-            rows.append(
-                {"name": name, "share": share, "patients": round(share * patients * (folds - 1) / folds), "auroc": areas[0],
-                 "low": low, "high": high, "difference": difference[0], "difference_low": below, "difference_high": above}
-            )  # fmt: skip
+            learnt = round(share * patients * (folds - 1) / folds)
+            row = {"name": name, "share": share, "patients": learnt, **with_interval("auroc", areas)}
+            rows.append({**row, **with_interval("difference", areas - first[share])})
     return pd.DataFrame(rows)
 
 
@@ -96,7 +90,7 @@ def efficiency_figure(values: pd.DataFrame, origin: str) -> Figure:
         line, (colour, marker) = values[values["name"] == name], STYLES[i % len(STYLES)]
         # Points of one share beside each other, or their intervals would hide one another.
         x = line["patients"] * 1.025 ** (i - (len(names) - 1) / 2)
-        axis.vlines(x, line["low"], line["high"], color=colour, alpha=0.5, linewidth=1.6)
+        axis.vlines(x, line["auroc_low"], line["auroc_high"], color=colour, alpha=0.5, linewidth=1.6)
         axis.plot(x, line["auroc"], color=colour, marker=marker, markersize=5.5, linewidth=1.4, label=name)
     axis.axhline(0.5, color=GREY, linestyle="--", linewidth=1)
     axis.set_xscale("log")

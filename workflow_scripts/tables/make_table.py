@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     parser = stage_parser(__doc__)
     add_inputs(parser, "predictions+")
     add_outputs(parser, "csv md tex html")
-    add_parameters(parser, "table rows experiments classes spread holdout_protocol pretraining_seeds")
+    add_parameters(parser, "table rows experiments classes spread holdout_protocol pretraining_seeds split_by")
     add_parameters(parser, "reference_numbers origin")
     return parser
 
@@ -37,7 +37,7 @@ def main(arguments: argparse.Namespace) -> None:
         values = tables.with_paper_numbers(table, values, [row.paper for row in rows])
     caption = tables.notes(
         table, rows, predictions, values, positive, spread, arguments.holdout_protocol, reference,
-        arguments.pretraining_seeds,
+        arguments.pretraining_seeds, arguments.split_by,
     )  # fmt: skip
     if arguments.reference_numbers:
         caption.append("Columns (paper): Morelli et al., ICIAP 2025, on their own data.")

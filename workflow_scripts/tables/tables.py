@@ -10,6 +10,7 @@ import numpy as np
 from workflow_scripts.core.files import read_csv
 from workflow_scripts.core.statistics import corrected_paired_test, holm, patient_bootstrap
 from workflow_scripts.core.tables import Table, number, p_value, plus_minus
+from workflow_scripts.study.config.names import GROUPS
 from workflow_scripts.study.paper import PAPER
 from workflow_scripts.tables.aggregation import SPREADS, aggregate, run_scores
 from workflow_scripts.tables.reading import critical_sentence
@@ -178,8 +179,9 @@ def notes(
     holdout: str,
     reference: str,
     pretraining_seeds: int = 1,
+    split_by: str = "patient",
 ) -> list[str]:
-    """The sentences of a caption; `values` as `numbers` returns them."""
+    """The sentences of a caption; `values` as `numbers` returns them, `split_by` what shares a fold."""
     views = next(iter(predictions.values()))
     seeds, folds = views["seed"].nunique(), views["fold"].nunique()
     first = views[views["seed"] == views["seed"].min()]
@@ -195,6 +197,11 @@ def notes(
         f"as in the paper. A view is called {positive} where its probability exceeds 0.5.",
         f"{HOLDOUTS[holdout]}.",
     ]
+    if split_by in GROUPS:
+        result.append(
+            f"Each fold is one {split_by}, left out in turn, and every seed has the same folds: ± and p hold the differences "
+            f"between the {split_by}s, but no other division of the patients."
+        )
     if table in SCORED_TWICE:
         result.append(
             "The columns “original” score the same predictions on the original labels of all views. Most of a gain "

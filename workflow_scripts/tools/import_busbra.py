@@ -52,7 +52,10 @@ def parser() -> argparse.ArgumentParser:
         "--leave-out-others", action="store_true",
         help="leave the views of all other patients out of the study, so that pretraining never sees their pixels",
     )  # fmt: skip
-    add_outputs(parser, "manifest external")
+    add_outputs(parser, "manifest")
+    parser.add_argument(
+        "--output-external", type=Path, required=True, help="manifest of the patients outside the study, .csv"
+    )
     return parser
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_rows, write_rows
-from workflow_scripts.data.draw_folds import assign_folds
+from workflow_scripts.data.draw_folds import assign_folds, leave_one_out
 
 
 def cohort(patients: int, seed: int, share: float = 0.2) -> list[tuple[str, bool]]:
@@ -61,6 +61,17 @@ def test_the_seed_decides_and_the_order_of_rows_does_not() -> None:
     assert first == {0, 1, 2}
 
 
+def test_each_scanner_is_left_out_once() -> None:
+    views = [("p1", "Mindray"), ("p2", "Esaote"), ("p1", "Mindray"), ("p3", "GE")]
+    assert leave_one_out(views, 3, "scanner") == {"Esaote": 0, "GE": 1, "Mindray": 2}
+    with pytest.raises(UserError, match="3 values of scanner but 2 folds; set folds: 3"):
+        leave_one_out(views, 2, "scanner")
+    with pytest.raises(UserError, match="patient p1 has views of scanner Mindray and GE"):
+        leave_one_out([*views, ("p1", "GE")], 3, "scanner")
+    with pytest.raises(UserError, match="a view of patient p4 has no centre"):
+        leave_one_out([*views, ("p4", "")], 3, "centre")
+
+
 def test_stage(tmp_path) -> None:
     labels = ["pos" if i % 3 else "neg" for i in range(12)]
     rows = [
@@ -88,6 +99,11 @@ def test_stage(tmp_path) -> None:
     split = sum(first["fold"] != second["fold"] for first, second in zip(folds[::2], folds[1::2], strict=True))
     assert split > 3
     assert f"{split} of 12 patients have views in several folds" in told
+
+    rows = [{**row, "centre": f"C{int(row['patient_id']) // 4}"} for row in rows]
+    write_rows(rows, list(rows[0]), tmp_path / "index.csv")
+    subprocess.run([*command, "--split-by", "centre"], check=True, capture_output=True)
+    assert [int(row["fold"]) for row in read_rows(tmp_path / "folds.csv")] == [int(row["centre"][1]) for row in rows]
 
     command[command.index("3")] = "5"
     failed = subprocess.run(command, capture_output=True, text=True)

@@ -33,7 +33,7 @@ def test_boxes_are_top_left_height_width_in_the_profiles_order():
 def test_nothing_outside_a_box_bleeds_in():
     frame = np.full((90, 90), 255, np.uint8)
     frame[30:60, 30:60] = 0
-    ((_, view, _),) = cut_views(frame, boxes([30, 30, 30, 30]), 16, "P1")
+    ((_, view, *_),) = cut_views(frame, boxes([30, 30, 30, 30]), 16, "P1")
     assert view.max() == 0
 
 
@@ -61,8 +61,9 @@ def test_an_empty_box_is_refused(box: list[int]):
 
 @pytest.mark.parametrize(("height", "width"), [(20, 40), (40, 20), (21, 40)])
 def test_a_whole_frame_is_letterboxed_with_black(height: int, width: int):
-    ((name, view, _),) = cut_views(np.full((height, width), 200, np.uint8), WHOLE, 40, "P1")
+    ((name, view, _, shape),) = cut_views(np.full((height, width), 200, np.uint8), WHOLE, 40, "P1")
     assert name == "full"
+    assert shape == (height, width)
     assert view.shape == (40, 40)
     rows, columns = np.nonzero(view)
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (height, width)
@@ -80,7 +81,7 @@ def test_letterbox_keeps_every_pixel():
 def test_a_circle_stays_a_circle():
     y, x = np.mgrid[:120, :200]
     disc = (255 * ((y - 60) ** 2 + (x - 100) ** 2 < 50**2)).astype(np.uint8)
-    ((_, view, _),) = cut_views(disc, boxes([0, 0, 120, 200]), 100, "P1")
+    ((_, view, *_),) = cut_views(disc, boxes([0, 0, 120, 200]), 100, "P1")
     rows, columns = np.nonzero(view > 127)
     assert abs(int(np.ptp(rows)) - int(np.ptp(columns))) <= 1
 

@@ -49,7 +49,7 @@ class Study:
 
     def crop(self, name: str = "labelled", size: int = 32, profiles: Any = PROFILES, **flags: str) -> None:
         with self.manifest.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, list(dict.fromkeys([*COLUMNS, *(key for row in self.rows for key in row)])))
             writer.writeheader()
             writer.writerows(self.rows)
         words = {
@@ -109,13 +109,26 @@ def test_views_and_index(study: Study):
     assert views.shape == (3, 40, 40)
     np.testing.assert_array_equal(views[0], noise(1)[30:70, 10:50])
     np.testing.assert_array_equal(views[1], noise(1)[30:70, 60:100])
-    assert index.columns.tolist() == ["view_id", "image_id", "patient_id", "organ", "label", "side", "view", "coloured"]
+    assert index.columns.tolist() == [
+        "view_id", "image_id", "patient_id", "organ", "label", "side", "view", "coloured", "height", "width", "device",
+    ]  # fmt: skip
     assert index.to_numpy().tolist() == [
-        ["f1#transverse", "f1", "007", "testicle", "fine", "left", "transverse", 0.0],
-        ["f1#sagittal", "f1", "007", "testicle", "fine", "left", "sagittal", 0.0],
-        ["f2#full", "f2", "B", "testicle", "coarse", "", "full", 0.0],
+        ["f1#transverse", "f1", "007", "testicle", "fine", "left", "transverse", 0.0, 40, 40, "scanner"],
+        ["f1#sagittal", "f1", "007", "testicle", "fine", "left", "sagittal", 0.0, 40, 40, "scanner"],
+        ["f2#full", "f2", "B", "testicle", "coarse", "", "full", 0.0, 80, 120, "whole"],
     ]
     assert sorted(path.name for path in study.views.parent.iterdir()) == ["set.csv", "set.npy"]
+
+
+def test_scanner_and_centre_reach_the_index_as_text(study: Study):
+    study.add("f1", noise(1), device="whole", scanner="007", centre="Pisa, Italy")
+    study.add("f2", noise(2), device="whole", scanner="7.0", centre="")
+    study.crop()
+    index = read_csv(study.index)
+    assert index[["device", "scanner", "centre"]].to_numpy().tolist() == [
+        ["whole", "007", "Pisa, Italy"],
+        ["whole", "7.0", ""],
+    ]
 
 
 def test_sets_are_disjoint_and_an_empty_patient_stays_empty(study: Study):

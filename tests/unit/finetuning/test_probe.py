@@ -12,7 +12,7 @@ from tests.unit.finetuning.test_baselines import CLASSES, speckle
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, write_csv, write_npy
 from workflow_scripts.finetuning import probe
-from workflow_scripts.finetuning.predictions import check_predictions
+from workflow_scripts.finetuning.predictions import EXTERNAL_COLUMNS, check_predictions
 from workflow_scripts.networks.backbone import create_backbone
 
 BACKBONE = "test_resnet"
@@ -94,6 +94,24 @@ def test_each_fold_has_the_network_that_did_not_see_it(study: Path) -> None:
     assert not same[~first].all()
     with pytest.raises(UserError, match="--weights names 5 files for 2 seeds"):
         call(study, "--layout", "timm", "--weights", *files[:5])
+
+
+def test_external_views_are_predicted_by_every_seed_and_fold(study: Path) -> None:
+    alone = call(study)
+    views = np.random.default_rng(1).integers(0, 256, (5, 32, 32)).astype(np.uint8)
+    write_npy(views, study / "x.npy")
+    index = pd.DataFrame({"view_id": list("abcde"), "patient_id": list("ppqqr"), "label": CLASSES[0]})
+    write_csv(index, study / "x.csv")
+    files = ["--external-views", study / "x.npy", "--external-index", study / "x.csv"]
+    beside = call(study, *files, "--output-external", study / "external.csv")
+    pd.testing.assert_frame_equal(alone, beside)
+    external = read_csv(study / "external.csv")
+    assert list(external.columns) == EXTERNAL_COLUMNS
+    assert external.groupby(["seed", "fold"])["view_id"].agg(list).map(tuple).to_dict() == {
+        (seed, fold): tuple("abcde") for seed in range(2) for fold in range(3)
+    }
+    assert external["probability"].between(0, 1).all()
+    assert external["probability"].nunique() > 20
 
 
 def test_larger_shares_hold_the_smaller_ones() -> None:

@@ -15,7 +15,7 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.study.config import load_config
 from workflow_scripts.study.config.schema import SCHEMA_PATH, schema_text
 from workflow_scripts.study.config.schema import main as write_schema
-from workflow_scripts.study.manifest import load_manifest
+from workflow_scripts.study.manifest import load_external, load_manifest, told_apart
 
 SHIPPED = REPOSITORY / "config.yaml"
 
@@ -411,6 +411,50 @@ def test_all_bad_rows_are_reported_together(tmp_path, data):
         load_manifest(manifest(tmp_path, text), data)
     assert str(error.value).count("line 2") == 1
     assert str(error.value).count("line 3") == 2
+
+
+def test_external_patients_must_be_labelled_and_unknown_to_the_study(tmp_path, data):
+    def external(text: str, seen: bool = False, label: str = "") -> list[dict[str, str]]:
+        config = {
+            "data": data,
+            "external": {
+                "b": {
+                    "manifest": str(manifest(tmp_path, f"{HEADER}\n{text}\n")),
+                    "root": "b",
+                    "seen_without_labels": seen,
+                }
+            },
+        }
+        return load_external("b", config, [{"patient_id": "p1", "label": label}, {"patient_id": "", "label": ""}])
+
+    own = GOOD.replace("p1", "p2")
+    assert [row["patient_id"] for row in external(own)] == ["p2"]
+    with pytest.raises(
+        UserError, match=r"external\.b: 1 patients of .* also appear in .* line 3\. .*give them other ids"
+    ):
+        external(f"{own}\n{GOOD.replace('a,a', 'b,b')}")
+    assert len(external(f"{own}\n{GOOD.replace('a,a', 'b,b')}", seen=True)) == 2
+    with pytest.raises(UserError, match=r"also appear in .* line 3, with a label\."):
+        external(f"{own}\n{GOOD.replace('a,a', 'b,b')}", seen=True, label="homogeneous")
+    with pytest.raises(UserError, match=r"external\.b: .*labels no frame"):
+        external(own.replace("homogeneous", ""))
+    with pytest.raises(UserError, match=r"line 2, column path: .* leaves data.root \(b\)"):
+        external(own.replace("a.png", "../a.png"))
+
+
+def test_what_tells_the_labelled_frames_apart_and_makes_the_folds():
+    rows = [
+        {"label": "x", "device": "box", "scanner": "A", "centre": ""},
+        {"label": "x", "device": "box", "scanner": "B", "centre": ""},
+        {"label": "", "device": "other", "scanner": "C", "centre": "Pisa"},
+    ]  # fmt: skip
+    config = {"data": {"manifest": "m.csv"}, "split_by": "scanner", "folds": 2}
+    assert told_apart(rows, config) == ["scanner"]
+    assert told_apart([{"label": "x", "device": "box"}], {**config, "split_by": "patient"}) == []
+    with pytest.raises(UserError, match=r"there are 2 \(A, B\), but folds is 3; set folds: 2"):
+        told_apart(rows, {**config, "folds": 3})
+    with pytest.raises(UserError, match=r"column centre of m\.csv filled for every labelled frame"):
+        told_apart(rows, {**config, "split_by": "centre"})
 
 
 def test_missing_columns_and_files_are_named(tmp_path, data):

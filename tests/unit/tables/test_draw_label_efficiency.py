@@ -36,8 +36,8 @@ def test_a_better_network_is_better_with_an_interval(tmp_path: Path) -> None:
     figure.main(figure.parser().parse_args([str(word) for word in words]))
     values = read_csv(tmp_path / "n.csv").set_index(["name", "share"])
     assert list(values["patients"]) == [15, 30, 15, 30]
-    assert (values["low"] < values["auroc"]).all()
-    assert (values["auroc"] < values["high"]).all()
+    assert (values["auroc_low"] < values["auroc"]).all()
+    assert (values["auroc"] < values["auroc_high"]).all()
     assert values.loc[("good", 1.0), "difference_low"] > 0.2
     assert (values.loc["poor", ["difference", "difference_low", "difference_high"]] == 0).all(axis=None)
     gain = values.loc[("good", 1.0), "auroc"] - values.loc[("poor", 1.0), "auroc"]

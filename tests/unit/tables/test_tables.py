@@ -251,6 +251,8 @@ def test_caption_says_what_must_be_known() -> None:
         assert part in text
     assert "bookkeeping" not in text
     assert "bookkeeping" in " ".join(notes("table1", rows, tables, values, "pos", "seeds", "none", "UD"))
+    by_scanner = notes("table2", rows, tables, values, "pos", "seeds", "none", "UD", split_by="scanner")
+    assert "Each fold is one scanner, left out in turn" in " ".join(by_scanner)
     assert "Neither pretraining" in " ".join(notes("table2", rows, tables, values, "pos", "seeds", "per_fold", "UD"))
 
 

@@ -4,4 +4,6 @@
 BASELINES = ("majority", "texture")
 SYNTHETIC_SETS = ("synthetic", "filtered")
 LABELLED_SET = "labelled"
+# Columns of the manifest, and of the index where the manifest has them, that group frames by where they come from.
+GROUPS = ("device", "scanner", "centre")
 TABLES = ("table1", "table1_protocols", "table2", "table3", "table4")

@@ -26,6 +26,7 @@ from workflow_scripts.study.config.classifier import PackedClassifier
 from workflow_scripts.study.config.data import Data
 from workflow_scripts.study.config.diffusion import Diffusion
 from workflow_scripts.study.config.embedding import Embedding
+from workflow_scripts.study.config.external import ExternalSet
 from workflow_scripts.study.config.figures import Figures
 from workflow_scripts.study.config.finetuning import Finetuning
 from workflow_scripts.study.config.initialisations import Initialisation
@@ -50,6 +51,9 @@ class Study(Settings):
 
     results: FilePath = Field("results", description="Folder of every artefact.")
     data: Data = Field(description="Frames, organs, classes and crops.")
+    external: dict[Name, ExternalSet] = Field(
+        {}, description="External tests: labelled patients that nothing learns from, by the name of their set."
+    )
     model: Model = Field(default_factory=Model, description="The network that is pretrained, fine-tuned and audited.")
     seeds: Distinct[Natural] = Field(
         [0, 1, 2, 3],
@@ -57,10 +61,11 @@ class Study(Settings):
         description="One cross-validation per seed, with folds of its own, the same for every experiment.",
     )
     folds: Whole = Field(3, ge=2, description="Folds of each cross-validation.")
-    split_by: Literal["patient", "view"] = Field(
+    split_by: Literal["patient", "view", "scanner", "centre"] = Field(
         "patient",
-        description="patient: a patient's views share a fold. view (the released code): they do not, so training "
-        "folds hold views of the test patients. Only to measure that leak.",
+        description="patient: a patient's views share a fold. scanner, centre: each fold is one value of that column of the "
+        "manifest, left out in turn, so every seed has the same folds. view (the released code): training folds hold views "
+        "of the test patients. Only to measure that leak.",
     )
     holdout: Literal["none", "per_fold"] = Field(
         "none",

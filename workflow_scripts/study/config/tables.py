@@ -68,8 +68,8 @@ class Tables(Settings):
     table1_protocols: Table = Field(default_factory=Table, description="Label policies under other audit protocols.")
     levels: Literal["", "table1", "table2", "table3", "table4"] = Field(
         "table2",
-        description="Table whose rows are also scored by organ side and by patient (mean probability over views); "
-        "empty leaves it out.",
+        description="Table whose rows are also scored by organ side and by patient (mean probability over views), and by "
+        "device, scanner and centre where the manifest tells them apart; empty leaves it out.",
     )
     margin: Number = Field(
         2.0, gt=0, description="Percentage points within which the claims page calls two rows equal."
@@ -77,8 +77,8 @@ class Tables(Settings):
     leak: NameOrNone = Field(
         "",
         description="Initialisation or pretraining run that is fine-tuned once more with folds of views, to "
-        "measure that leak; empty leaves the table out, and so do holdout: per_fold and split_by: "
-        "view.",
+        "measure that leak; empty leaves the table out, and so does holdout: per_fold, or any "
+        "split_by but patient.",
     )
     table2: Table = Field(default_factory=Table, description="Initialisations (Table 2 of the paper).")
     table3: Table = Field(default_factory=Table, description="Sets that pretraining uses (Table 3 of the paper).")
