@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from shlex import join, quote
 
-sys.path.insert(0, workflow.basedir)
 from snakemake.exceptions import WorkflowError
 
 from workflow_scripts.core.errors import UserError
@@ -22,9 +21,9 @@ from workflow_scripts.study import experiments as study
 from workflow_scripts.study.config import SYNTHETIC_SETS, TABLES as ROW_TABLES, load_config
 from workflow_scripts.study.experiments import cohorts, left_out
 from workflow_scripts.study.label_sets import label_set
-from workflow_scripts.study.manifest import filled_sets, load_manifest, telling_ids
+from workflow_scripts.study.manifest import filled_sets, load_manifest, require_patients, telling_ids
 from workflow_scripts.study.pseudonyms import read_key
-from workflow_scripts.study.weights import require_files, weight_files
+from workflow_scripts.study.weights import require_files, require_known_backbones, require_supplied, weight_files
 
 use_for_stages(workflow.basedir)
 stay_with_squeue()
@@ -46,6 +45,11 @@ try:
     PRETRAINED = study.pretraining_runs(config)
     _frames = load_manifest(config["data"]["manifest"], config["data"])
     REAL_SETS = filled_sets(_frames, config, PRETRAINED)
+    require_patients(_frames, config)
+    # Jobs of their own read this file too; what is searched for once need not be searched for again.
+    if workflow.is_main_process:
+        require_supplied(config)
+        require_known_backbones(config)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -30,8 +30,8 @@ from workflow_scripts.core.files import (
 from workflow_scripts.core.log import say
 from workflow_scripts.runtime.arguments import add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
+from workflow_scripts.study.config.names import SCHEMES
 
-SCHEMES = ("https", "file")
 CHUNK = 1 << 20
 TIMEOUT_SECONDS = 30
 

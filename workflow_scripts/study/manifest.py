@@ -129,6 +129,22 @@ def _problems(rows: list[dict[str, str]], data: Mapping[str, Any]) -> Iterator[s
             yield f"line {line}, column truth: a phantom needs the class to draw ({', '.join(data['classes'])})"
 
 
+def require_patients(rows: list[Mapping[str, str]], config: Mapping[str, Any]) -> None:
+    """Raise `UserError` where fewer patients than folds have frames of a class; `rows` as `load_manifest` returns them.
+
+    Folds of views are left to the stage that draws them, since crops decide how many views a frame has.
+    """
+    if config["split_by"] == "view":
+        return
+    for name in config["data"]["classes"]:
+        patients = len({row["patient_id"] for row in rows if row["label"] == name})
+        if patients < config["folds"]:
+            raise UserError(
+                f"folds: {config['folds']}, but {config['data']['manifest']} has only {patients} patients with the label "
+                f"{name!r}, and every fold needs one; use fewer folds or label more patients"
+            )
+
+
 def true_classes(path: str | Path, images: Iterable[str], key: Path | None = None) -> dict[str, str]:
     """The class that each of the phantoms `images` was drawn with, by image id; with `key`, ids are pseudonyms.
 

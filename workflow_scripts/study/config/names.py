@@ -5,3 +5,6 @@ BASELINES = ("majority", "texture")
 SYNTHETIC_SETS = ("synthetic", "filtered")
 LABELLED_SET = "labelled"
 TABLES = ("table1", "table1_protocols", "table2", "table3", "table4")
+
+# What URLs begin with from which files are fetched.
+SCHEMES = ("https", "file")

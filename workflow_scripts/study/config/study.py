@@ -10,7 +10,7 @@ from pydantic import Field
 from workflow_scripts.study.config.audit import Audit
 from workflow_scripts.study.config.base import (
     Distinct,
-    FilePath,
+    Folder,
     KeyPath,
     Name,
     Natural,
@@ -48,7 +48,7 @@ class Model(Settings):
 class Study(Settings):
     """The whole config."""
 
-    results: FilePath = Field("results", description="Folder of every artefact.")
+    results: Folder = Field("results", description="Folder of every artefact, which holds nothing else.")
     data: Data = Field(description="Frames, organs, classes and crops.")
     model: Model = Field(default_factory=Model, description="The network that is pretrained, fine-tuned and audited.")
     seeds: Distinct[Natural] = Field(
