@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -156,6 +158,21 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
     """Read a CSV as dictionaries of text, without pandas (whose import costs more than most cheap stages)."""
     with _reading(path, "a CSV table"), Path(path).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def read_spreadsheet(path: str | Path) -> list[dict[str, str]]:
+    """Read a CSV that a spreadsheet may have saved: UTF-8, UTF-16 or Latin-1; commas, semicolons or tabs."""
+    with _reading(path, "a CSV table"):
+        data = Path(path).read_bytes()
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            text = data.decode("utf-16")
+        else:
+            try:
+                text = data.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                text = data.decode("latin-1")
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
 
 
 def write_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str], path: str | Path) -> None:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO, TypeVar
 
+from workflow_scripts.core.text import printable
+
 T = TypeVar("T")
 
 
@@ -24,9 +26,9 @@ def progress(items: Iterable[T], label: str, unit: str, total: int | None = None
 
 
 def say(text: str) -> None:
-    """Print a message to stderr, and so to the log; of several processes of one training the first speaks."""
+    """Print a message to stderr, and so to the log, without what a terminal would obey; of several processes the first speaks."""
     if _is_first_process():
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text, kept="\n\t"), file=sys.stderr, flush=True)
 
 
 def _is_first_process() -> bool:

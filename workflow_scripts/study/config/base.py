@@ -117,6 +117,8 @@ def _one_line(text: str) -> str:
         problem = "begins with a dash, which a command line would take for an option"
     elif text.startswith(("=", "+", "@")):
         problem = f"begins with {text[0]}, which a spreadsheet that opens a table would take for a formula"
+    elif text.count("$") > 1:
+        problem = "holds $ twice, which figures would take for mathematics"
     else:
         return text
     raise PydanticCustomError("text", "{problem}", {"problem": problem})
