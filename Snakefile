@@ -61,4 +61,5 @@ rule all:
 onstart:
     cancel_orphans(Path(".snakemake"))
     note_run(Path(".snakemake"), log)
+    remove_parts(Path(RESULTS))
     require_weights(workflow.dag.needrun_jobs())

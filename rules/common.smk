@@ -8,6 +8,7 @@ from shlex import join, quote
 from snakemake.exceptions import WorkflowError
 
 from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import remove_parts
 from workflow_scripts.runtime.arguments import flags
 from workflow_scripts.runtime.cluster import (
     cancel_orphans,
@@ -27,7 +28,9 @@ from workflow_scripts.study.weights import require_files, require_known_backbone
 
 use_for_stages(workflow.basedir)
 stay_with_squeue()
-remove_stale_locks(Path(".snakemake"))
+if workflow.is_main_process:
+    note_run(Path(".snakemake"))
+    remove_stale_locks(Path(".snakemake"))
 
 # The config.yaml of the working directory, then what --configfile and --config change in it.
 _changes = [str(file) for file in workflow.overwrite_configfiles]

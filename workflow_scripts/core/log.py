@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -41,13 +41,16 @@ class _Tee:
     def __init__(self, first: TextIO, second: TextIO) -> None:
         self.first, self.second = first, second
 
+    # A disk that is full, of which the terminal is told, must not keep the terminal from being told.
     def write(self, text: str) -> int:
-        self.second.write(text)
+        with suppress(OSError):
+            self.second.write(text)
         return self.first.write(text)
 
     def flush(self) -> None:
+        with suppress(OSError):
+            self.second.flush()
         self.first.flush()
-        self.second.flush()
 
     def isatty(self) -> bool:
         return self.first.isatty()
@@ -63,10 +66,12 @@ def logging_to(path: Path | None) -> Iterator[None]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     before = sys.stderr
-    with path.open("w", encoding="utf-8") as file:
-        sys.stderr = _Tee(before, file)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            sys.stderr = before
+    file = path.open("w", encoding="utf-8")
+    sys.stderr = _Tee(before, file)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        sys.stderr = before
+        with suppress(OSError):
+            file.close()
