@@ -230,8 +230,6 @@ def _state_dictionary(content: Any) -> dict[str, Tensor] | None:
 
 def _oddity(value: Tensor) -> str:
     """What keeps a tensor from being plain numbers in memory, or ""; asked before it is computed with."""
-    if value.is_nested:
-        return "nested"
     if value.layout != torch.strided:
         return "sparse"
     if value.is_quantized:
