@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -44,28 +45,39 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     names `path`, and is raised, too, where a library hid that the disk is full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}{PART}", suffix=path.suffix, dir=path.parent)
-    os.close(descriptor)
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}{PART}", suffix=path.suffix, dir=path.parent)
+        os.close(descriptor)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o660 & ~_umask())
-        os.replace(temporary, path)
+        with _naming(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o660 & ~_umask())
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an `OSError` name `path`, not a part of it; within, while the part is still there, a full disk is seen."""
+    try:
+        yield
     except OSError as error:
-        if error.errno is None:  # NumPy says only that fewer bytes were written than it asked for
+        if error.errno is None and " requested and " in str(error):  # NumPy: fewer bytes were written than it asked for
             error.errno, error.strerror = errno.ENOSPC, os.strerror(errno.ENOSPC)
-        if error.filename in (None, name):
+        if error.filename is None or f".{path.name}{PART}" in str(error.filename):
             error.filename = str(path)
         raise
     except Exception as error:
-        if not isinstance(error, UserError) and shutil.disk_usage(path.parent).free < NO_ROOM:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+        told = re.search(r"\(os error (\d+)\)", str(error))  # by libraries in Rust, such as safetensors
+        full = not isinstance(error, UserError) and shutil.disk_usage(path.parent).free < NO_ROOM
+        if not (number := int(told[1]) if told else errno.ENOSPC if full else 0):
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def _umask() -> int:
@@ -89,19 +101,21 @@ def remove_parts(folder: Path) -> int:
 def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes `path`'s place (an old one goes), else it goes."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}{PART}", dir=path.parent))
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}{PART}", dir=path.parent))
     try:
-        yield temporary
-        temporary.chmod(0o770 & ~_umask())
-        if path.is_dir():
-            # A folder cannot be replaced in one step unless it is empty: it steps aside first.
-            aside = Path(tempfile.mkdtemp(prefix=f".{path.name}{PART}", dir=path.parent))
-            os.replace(path, aside)
-            os.replace(temporary, path)
-            shutil.rmtree(aside)
-        else:
-            os.replace(temporary, path)
+        with _naming(path):
+            yield temporary
+            temporary.chmod(0o770 & ~_umask())
+            if path.is_dir():
+                # A folder cannot be replaced in one step unless it is empty: it steps aside first.
+                aside = Path(tempfile.mkdtemp(prefix=f".{path.name}{PART}", dir=path.parent))
+                os.replace(path, aside)
+                os.replace(temporary, path)
+                shutil.rmtree(aside)
+            else:
+                os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

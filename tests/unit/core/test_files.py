@@ -136,12 +136,14 @@ def test_a_write_that_does_not_fit_names_the_file_and_leaves_nothing(tmp_path: P
 
 
 def test_a_full_disk_is_told_where_a_library_hides_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def write() -> None:
+    def write(text: str = "PytorchStreamWriter failed writing file") -> None:
         with files.atomic_path(tmp_path / "model.pt"):
-            raise RuntimeError("PytorchStreamWriter failed writing file")
+            raise RuntimeError(text)
 
     with pytest.raises(RuntimeError):
         write()
+    with pytest.raises(OSError, match="Read-only file system") as error:
+        write("Error while serializing: I/O error: Read-only file system (os error 30)")
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: argparse.Namespace(free=1000))
     with pytest.raises(OSError, match="No space left on device") as error:
         write()
