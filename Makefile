@@ -3,13 +3,14 @@
 # make test-cluster   the cluster profile on a SLURM that the tests start    make bench-check   speed against the baseline
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
+MOMENTS ?= 100
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 READY := .venv/ready
 # One thread per job: the demo's training runs are small, so several at once are faster than one that is split.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fast test-cluster bench bench-check lint format lock figures clean help
+.PHONY: demo test test-fast test-cluster test-faults audit bench bench-check lint format lock figures clean help
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -41,6 +42,18 @@ test-fast: $(READY)
 # Needs root and Debian's slurmctld, slurmd, slurm-client and munge; starts its own SLURM and ends it.
 test-cluster: $(READY)
 	@$(BIN)/python -m pytest tests/cluster --durations 10
+
+# Writes docs/reliability.md: MOMENTS interruptions, each as long as two runs of the smallest study. For a night, not for CI.
+test-faults: $(READY)
+	@$(BIN)/python -m tests.faults --moments $(MOMENTS)
+
+# Known vulnerabilities of the locked packages (needs an index that tells them, such as PyPI; a package that could not be
+# looked up fails), and a bill of materials.
+audit: $(READY)
+	@$(BIN)/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements.lock --output-reproducible \
+		--of JSON --output-file sbom.cdx.json
+	@echo "wrote sbom.cdx.json (CycloneDX)"
+	@$(BIN)/uv tool run pip-audit==2.10.1 --strict --requirement requirements.lock --disable-pip --progress-spinner off
 
 # Writes docs/performance.md: speed compared with other implementations. Keep the machine otherwise idle.
 bench: $(READY)

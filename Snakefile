@@ -3,9 +3,23 @@
 #   snakemake --cores 8              everything, on this machine
 #   snakemake --profile slurm        everything, on a cluster
 #   snakemake --cores 8 tables       one of the named targets of rules/targets.smk
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 min_version("9.0")
+
+# Before config.yaml is read, since reading a template runs it.
+sys.path.insert(0, workflow.basedir)
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.study.config.templates import refuse_templates
+
+try:
+    refuse_templates([Path("config.yaml"), *map(Path, workflow.overwrite_configfiles)])
+except UserError as error:
+    raise WorkflowError(str(error)) from None
 
 
 configfile: "config.yaml"
@@ -47,4 +61,5 @@ rule all:
 onstart:
     cancel_orphans(Path(".snakemake"))
     note_run(Path(".snakemake"), log)
+    remove_parts(Path(RESULTS))
     require_weights(workflow.dag.needrun_jobs())

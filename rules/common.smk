@@ -6,10 +6,10 @@ from pathlib import Path
 from shlex import join, quote
 from types import SimpleNamespace
 
-sys.path.insert(0, workflow.basedir)
 from snakemake.exceptions import WorkflowError
 
 from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import remove_parts
 from workflow_scripts.runtime.arguments import flags
 from workflow_scripts.runtime.cluster import (
     cancel_orphans,
@@ -23,13 +23,22 @@ from workflow_scripts.study import experiments as study
 from workflow_scripts.study.config import LABELLED_SET, SYNTHETIC_SETS, TABLES as ROW_TABLES, load_config
 from workflow_scripts.study.experiments import cohorts, left_out
 from workflow_scripts.study.label_sets import label_set
-from workflow_scripts.study.manifest import filled_sets, load_external, load_manifest, telling_ids, told_apart
+from workflow_scripts.study.manifest import (
+    filled_sets,
+    load_external,
+    load_manifest,
+    require_patients,
+    telling_ids,
+    told_apart,
+)
 from workflow_scripts.study.pseudonyms import read_key
-from workflow_scripts.study.weights import require_files, weight_files
+from workflow_scripts.study.weights import require_files, require_known_backbones, require_supplied, weight_files
 
 use_for_stages(workflow.basedir)
 stay_with_squeue()
-remove_stale_locks(Path(".snakemake"))
+if workflow.is_main_process:
+    note_run(Path(".snakemake"))
+    remove_stale_locks(Path(".snakemake"))
 
 # The config.yaml of the working directory, then what --configfile and --config change in it.
 _changes = [str(file) for file in workflow.overwrite_configfiles]
@@ -48,7 +57,12 @@ try:
     _frames = load_manifest(config["data"]["manifest"], config["data"])
     REAL_SETS = filled_sets(_frames, config, PRETRAINED)
     TOLD_APART = told_apart(_frames, config)
+    require_patients(_frames, config)
     _frames += [row for name in config["external"] for row in load_external(name, config, tuple(_frames))]
+    # Jobs of their own read this file too; what is searched for once need not be searched for again.
+    if workflow.is_main_process:
+        require_supplied(config)
+        require_known_backbones(config)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

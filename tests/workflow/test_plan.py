@@ -75,6 +75,11 @@ def test_mistakes_in_config_and_manifest_stop_a_dry_run_with_their_lines(tmp_pat
     assert "Traceback" not in output
     output = study.change("typo", {"finetuning": {"recipe": {"epoch": 3}}}).snakemake("--dry-run", check=False)
     assert "typo.yaml line 3, finetuning.recipe.epoch: unknown key 'epoch'" in output
+    (tmp_path / "config.yaml").write_text("__use_yte__: true\nx: ?open('pwned', 'w').close()\n")
+    output = study.snakemake("--dry-run", check=False)
+    assert "config.yaml is a YTE template" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_image_ids_that_contain_patient_ids_are_warned_about_once_and_not_with_a_key(tmp_path: Path):

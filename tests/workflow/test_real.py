@@ -176,8 +176,10 @@ def test_real_frames_become_tables(tmp_path: Path):
     assert all(NAME in row[column] for row in manifest for column in ("patient_id", "image_id", "path", "free"))
     artefacts = [path for path in results.rglob("*") if path.is_file()]
     assert len(artefacts) > 100
-    for path in artefacts:
-        assert not holds(str(path.relative_to(results)).encode(), NAME), path
+    records = [path for path in (tmp_path / ".snakemake").rglob("*") if path.is_file()]
+    assert records
+    for path in artefacts + records:
+        assert not holds(str(path.relative_to(tmp_path)).encode(), NAME), path
         assert not holds(path.read_bytes(), NAME), path
     assert holds((tmp_path / "frames" / f"{NAME}_0.png").read_bytes(), NAME)
     # The key leads back.

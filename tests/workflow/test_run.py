@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import pytest
 
 from tests.shared import REPOSITORY
 from tests.workflow.study import ENVIRONMENT, Study, smallest_study
+from tests.workflow.test_real import holds
 from workflow_scripts.core.files import read_csv, read_npy
 
 pytestmark = pytest.mark.slow
@@ -58,6 +61,24 @@ def test_report_release_and_model_card_say_phantom(finished: Study):
     assert "PHANTOM" in (results / "diffusion" / "model" / "README.md").read_text(encoding="utf-8")
     shutil.unpack_archive(results / "release" / "synthetic.zip", finished.folder / "unpacked")
     assert "PHANTOM" in next((finished.folder / "unpacked").rglob("README.md")).read_text(encoding="utf-8")
+
+
+def test_no_artefact_names_the_machine_or_is_for_others(finished: Study):
+    results = finished.folder / "results"
+    host = re.compile(rf"\b{re.escape(platform.node())}\b")
+    boards = list((results / "tensorboard").rglob("events.*"))
+    assert boards
+    for path in (path for path in results.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        assert not holds(data, str(finished.folder)), path
+        assert not holds(data, str(REPOSITORY)), path
+        assert not host.search(path.name), path
+        # Pictures, arrays and the report's scripts hold any short word.
+        if path.suffix in (".jsonl", ".log", ".json", ".csv", ".md"):
+            assert not host.search(data.decode("utf-8")), path
+        if path.suffix in (".npy", ".png", ".csv", ".safetensors", ".zip"):
+            below = [path, *(parent for parent in path.parents if results in parent.parents)]
+            assert any(not part.stat().st_mode & 0o007 for part in below), path
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium on this machine")

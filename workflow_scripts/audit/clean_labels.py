@@ -15,8 +15,8 @@ import argparse
 from workflow_scripts.audit.labels import (
     decisions_of_clinician,
     decisions_of_votes,
+    read_decisions,
     require_reviewed_labels,
-    rows_of_clinician,
     write_decided,
 )
 from workflow_scripts.core.errors import UserError
@@ -42,13 +42,13 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(f"the policy {arguments.policy} needs {'--decisions' if reviewed else '--votes'}")
     if not source.is_file():
         raise UserError(f"{source} does not exist")
-    rows, complete = read_rows(source), read_rows(arguments.complete)
+    complete = read_rows(arguments.complete)
     if reviewed:
-        checked = rows_of_clinician(rows, str(source))
+        checked = read_decisions(source)
         require_reviewed_labels(checked, complete, str(source))
         decisions = decisions_of_clinician(checked, str(source))
     else:
-        decisions = decisions_of_votes(arguments.policy, rows)
+        decisions = decisions_of_votes(arguments.policy, read_rows(source))
     write_decided(complete, decisions, arguments.policy, arguments.classes, source, arguments.output_labels)
 
 

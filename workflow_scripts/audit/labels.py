@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import write_rows
+from workflow_scripts.core.files import read_spreadsheet, write_rows
 from workflow_scripts.core.log import say
 
 LABEL_COLUMNS = ("view_id", "label", "keep")
@@ -57,6 +57,17 @@ def rows_of_clinician(rows: Iterable[Row], source: str) -> list[dict[str, str]]:
         seen.add(view)
         checked.append(row)
     return checked
+
+
+def read_decisions(path: Path) -> list[dict[str, str]]:
+    """The rows of a clinician's file, as the review page, Excel or Numbers saved it, as `rows_of_clinician` gives them.
+
+    Raises `UserError`, too, where it holds no decision: the label set would be the original labels.
+    """
+    rows = rows_of_clinician(read_spreadsheet(path), str(path))
+    if not rows:
+        raise UserError(f"{path} holds no decision; export it from the review page again")
+    return rows
 
 
 def decisions_of_clinician(rows: Iterable[Row], source: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from workflow_scripts.audit.labels import apply_decisions, require_reviewed_labels, rows_of_clinician
+from workflow_scripts.audit.labels import apply_decisions, read_decisions, require_reviewed_labels
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_rows, write_rows
 from workflow_scripts.core.log import say
@@ -169,7 +169,7 @@ def main(arguments: argparse.Namespace) -> None:
     if not arguments.decisions.is_file():
         raise UserError(f"{arguments.decisions} does not exist")
     source = str(arguments.decisions)
-    rows, complete = rows_of_clinician(read_rows(arguments.decisions), source), read_rows(arguments.complete)
+    rows, complete = read_decisions(arguments.decisions), read_rows(arguments.complete)
     require_reviewed_labels(rows, complete, source)
     tables = {name: read_rows(getattr(arguments, name)) for name in ("flipped", "votes", "index")}
     for name, table in tables.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from workflow_scripts.core.text import plain
+
 SHOWN = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -25,7 +27,7 @@ CALIBRATION = {
 
 def classifier_card(facts: Mapping[str, Any]) -> str:
     """Markdown from what classifier.json holds; an origin (for example PHANTOM) heads it when no patients are in it."""
-    origin, (negative, positive), data = facts["origin"], facts["classes"], facts["data"]
+    origin, (negative, positive), data = facts["origin"], map(plain, facts["classes"]), facts["data"]
     members, seeds = len(facts["members"]), len({member["seed"] for member in facts["members"]})
     folds = members // seeds
     calibration, novelty = facts["calibration"], facts["novelty"]

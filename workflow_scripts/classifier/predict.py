@@ -12,6 +12,7 @@ Research software, not a medical device.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from workflow_scripts.classifier.pack_classifier import DESCRIPTION, ENSEMBLE, ONNX, REFERENCE
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import progress, say
+from workflow_scripts.core.text import cell, printable
 from workflow_scripts.runtime.cli import add_device, run, stage_parser
 
 if TYPE_CHECKING:
@@ -36,11 +38,13 @@ PICTURES = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff"}
 BATCH = 16
 # Percentile of the distance beyond which a view is called unlike the training views.
 FAR = 95
+# Letters of a frame's name in the name of its heat map; file systems take 255 bytes in all.
+LONGEST_STEM = 40
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file to predict: its name as given, its path, and the folder that it must not lead out of."""
+    """A file to predict: its name as given (but printable), its path, and the folder that it must not lead out of."""
 
     name: str
     path: Path
@@ -104,18 +108,17 @@ def main(arguments: argparse.Namespace) -> None:
 
 def load_model(folder: Path, threads: int) -> Model:
     """The classifier in `folder`; `UserError` where a file is absent or is not the one that belongs to it."""
+    import numpy as np
     import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidProtobuf
-    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    from workflow_scripts.core.files import read_json
+    from workflow_scripts.classifier.description import read_description
 
     if not (folder / DESCRIPTION).is_file():
         raise UserError(
             f"{folder} holds no {DESCRIPTION}: --model must be a folder that the stage pack_classifier wrote"
         )
-    facts = read_json(folder / DESCRIPTION)
+    facts = read_description(folder / DESCRIPTION)
     for name in (ONNX, REFERENCE):
         require_unchanged(folder, name, facts)
     options = onnxruntime.SessionOptions()
@@ -123,11 +126,14 @@ def load_model(folder: Path, threads: int) -> Model:
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(folder / ONNX, options, providers=["CPUExecutionProvider"])
-        return Model(facts, session, load_file(folder / REFERENCE))
-    except (InvalidProtobuf, SafetensorError) as error:
+        model = Model(facts, session, load_file(folder / REFERENCE))
+        predict(model, [Cropped("", "", np.zeros((facts["size"], facts["size"]), dtype=np.uint8))])
+    except Exception as error:  # whatever a file of another kind makes onnxruntime, safetensors and NumPy raise
+        reason = str(error).partition("\n")[0][:200]
         raise UserError(
-            f"{folder}: {ONNX} or {REFERENCE} is a file of another kind ({error}); copy the folder again"
+            f"{folder}: {ONNX} or {REFERENCE} is a file of another kind ({reason}); copy the folder again"
         ) from error
+    return model
 
 
 def require_unchanged(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
@@ -158,14 +164,14 @@ def find_files(given: Sequence[Path]) -> tuple[list[Source], list[str]]:
     for path in given:
         if path.is_dir():
             inside = [file for file in sorted(path.rglob("*")) if is_frame(file, path)]
-            sources += [Source(str(file), file.absolute(), path.absolute()) for file in inside]
+            sources += [Source(printable(str(file)), file.absolute(), path.absolute()) for file in inside]
             if not inside:
-                bad.append(f"{path}: this folder holds no picture and no DICOM file")
+                bad.append(f"{printable(str(path))}: this folder holds no picture and no DICOM file")
         elif path.is_file():
             real = path.resolve()
-            sources.append(Source(str(path), real, real.parent))
+            sources.append(Source(printable(str(path)), real, real.parent))
         else:
-            bad.append(f"{path}: does not exist")
+            bad.append(f"{printable(str(path))}: does not exist")
     return sources, bad
 
 
@@ -240,17 +246,17 @@ def report(rows: Sequence[Mapping[str, Any]], origin: str, output: Path | None) 
     stamped = [{**row, "origin": origin} if origin else dict(row) for row in rows]
     if output:
         write_rows(
-            [{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in stamped],
+            [{key: f"{value:.6g}" if isinstance(value, float) else cell(value) for key, value in row.items()} for row in stamped],
             columns, output,
         )  # fmt: skip
-    cells = [columns] + [
+    lines = [columns] + [
         [f"{row[key]:.{0 if key == 'distance_percentile' else 2}f}" if isinstance(row[key], float) else row[key]
          for key in columns]
         for row in stamped
     ]  # fmt: skip
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    for line in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
     far = sum(row["distance_percentile"] > FAR for row in rows)
     if far:
         say(
@@ -284,7 +290,8 @@ def overlay_writer(arguments: argparse.Namespace, facts: Mapping[str, Any]) -> W
             target = facts["classes"].index(row["prediction"])
             single = images[number : number + 1]
             heat = np.mean([heat_maps(member, last_stage(member.backbone), single, target)[0] for member in members], 0)
-            name = f"{done + number + 1:04d}_{Path(view.file).stem}_{view.view}.png"
+            stem = re.sub(r"[^\w.-]", "_", Path(view.file).stem)[:LONGEST_STEM]
+            name = f"{done + number + 1:04d}_{stem}_{view.view}.png"
             save(overlay_figure(view, row, heat, facts), arguments.overlays / name)
             drawn.append({**row, "overlay": name})
         return drawn

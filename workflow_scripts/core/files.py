@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import errno
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,45 +31,91 @@ TEXT_COLUMNS = (
 )  # fmt: skip
 
 
+# What the names of files in the making hold; a killed process leaves them.
+PART = ".part-"
+# Free bytes below which a failed write is taken to have failed for lack of room.
+NO_ROOM = 1 << 20
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is fsynced and takes `path`'s place, on failure removed."""
+    """Yield a temporary path beside `path`; on success it is fsynced and takes `path`'s place, on failure removed.
+
+    Owner and group may read the file as the umask says, others never: most artefacts hold views of patients. An `OSError`
+    names `path`, and is raised, too, where a library hid that the disk is full.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(descriptor)
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}{PART}", suffix=path.suffix, dir=path.parent)
+        os.close(descriptor)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
+        with _naming(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o660 & ~_umask())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an `OSError` name `path`, not a part of it; within, while the part is still there, a full disk is seen."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None and " requested and " in str(error):  # NumPy: fewer bytes were written than it asked for
+            error.errno, error.strerror = errno.ENOSPC, os.strerror(errno.ENOSPC)
+        if error.filename is None or f".{path.name}{PART}" in str(error.filename):
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        told = re.search(r"\(os error (\d+)\)", str(error))  # by libraries in Rust, such as safetensors
+        full = not isinstance(error, UserError) and shutil.disk_usage(path.parent).free < NO_ROOM
+        if not (number := int(told[1]) if told else errno.ENOSPC if full else 0):
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def remove_parts(folder: Path) -> int:
+    """Remove what killed processes were writing anywhere in `folder`; returns how many files and folders it were.
+
+    Only where no process writes there any more.
+    """
+    parts = [path for path in folder.rglob(f".*{PART}*") if PART not in str(path.parent.relative_to(folder))]
+    for path in parts:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    return len(parts)
 
 
 @contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes `path`'s place (an old one goes), else it goes."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}{PART}", dir=path.parent))
     try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        if path.is_dir():
-            # A folder cannot be replaced in one step unless it is empty: it steps aside first.
-            aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-            os.replace(path, aside)
-            os.replace(temporary, path)
-            shutil.rmtree(aside)
-        else:
-            os.replace(temporary, path)
+        with _naming(path):
+            yield temporary
+            temporary.chmod(0o770 & ~_umask())
+            if path.is_dir():
+                # A folder cannot be replaced in one step unless it is empty: it steps aside first.
+                aside = Path(tempfile.mkdtemp(prefix=f".{path.name}{PART}", dir=path.parent))
+                os.replace(path, aside)
+                os.replace(temporary, path)
+                shutil.rmtree(aside)
+            else:
+                os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -113,17 +163,16 @@ def write_npy_blocks(blocks: Iterable[np.ndarray], rows: int, path: str | Path) 
     """Write blocks (n_i, …) of one kind, `rows` in all and at least one, as one array; memory holds a block at a time."""
     import numpy as np
 
-    with atomic_path(path) as temporary:
-        whole, done = None, 0
+    # Written one after the other: into a mapped file, a full disk would end the process without a word.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        done = 0
         for block in blocks:
-            if whole is None:
-                shape = (rows, *block.shape[1:])
-                whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=block.dtype, shape=shape)
-            whole[done : done + len(block)] = block
+            if not done:
+                kind = {"descr": np.lib.format.dtype_to_descr(block.dtype), "fortran_order": False}
+                np.lib.format.write_array_header_1_0(file, {**kind, "shape": (rows, *block.shape[1:])})
+            file.write(np.ascontiguousarray(block).data)
             done += len(block)
-        assert whole is not None
         assert done == rows, f"{path}: {done} rows came, {rows} were announced"
-        whole.flush()
 
 
 def read_npy(path: str | Path) -> np.ndarray:
@@ -156,6 +205,21 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
     """Read a CSV as dictionaries of text, without pandas (whose import costs more than most cheap stages)."""
     with _reading(path, "a CSV table"), Path(path).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def read_spreadsheet(path: str | Path) -> list[dict[str, str]]:
+    """Read a CSV that a spreadsheet may have saved: UTF-8, UTF-16 or Latin-1; commas, semicolons or tabs."""
+    with _reading(path, "a CSV table"):
+        data = Path(path).read_bytes()
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            text = data.decode("utf-16")
+        else:
+            try:
+                text = data.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                text = data.decode("latin-1")
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
 
 
 def write_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str], path: str | Path) -> None:

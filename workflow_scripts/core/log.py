@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO, TypeVar
+
+from workflow_scripts.core.text import printable
 
 T = TypeVar("T")
 
@@ -24,9 +26,9 @@ def progress(items: Iterable[T], label: str, unit: str, total: int | None = None
 
 
 def say(text: str) -> None:
-    """Print a message to stderr, and so to the log; of several processes of one training the first speaks."""
+    """Print a message to stderr, and so to the log, without what a terminal would obey; of several processes the first speaks."""
     if _is_first_process():
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text, kept="\n\t"), file=sys.stderr, flush=True)
 
 
 def _is_first_process() -> bool:
@@ -39,13 +41,16 @@ class _Tee:
     def __init__(self, first: TextIO, second: TextIO) -> None:
         self.first, self.second = first, second
 
+    # A disk that is full, of which the terminal is told, must not keep the terminal from being told.
     def write(self, text: str) -> int:
-        self.second.write(text)
+        with suppress(OSError):
+            self.second.write(text)
         return self.first.write(text)
 
     def flush(self) -> None:
+        with suppress(OSError):
+            self.second.flush()
         self.first.flush()
-        self.second.flush()
 
     def isatty(self) -> bool:
         return self.first.isatty()
@@ -61,10 +66,12 @@ def logging_to(path: Path | None) -> Iterator[None]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     before = sys.stderr
-    with path.open("w", encoding="utf-8") as file:
-        sys.stderr = _Tee(before, file)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            sys.stderr = before
+    file = path.open("w", encoding="utf-8")
+    sys.stderr = _Tee(before, file)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        sys.stderr = before
+        with suppress(OSError):
+            file.close()

@@ -103,15 +103,13 @@ def write_table(table: Table, values: pd.DataFrame, csv: Path, md: Path, html: P
 
 def markdown(table: Table) -> str:
     """GitHub-flavoured Markdown."""
-    lines = [f"**{table.heading.translate(_MARKDOWN)}**", ""]
+    lines = [f"**{_markdown(table.heading)}**", ""]
     if table.warning:
-        lines = [f"> **{table.warning.translate(_MARKDOWN)}**", "", *lines]
+        lines = [f"> **{_markdown(table.warning)}**", "", *lines]
     ruler = [":---" if i < table.text_columns else "---:" for i in range(len(table.header))]
     for cells in (table.header, ruler, *table.rows):
-        lines.append(
-            "| " + " | ".join(cells if cells is ruler else (cell.translate(_MARKDOWN) for cell in cells)) + " |"
-        )
-    lines += ["", *(f"- {note.translate(_MARKDOWN)}" for note in table.notes)]
+        lines.append("| " + " | ".join(cells if cells is ruler else map(_markdown, cells)) + " |")
+    lines += ["", *(f"- {_markdown(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -175,6 +173,11 @@ def number(value: float, digits: int = 2) -> str:
 def p_value(p: float) -> str:
     """A p value as it is printed, with a dash for NaN."""
     return "<0.001" if p < 0.001 else number(p, 3)
+
+
+def _markdown(text: str) -> str:
+    # Neither links nor pictures; brackets alone, those of intervals, are neither.
+    return text.translate(_MARKDOWN).replace("](", r"]\(").replace("://", "&#58;//")
 
 
 def _latex(text: str) -> str:

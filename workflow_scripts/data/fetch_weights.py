@@ -30,8 +30,8 @@ from workflow_scripts.core.files import (
 from workflow_scripts.core.log import say
 from workflow_scripts.runtime.arguments import add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
+from workflow_scripts.study.config.names import SCHEMES
 
-SCHEMES = ("https", "file")
 CHUNK = 1 << 20
 TIMEOUT_SECONDS = 30
 
@@ -77,7 +77,7 @@ def fetch(url: str, output: Path, expected: str) -> str:
     by_hand = f"Supply {output} manually" + (f" (it is at {url})" if url else "")
     if not url:
         raise UserError(f"{output} is not there and the config gives no url to fetch it from. {by_hand}")
-    if urlsplit(url).scheme not in SCHEMES:
+    if _scheme(url) not in SCHEMES:
         raise UserError(f"{url}: only https and file URLs are fetched. {by_hand}")
     say(f"fetching {url}")
     with atomic_path(output) as temporary:
@@ -87,16 +87,16 @@ def fetch(url: str, output: Path, expected: str) -> str:
                 urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as source,
                 temporary.open("wb") as target,
             ):
-                if urlsplit(source.url).scheme not in SCHEMES:
+                if _scheme(source.url) not in SCHEMES:
                     raise UserError(f"{url} leads to {source.url}, which is not encrypted. {by_hand}")
-                length = source.headers.get("Content-Length")
-                size = int(length) if length else None
+                length = source.headers.get("Content-Length") or ""
+                size = int(length) if length.isdecimal() else None
                 with tqdm(desc=output.name, total=size, unit="B", unit_scale=True, mininterval=1) as bar:
                     while chunk := source.read(CHUNK):
                         target.write(chunk)
                         received += len(chunk)
                         bar.update(len(chunk))
-        except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
+        except (HTTPException, OSError, ValueError) as error:  # ValueError: a URL that cannot be written into a request
             reason = getattr(error, "reason", None) or error
             raise UserError(f"{url} cannot be fetched ({reason}). {by_hand}") from error
         if size is not None and received < size:
@@ -104,11 +104,18 @@ def fetch(url: str, output: Path, expected: str) -> str:
         return check(temporary, output, expected)
 
 
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError:
+        return ""
+
+
 def check(file: Path, output: Path, expected: str) -> str:
     """The SHA-256 of `file`, which is `output` or will take its place.
 
     Raises `UserError` where it differs from the expected one (if there is one) or from the digits in the file's name (if
-    it has any), and where the file is TorchScript.
+    it has any), and where the file is TorchScript or, as a page of a server is, no weights at all.
     """
     digest = sha256(file)
     verdict = "it is another file, or damaged, and is not used"
@@ -121,6 +128,13 @@ def check(file: Path, output: Path, expected: str) -> str:
             f"{output} has the SHA-256 {digest}, not one beginning with {named[1]} as its name says: {verdict}"
         )
     refuse_torchscript(file, output)
+    with file.open("rb") as stream:
+        start = stream.read(9)
+    if not (start.startswith((b"PK", b"\x80")) or start[8:] == b"{"):
+        raise UserError(
+            f"{output} is no file of weights (torch.save, pickle or safetensors): it begins with {start!r}, perhaps the page of "
+            "a server that asks for a login, and is not used"
+        )
     return digest
 
 

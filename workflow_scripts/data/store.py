@@ -70,7 +70,8 @@ def write_store(
     """
     index: list[dict[str, str]] = []
     bad: list[str] = []
-    with atomic_path(views_path) as temporary:
+    # The views take their place before the index does, and neither does where the other cannot be written.
+    with atomic_path(index_path) as index_part, atomic_path(views_path) as temporary:
         # Appended rather than mapped: skipped frames make the length known only at the end, and a full disk is then
         # an error with a message, where a mapped file would end the process.
         with temporary.open("wb") as file:
@@ -96,8 +97,8 @@ def write_store(
             )
         if not index:
             raise UserError(f"no frame is left, all were skipped: {_listing(bad)}")
+        write_rows(index, [*INDEX_COLUMNS, *(name for name in GROUPS if name in rows[0])], index_part)
         index_path.unlink(missing_ok=True)  # if the process dies in between, no old index is left beside new views
-    write_rows(index, [*INDEX_COLUMNS, *(name for name in GROUPS if name in rows[0])], index_path)
     return len(index), bad
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from workflow_scripts.core.text import plain
+
 
 def model_card(origin: str, facts: Mapping[str, Any], settings: Mapping[str, Any], classes: Sequence[str] = ()) -> str:
     """Markdown for a trained model, conditioned on `classes` if there are any.
@@ -18,7 +20,7 @@ def model_card(origin: str, facts: Mapping[str, Any], settings: Mapping[str, Any
     kind = "A class-conditional" if classes else "An unconditional"
     labels = ""
     if classes:
-        numbered = ", ".join(f"{number} {name}" for number, name in enumerate(classes))
+        numbered = ", ".join(f"{number} {plain(name)}" for number, name in enumerate(classes))
         labels = (
             f" Its network takes class labels: {numbered}, {len(classes)} none; the pipeline itself passes no label."
         )
@@ -54,6 +56,6 @@ pipeline_tag: unconditional-image-generation
 ---
 # Diffusion model of grey images, imported
 
-Converted from the guided-diffusion state dict `{source}`. What it was trained on is not known here; the weights may
+Converted from the guided-diffusion state dict {plain(source)}. What it was trained on is not known here; the weights may
 store training images.
 """

@@ -16,6 +16,7 @@ from workflow_scripts.diffusion.process import linear_range, schedule_betas
 from workflow_scripts.diffusion.unet import IMAGE_CHANNELS, OUTPUT_CHANNELS
 
 MARKER = "model_index.json"
+MOST_TIMESTEPS = 100_000
 BETA_SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 # The keys of a scheduler's config that describe the process of process.py.
 SCHEDULER_MUST_BE = {
@@ -64,7 +65,7 @@ def load_pipeline(path: Path) -> tuple[UNet2DModel, np.ndarray]:
             path / "unet", local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False,
             output_loading_info=True,
         )  # fmt: skip
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+    except Exception as error:  # a damaged config or file makes Diffusers fail in any way
         reason = " ".join(str(error).split()).partition(". ")[0]
         raise UserError(
             f"{path} does not load as a DDPMPipeline with a UNet2DModel; its files may be truncated or of another "
@@ -103,7 +104,10 @@ def class_names(path: Path) -> list[str]:
     """The classes that a model can be asked for, in the order of its labels; none if it is unconditional."""
     file = path / "parameters.json"
     parameters = read_json(file) if file.is_file() else {}
-    return list(parameters.get("classes") or [])
+    classes = (parameters.get("classes") or []) if isinstance(parameters, dict) else None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{file} does not hold the parameters of a model: `classes` must be a list of names")
+    return classes
 
 
 def _scheduler_betas(scheduler: Mapping[str, Any], path: Path) -> np.ndarray:
@@ -112,10 +116,19 @@ def _scheduler_betas(scheduler: Mapping[str, Any], path: Path) -> np.ndarray:
         scheduler.get(key, getattr(defaults, key))
         for key in ("beta_schedule", "num_train_timesteps", "beta_start", "beta_end", "trained_betas")
     )
-    if trained is not None:
-        return np.asarray(trained, dtype=np.float64)
-    if schedule == "linear":
-        return np.linspace(start, end, timesteps, dtype=np.float64)
-    if schedule == BETA_SCHEDULES["cosine"]:
-        return schedule_betas("cosine", timesteps)
-    raise UserError(f"{path}: beta_schedule {schedule!r} is not supported (squaredcos_cap_v2 and linear are)")
+    if trained is None and schedule not in BETA_SCHEDULES.values():
+        raise UserError(f"{path}: beta_schedule {schedule!r} is not supported (squaredcos_cap_v2 and linear are)")
+    try:
+        if trained is not None:
+            betas = np.asarray(trained, dtype=np.float64)
+        elif not 1 <= timesteps <= MOST_TIMESTEPS:
+            raise ValueError(f"num_train_timesteps {timesteps}")
+        elif schedule == "linear":
+            betas = np.linspace(start, end, timesteps, dtype=np.float64)
+        else:
+            betas = schedule_betas("cosine", timesteps)
+        if betas.ndim != 1 or not len(betas) or not ((betas > 0) & (betas < 1)).all():
+            raise ValueError("betas must lie between 0 and 1")
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: scheduler/scheduler_config.json describes no process ({error})") from error
+    return betas

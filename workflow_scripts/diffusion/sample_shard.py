@@ -38,7 +38,7 @@ def main(arguments: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from workflow_scripts.core.files import read_npy, write_npy
+    from workflow_scripts.core.files import write_npy
     from workflow_scripts.diffusion.pipeline import class_names, load_pipeline
     from workflow_scripts.diffusion.process import GaussianProcess
     from workflow_scripts.diffusion.sampler import (
@@ -81,7 +81,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     run.start(run.identity(recipe, device=device.type))
     batches = [images[first : first + recipe.batch_size] for first in range(0, len(images), recipe.batch_size)]
-    files = [run.work.path / f"batch_{number}.npy" for number in range(len(batches))]
+    files = [f"batch_{number}.npy" for number in range(len(batches))]
 
     # Steps are the reverse steps of all batches: finished batches are in files, the one in progress in the checkpoint.
     x: torch.Tensor
@@ -101,9 +101,9 @@ def main(arguments: argparse.Namespace) -> None:
             following = reverse_steps(unet, process, x, done, batches[number], seed, sampler, condition)
         _, x = next(following)
         if done == length - 1:
-            write_npy(to_grey(x), files[number])
+            run.work.write_block(files[number], to_grey(x))
 
-    write_npy(np.concatenate([read_npy(file) for file in files]), arguments.output_shard)
+    write_npy(np.concatenate([run.work.read_block(file) for file in files]), arguments.output_shard)
     run.work.close()
 
 

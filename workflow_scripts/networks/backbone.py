@@ -117,6 +117,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} holds no state dictionary (tensors by name); save the network's state_dict() alone")
     if all(key.startswith("module.") for key in weights):
         weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    odd = [f"{key} ({kind})" for key, value in weights.items() if (kind := _oddity(value))]
+    if odd:
+        raise UserError(
+            f"{path} holds tensors that are no plain weights: {_some(odd)}; save the network's state_dict() alone"
+        )
     broken = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise UserError(f"{path}: weights {_some(broken)} are not finite; the training run that wrote them diverged")
@@ -223,6 +228,20 @@ def _state_dictionary(content: Any) -> dict[str, Tensor] | None:
     return next(iter(inner.values())) if len(inner) == 1 else None
 
 
+def _oddity(value: Tensor) -> str:
+    """What keeps a tensor from being plain numbers in memory, or ""; asked before it is computed with."""
+    if value.layout != torch.strided:
+        return "sparse"
+    if value.is_quantized:
+        return "quantised"
+    if value.is_complex():
+        return "complex"
+    if value.device.type != "cpu":
+        return "without values"
+    # A stride of 0 makes gigabytes of a few bytes.
+    return "" if value.untyped_storage().nbytes() >= value.numel() * value.element_size() else "strided over itself"
+
+
 def _in_timm_keys(weights: dict[str, Tensor], layout: str, backbone: nn.Module) -> dict[str, Tensor]:
     """Rename to timm's keys and drop what is not part of the backbone; a key that cannot be renamed stays as it is."""
     if layout == "torchvision":
@@ -254,6 +273,11 @@ def _require_match(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], 
         for key, value in weights.items()
         if value.shape != wanted[key].shape
     ]
+    whole = [key for key, value in weights.items() if wanted[key].is_floating_point() and not value.is_floating_point()]
+    if whole:
+        raise UserError(
+            f"{source} has integers for weights: {_some(whole)}; it may be a quantised network, which is not used"
+        )
     if shapes:
         raise UserError(f"{source} has other shapes than the backbone: {_some(shapes)}. Check model.backbone")
 

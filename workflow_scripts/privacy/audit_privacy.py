@@ -110,6 +110,7 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.privacy import copies as privacy
     from workflow_scripts.privacy import membership
     from workflow_scripts.privacy.planted import planted_copies, planted_rows, power
+    from workflow_scripts.synthesis.checks import extent
     from workflow_scripts.synthesis.neighbours import nearest
 
     recipe: PrivacyRecipe = settings(arguments)
@@ -118,6 +119,8 @@ def main(arguments: argparse.Namespace) -> None:
     real_views, index, patients = store.pixels, store.index, store.patients
     real, synthetic = read_npy(arguments.real), read_npy(arguments.synthetic)
     copy_real, copy_synthetic = read_npy(arguments.copy_real), read_npy(arguments.copy_synthetic)
+    for name, features in (("--copy-real", copy_real), ("--copy-synthetic", copy_synthetic)):
+        extent(features, name)
     answers = read_csv(arguments.filter)
     check_rows({
         str(arguments.real_views): len(store), str(arguments.real): len(real), str(arguments.copy_real): len(copy_real),
@@ -163,7 +166,7 @@ def main(arguments: argparse.Namespace) -> None:
         "threshold": threshold,
         "planted": power(
             planted_copies(known[0][planted_rows(len(known[0]), seed)], shift, seed),
-            np.load(arguments.copy_planted), *known, scale, threshold, shift,
+            read_npy(arguments.copy_planted), *known, scale, threshold, shift,
         ),
         "authentic": {
             "unfiltered": float(authentic.mean()), "filtered": float(authentic[kept].mean()) if kept.any() else 0.0,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import json
-import re
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
+
+from workflow_scripts.core.text import plain
 
 METRICS = {
     "precision": "precision",
@@ -24,14 +24,6 @@ SETS = {
     "unfiltered": "everything generated",
     "real": "views of held-out patients (what perfect samples would score)",
 }
-
-
-def plain(text: str) -> str:
-    """User text as Markdown that shows it literally: no markup, no HTML, one line."""
-    line = " ".join(text.split())
-    # A bare address would become a link; with its colon as an entity it stays text.
-    escaped = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", html.escape(line, quote=False))
-    return re.sub(r"://", "&#58;//", escaped)
 
 
 def dataset_card(

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from workflow_scripts.runtime.work import append_metrics, trim_metrics
+
+
+@contextmanager
+def _nameless_host() -> Iterator[None]:
+    """TensorBoard names its files after the host; within it the host has no name."""
+    from tensorboard.summary.writer import event_file_writer
+
+    own = event_file_writer.socket
+    event_file_writer.socket = SimpleNamespace(gethostname=lambda: "host")
+    try:
+        yield
+    finally:
+        event_file_writer.socket = own
 
 
 class Board:
@@ -27,7 +42,8 @@ class Board:
 
             for file in folder.glob("events.out.tfevents.*") if not done else ():
                 file.unlink()
-            self.writer = SummaryWriter(folder, purge_step=done + 1)
+            with _nameless_host():
+                self.writer = SummaryWriter(folder, purge_step=done + 1)
 
     def report(self, row: Mapping[str, Any]) -> None:
         """Write a row; it has a `step`, and whatever is a finite number in it becomes a curve."""

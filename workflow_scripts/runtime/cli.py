@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import errno
 import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -24,6 +26,10 @@ from workflow_scripts.runtime.gpus import claim_gpus
 if TYPE_CHECKING:
     from workflow_scripts.study.config.base import Settings
 
+# What is wrong with a disk or its rights rather than with the program.
+SURROUNDINGS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG,
+}  # fmt: skip
 FEWER_COLLECTIONS = 20_000  # objects made between two; Python's own is 700
 
 
@@ -132,7 +138,7 @@ def add_run(parser: argparse.ArgumentParser, shared: bool = False) -> None:
 def run(
     stage: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
 ) -> None:
-    """Parse, run the stage, and turn a `UserError` into one clear message and exit status 1."""
+    """Parse, run the stage, and turn what a user can mend, and Ctrl-C, into one clear message and exit status 1 (130)."""
     arguments = parser.parse_args(argv)
     # Importing torch makes a million objects that stay; looking for garbage among them takes a fifth of it.
     gc.set_threshold(FEWER_COLLECTIONS)
@@ -144,15 +150,31 @@ def run(
     on_gpus = getattr(arguments, "device", "") == "auto"
     if on_gpus:
         claim_gpus(getattr(arguments, "processes", 0) or 1)
-    with recorded_cost(arguments.log, on_gpus) as cost, logging_to(arguments.log):
-        try:
-            stage(arguments)
-            cost["finished"] = True
-        except UserError as error:
-            say(f"error: {error}")
-            sys.exit(1)
+    # The outer one is for the log itself.
+    with _in_words(), recorded_cost(arguments.log, on_gpus) as cost, logging_to(arguments.log), _in_words():
+        stage(arguments)
+        cost["finished"] = True
     if argv is None:
         _leave()
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        say(f"error: {error}")
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in SURROUNDINGS:
+            raise
+        say(
+            f"error: {error.filename or 'a file'} cannot be read or written: {error.strerror}; make room or correct the rights"
+        )
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say("interrupted; the same command again continues what can be continued")
+        sys.exit(130)
 
 
 def _leave() -> None:

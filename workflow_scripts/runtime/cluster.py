@@ -2,8 +2,9 @@
 
 Snakemake locks its working directory and, killed by SIGKILL or a dead node, cannot unlock it: the next run would refuse
 to start until somebody says `--unlock`. Its SLURM jobs run on, and the next run's jobs would wait for the work directories
-that they hold. So each run notes who it is, and the next one removes the lock and cancels the jobs of a run that is
-known to be dead: noted on this host, and no such process any more. Anything else is left for a person to decide.
+that they hold. So each run notes who it is before it locks, and the next one removes the lock and cancels the jobs of runs
+that are known to be dead: noted on this host, and no such process any more. Where any other run may be alive, the lock is
+left for a person to decide.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,20 +57,21 @@ def _put_first(variable: str, folder: str) -> None:
     os.environ[variable] = os.pathsep.join([folder, *others])
 
 
-NOTE = "tusflow_run.json"
+NOTES = "tusflow_runs"
 # How long cancelled jobs may take to end; SLURM kills them KillWait seconds (30 by default) after it asked them to.
 CANCEL_SECONDS = 120.0
 
 
 def note_run(folder: Path, logs: Sequence[str] = ()) -> None:
-    """Note this process as the one that runs the workflow; `folder` is `.snakemake`, `logs` are Snakemake's own."""
-    write_json({**_identity(os.getpid()), "logs": list(map(str, logs))}, folder / NOTE)
+    """Note this process as one that runs the workflow; `folder` is `.snakemake`, `logs` are Snakemake's own."""
+    write_json({**_identity(os.getpid()), "logs": list(map(str, logs))}, folder / NOTES / f"{os.getpid()}.json")
 
 
 def remove_stale_locks(folder: Path) -> bool:
-    """Remove the locks below `.snakemake` if the run that is noted there is dead; returns whether it did."""
+    """Remove the locks below `.snakemake` if all other runs that are noted there are dead; returns whether it did."""
     locks = list((folder / "locks").glob("*.lock"))
-    if not locks or _dead_owner(folder) is None:
+    others = [run for file, run in _noted(folder) if file.stem != str(os.getpid()) or _is_dead(run)]
+    if not locks or not others or not all(map(_is_dead, others)):
         return False
     for lock in locks:
         lock.unlink(missing_ok=True)
@@ -76,14 +79,19 @@ def remove_stale_locks(folder: Path) -> bool:
 
 
 def cancel_orphans(folder: Path) -> list[str]:
-    """Cancel the SLURM jobs of the noted run if it is dead, and wait until they have ended; returns their ids.
+    """Cancel the SLURM jobs of noted runs that are dead, wait until they have ended, and forget the runs; returns the ids.
 
     Snakemake names every job after its run and writes that name into its log.
     """
-    owner = _dead_owner(folder)
-    if owner is None or shutil.which("squeue") is None:
-        return []
-    name = _slurm_name(map(Path, owner.get("logs", [])))
+    cancelled = []
+    for file, run in _noted(folder):
+        if _is_dead(run):
+            cancelled += _cancel(_slurm_name(map(Path, run.get("logs", [])))) if shutil.which("squeue") else []
+            file.unlink(missing_ok=True)
+    return cancelled
+
+
+def _cancel(name: str) -> list[str]:
     jobs = _queued(name) if name else []
     if jobs:
         say(f"cancelling {len(jobs)} SLURM jobs of a Snakemake that was killed: {' '.join(jobs)}")
@@ -94,14 +102,18 @@ def cancel_orphans(folder: Path) -> list[str]:
     return jobs
 
 
-def _dead_owner(folder: Path) -> dict[str, Any] | None:
-    """The noted run, if it ran on this host and does not any more."""
-    try:
-        owner = read_json(folder / NOTE)
-    except UserError:  # no run is noted, or the note is damaged
-        return None
-    here = owner["host"] == platform.node()
-    return owner if here and owner["started"] != _identity(owner["pid"])["started"] else None
+def _noted(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The runs that are noted, each with its file; a damaged note, or one that another run just removed, is no run."""
+    runs = []
+    for file in sorted((folder / NOTES).glob("*.json")):
+        with suppress(UserError):
+            runs.append((file, read_json(file)))
+    return runs
+
+
+def _is_dead(run: Mapping[str, Any]) -> bool:
+    """Whether a noted run ran on this host and does not any more."""
+    return run["host"] == platform.node() and run["started"] != _identity(run["pid"])["started"]
 
 
 def _slurm_name(logs: Iterable[Path]) -> str:

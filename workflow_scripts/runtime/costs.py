@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -119,7 +118,6 @@ def recorded_cost(log: Path | None, on_gpus: bool) -> Iterator[dict[str, Any]]:
             "gpus": int(os.environ.get("WORLD_SIZE", "1")) if gpu else 0,
             "device": gpu or "CPU",
             "peak_mib": round(peak / 1024),
-            "host": platform.node(),
         }
         watts = meter.stop()
         if watts is not None:
@@ -133,7 +131,7 @@ def _begin(log: Path, devices: list[str]) -> None:
     before = _rows(file)
     if before and "seconds" not in before[-1] and log.is_file():
         _append(log, _killed(before[-1], log))
-    _append(log, {"started": round(time.time(), 2), "gpus": len(devices), "devices": devices, "host": platform.node()})
+    _append(log, {"started": round(time.time(), 2), "gpus": len(devices), "devices": devices})
 
 
 def _killed(start: dict[str, Any], log: Path) -> dict[str, Any]:

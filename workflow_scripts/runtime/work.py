@@ -12,15 +12,27 @@ import json
 import shutil
 import signal
 import time
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import atomic_path, read_json, write_json
+from workflow_scripts.core.files import (
+    atomic_path,
+    read_json,
+    read_npy,
+    recorded_sha256,
+    sha256,
+    sha256_record,
+    write_json,
+    write_npy,
+    write_text,
+)
 from workflow_scripts.core.log import say
 
 # Tries without any progress after which a training gives up instead of looping through a cluster's retries.
@@ -152,16 +164,34 @@ class WorkDir:
         self.advance(progress)
 
     def load(self, name: str) -> dict[str, Any] | None:
-        """A checkpoint on CPU, or None where there is none; nothing but tensors and plain values is unpickled."""
+        """A checkpoint on CPU, or None where there is none; nothing but tensors and plain values is unpickled.
+
+        Raises `UserError` where it is damaged, if only in one bit.
+        """
         file = self.path / name
         if not file.exists():
             return None
         try:
+            # torch itself does not look at the checksums that it writes.
+            with zipfile.ZipFile(file) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"checksum of {damaged}")
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged pickle fails in any way
             raise UserError(
                 f"{file} is damaged ({type(error).__name__}); delete {self.path} to start this training afresh"
             ) from error
+
+    def write_block(self, name: str, array: np.ndarray) -> None:
+        """Keep a part of the result until all parts are there, with its checksum beside it."""
+        write_npy(array, self.path / name)
+        write_text(f"{sha256(self.path / name)}  {name}\n", sha256_record(self.path / name))
+
+    def read_block(self, name: str) -> np.ndarray:
+        """What `write_block` kept; `UserError` where it is missing or not the same any more."""
+        if recorded_sha256(self.path / name) != sha256(self.path / name):
+            raise UserError(f"{self.path / name} is damaged (checksum); delete {self.path} to start this stage afresh")
+        return read_npy(self.path / name)
 
     def metrics_file(self) -> Path:
         """Where this training appends its metrics, one JSON object per line."""

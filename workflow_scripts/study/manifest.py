@@ -177,6 +177,23 @@ def told_apart(rows: Iterable[Mapping[str, str]], config: Mapping[str, Any]) -> 
     return [column for column, found in values.items() if len(found) > 1]
 
 
+def require_patients(rows: list[Mapping[str, str]], config: Mapping[str, Any]) -> None:
+    """Raise `UserError` where fewer patients than folds have frames of a class; `rows` as `load_manifest` returns them.
+
+    Folds of views are left to the stage that draws them, since crops decide how many views a frame has, and folds of
+    scanners or centres are what they are.
+    """
+    if config["split_by"] != "patient":
+        return
+    for name in config["data"]["classes"]:
+        patients = len({row["patient_id"] for row in rows if row["label"] == name})
+        if patients < config["folds"]:
+            raise UserError(
+                f"folds: {config['folds']}, but {config['data']['manifest']} has only {patients} patients with the label "
+                f"{name!r}, and every fold needs one; use fewer folds or label more patients"
+            )
+
+
 def true_classes(path: str | Path, images: Iterable[str], key: Path | None = None) -> dict[str, str]:
     """The class that each of the phantoms `images` was drawn with, by image id; with `key`, ids are pseudonyms.
 

@@ -12,18 +12,27 @@ from workflow_scripts.core.errors import UserError
 # A shorter key could be found by trying.
 SHORTEST_KEY = 16
 DIGITS = 16
+OTHERS = 0o007
 # The columns that hold ids, and what each is hashed as.
 ID_COLUMNS = {"patient_id": "patient", "image_id": "image"}
 
 
 def read_key(path: Path) -> bytes:
-    """The secret key: the bytes of a file, without surrounding white space.
+    """The secret key: the bytes of a file, without surrounding white space; others lose the right to read the file.
 
-    Raises `UserError` where the file is missing or the key too short to keep anything secret.
+    Raises `UserError` where the file is missing, the key too short to keep anything secret, or others can read it.
     """
     way = f"make one with: python -c 'import secrets; print(secrets.token_hex(32))' > {path}"
     if not path.is_file():
         raise UserError(f"the key file {path} (data.patient_key) does not exist; {way}")
+    mode = path.stat().st_mode
+    if mode & OTHERS:
+        try:
+            path.chmod(mode & ~OTHERS)
+        except OSError:
+            raise UserError(
+                f"the key file {path} can be read by everybody on this machine; chmod o-rwx {path}"
+            ) from None
     key = path.read_bytes().strip()
     if len(key) < SHORTEST_KEY:
         raise UserError(f"the key in {path} has {len(key)} bytes; it needs at least {SHORTEST_KEY}: {way}")

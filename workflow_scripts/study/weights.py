@@ -1,17 +1,20 @@
-"""Networks that the workflow does not train itself: which files, from where, and which rows need them."""
+"""What the workflow does not make itself: networks (which files, from where, which rows need them), models, decisions."""
 
 from __future__ import annotations
 
-import urllib.error
+import re
 import urllib.request
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import recorded_sha256, refuse_torchscript, sha256
-from workflow_scripts.study.config.names import BASELINES, TABLES
+from workflow_scripts.study.config.names import BASELINES, SCHEMES, TABLES
 
 # A rule downloads into this folder only; a file elsewhere is supplied manually.
 FOLDER = "weights/"
@@ -56,6 +59,49 @@ def weight_files(config: Mapping[str, Any]) -> dict[str, WeightFile]:
     return found
 
 
+def require_supplied(config: Mapping[str, Any]) -> None:
+    """Raise `UserError` where a file that only a person can supply is missing: looked for before anything is planned.
+
+    Files of weights below `FOLDER` are not looked for; a rule fetches them, and `require_files` knows which are needed.
+    """
+    decisions, model = config["audit"]["decisions"], config["diffusion"]["model"]
+    if decisions and not Path(decisions).is_file():
+        raise UserError(
+            f"{decisions} (audit.decisions) does not exist; export it from the review page, or empty the key"
+        )
+    if model and not Path(model, "model_index.json").is_file():
+        raise UserError(f"{model} (diffusion.model) is no Diffusers folder: it holds no model_index.json; name another")
+    for weight in weight_files(config).values():
+        if weight.used_by and not weight.file.startswith(FOLDER) and not Path(weight.file).is_file():
+            raise UserError(
+                f"{weight.file} does not exist and lies outside {FOLDER}, into which files are fetched; supply it, or correct "
+                f"its path in the config. Needed by: {'; '.join(weight.used_by)}"
+            )
+
+
+def require_known_backbones(config: Mapping[str, Any]) -> None:
+    """Raise `UserError` where a backbone is none of timm's, whose sources are searched: to import it takes seconds.
+
+    Names of hubs (`hf-hub:…`) are refused by the models of the config.
+    """
+    kind, _, embedding = config["embedding"]["network"].partition(":")
+    asked = {"model.backbone": config["model"]["backbone"]} | (
+        {"embedding.network": embedding} if kind == "timm" else {}
+    )
+    timm = find_spec("timm")
+    if timm is None or timm.origin is None:  # the stages have an environment of their own
+        return
+    known: set[str] = set()
+    for file in Path(timm.origin).with_name("models").glob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        known |= set(re.findall(r"^@register_model\n(?:@.*\n)*def (\w+)\(", text, re.MULTILINE))
+        for renamed in re.findall(r"^register_model_deprecations\((.*?)^\}", text, re.MULTILINE | re.DOTALL):
+            known |= set(re.findall(r"""["'](\w+)["']:""", renamed))
+    for key, name in asked.items():
+        if name.partition(".")[0] not in known:
+            raise UserError(f"{key}: {name!r} is not a timm model; timm.list_models() in Python lists them all")
+
+
 def require_files(config: Mapping[str, Any], needed: Collection[str]) -> None:
     """Raise `UserError` unless every needed file of weights is present with the expected checksum, or its URL answers.
 
@@ -97,8 +143,10 @@ def _unreachable(url: str) -> str:
     if not url:
         return "the config gives no url"
     try:
+        if urlsplit(url).scheme not in SCHEMES:
+            return f"only {' and '.join(SCHEMES)} URLs are fetched"
         request = urllib.request.Request(url, method="HEAD")
         with urllib.request.urlopen(request, timeout=CONNECT_SECONDS):
             return ""
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (HTTPException, OSError, ValueError) as error:
         return str(getattr(error, "reason", error))

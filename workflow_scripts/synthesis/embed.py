@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import read_npy, write_npy, write_npy_blocks
+from workflow_scripts.core.files import write_npy_blocks
 from workflow_scripts.core.store import open_pixels
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import add_run, run, stage_parser
@@ -52,7 +52,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     size = BATCHES * arguments.batch_size
     blocks = [
-        (views, start, run.work.path / f"{number}_{start}.npy")
+        (views, start, f"{number}_{start}.npy")
         for number, views in enumerate(stores)
         for start in range(0, len(views), size)
     ]
@@ -61,10 +61,12 @@ def main(arguments: argparse.Namespace) -> None:
         len(blocks), dict, start=checkpoint["step"] if checkpoint else 0, every=1, label="embed", unit="block"
     ):
         views, start, file = blocks[number]
-        write_npy(np.concatenate(list(embed(views[: start + size], network, arguments.batch_size, start))), file)
+        run.work.write_block(
+            file, np.concatenate(list(embed(views[: start + size], network, arguments.batch_size, start)))
+        )
 
     for store, output in zip(stores, arguments.output_features, strict=True):
-        write_npy_blocks((read_npy(file) for views, _, file in blocks if views is store), len(store), output)
+        write_npy_blocks((run.work.read_block(file) for views, _, file in blocks if views is store), len(store), output)
     run.work.close()
 
 

@@ -1,5 +1,7 @@
 """The audit's votes against a slow loop, and the label policies."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from workflow_scripts.audit.labels import (
     apply_decisions,
     decisions_of_clinician,
     decisions_of_votes,
+    read_decisions,
     require_reviewed_labels,
     rows_of_clinician,
 )
@@ -241,3 +244,36 @@ def test_stages_from_losses_to_label_sets(tmp_path) -> None:
 def call(stage, *words: object) -> None:
     """Run a stage in this process."""
     stage.main(stage.parser().parse_args([str(word) for word in words]))
+
+
+DECIDED = [
+    {"view_id": "a#x", "decision": "flip", "comment": "größer"},
+    {"view_id": "b#x", "decision": "keep", "comment": ""},
+]
+
+
+def saved(separator: str, encoding: str) -> bytes:
+    lines = [DECIDED[0].keys(), *(row.values() for row in DECIDED)]
+    return "\r\n".join(separator.join(line) for line in [*lines, []]).encode(encoding)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
+def test_decisions_are_read_as_a_spreadsheet_saves_them(tmp_path: Path, separator: str, encoding: str) -> None:
+    (tmp_path / "decisions.csv").write_bytes(saved(separator, encoding))
+    assert read_decisions(tmp_path / "decisions.csv") == DECIDED
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"decisions\.csv holds no decision"),
+        (b"view_id,decision,comment\n", r"decisions\.csv holds no decision"),
+        (b"view_id,label\na,neg\n", "needs the columns view_id and decision"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "needs the columns view_id and decision|is not a CSV table"),
+    ],
+)
+def test_a_file_without_decisions_is_an_error(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "decisions.csv").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_decisions(tmp_path / "decisions.csv")

@@ -1,6 +1,7 @@
 """The classifier to use: a small experiment is trained, packed and used on new frames."""
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -16,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from pydicom.data import get_testdata_file
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from sklearn.neighbors import NearestNeighbors
 
 from tests.shared import REPOSITORY
@@ -27,7 +28,7 @@ from workflow_scripts.classifier.card import classifier_card
 from workflow_scripts.classifier.ensemble import INPUT, OUTPUTS, Ensemble, export_onnx, load_ensemble
 from workflow_scripts.classifier.novelty import neighbour_distances, percentiles, unit_length
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import read_csv, read_json, read_rows, sha256, write_csv, write_npy
+from workflow_scripts.core.files import read_csv, read_json, read_rows, sha256, write_csv, write_json, write_npy
 from workflow_scripts.data.profiles import letterbox, resize
 from workflow_scripts.finetuning import finetune
 from workflow_scripts.finetuning.calibration import fit_temperature, logit, pool, sigmoid
@@ -389,3 +390,61 @@ def test_what_onnx_cannot_hold_and_what_is_no_ensemble_are_refused(tmp_path, mon
     save_weights(ensemble.members[0].state_dict(), {"backbone": "test_resnet"}, tmp_path / "single.safetensors")
     with pytest.raises(UserError, match="is not an ensemble"):
         load_ensemble(tmp_path / "single.safetensors")
+
+
+ODD = ["=cmd().png", "line\nbreak.png", "\x1b[2J.png", "$x_1^2$ `a` <b>.png", "n" * 240 + ".png"]
+
+
+def test_odd_names_of_files_end_no_batch_and_do_nothing(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [name.encode() for name in ODD] + [b"latin \xe9.png"]
+    for number, name in enumerate(names):
+        Image.fromarray(textures(1, 48, number)[0]).save(tmp_path / "frame.png")
+        (tmp_path / "frame.png").rename(os.fsdecode(name))
+    (tmp_path / "damaged\x1b[2J.png").write_bytes(b"")
+    with pytest.raises(SystemExit):
+        use("--model", model, "--overlays", "heat", "--output", "out.csv", *sorted(tmp_path.glob("*.png")), ODD[0])
+    printed = capsys.readouterr()
+    assert "error: 1 of 8 files could not be predicted" in printed.err
+    assert "\x1b" not in printed.out + printed.err
+    assert len(printed.out.splitlines()) == 8
+    rows = read_rows(tmp_path / "out.csv")
+    assert [row["file"] for row in rows if row["file"].startswith("'")] == ["'=cmd().png"]
+    assert {row["overlay"] for row in rows} == {file.name for file in (tmp_path / "heat").iterdir()}
+    assert len(rows) == 7
+
+
+def stranger(model: Path, folder: Path, **changes) -> Path:
+    """A copy of a classifier whose description was changed."""
+    shutil.copytree(model, folder)
+    write_json({**read_json(model / "classifier.json"), **changes}, folder / "classifier.json")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"crop_profiles": {"a": {"kind": "boxes", "boxes": [[0, 0, 9, 9]], "views": ["../../outside"]}}},
+        {"crop_profiles": {"a": {"kind": "boxes", "boxes": [[0, 0, 9, 9]], "views": ["/outside"]}}},
+        {"crop_profiles": {}},
+        {"classes": ["$x$ $", "b"]},
+        {"origin": "\x1b[2J"},
+        {"size": 10**6},
+        {"size": 32},
+        {"novelty": {"neighbours": 0, "embedding": 1}},
+        {"files": {}},
+    ],
+)
+def test_a_description_that_a_stranger_changed_is_refused(model, tmp_path, changes):
+    with pytest.raises(UserError, match=r"describes no classifier|is a file of another kind"):
+        predict.load_model(stranger(model, tmp_path / "model", **changes), 1)
+
+
+def test_another_reference_is_refused(model, tmp_path):
+    folder = stranger(model, tmp_path / "model")
+    save_file({"member0.embeddings": np.zeros((3, 2), np.float32)}, folder / "reference.safetensors")
+    facts = read_json(folder / "classifier.json")
+    facts["files"]["reference.safetensors"] = sha256(folder / "reference.safetensors")
+    write_json(facts, folder / "classifier.json")
+    with pytest.raises(UserError, match="is a file of another kind"):
+        predict.load_model(folder, 1)

@@ -1,5 +1,8 @@
 """Atomic writes and exact reads."""
 
+import argparse
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +99,68 @@ def test_a_missing_file_or_a_folder_is_named(tmp_path, reader):
         getattr(files, reader)(tmp_path / "nothing")
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         getattr(files, reader)(tmp_path)
+
+
+def written(name: str, folder: Path) -> None:
+    """One artefact of each kind of writer."""
+    if name == "folder":
+        with files.atomic_directory(folder / "folder") as temporary:
+            (temporary / "a").write_bytes(bytes(5000))
+    elif name == "blocks.npy":
+        files.write_npy_blocks((np.zeros((100, 9)) for _ in range(3)), 300, folder / name)
+    else:
+        files.write_npy(np.zeros(5000), folder / name)
+
+
+@pytest.mark.parametrize("name", ["views.npy", "blocks.npy", "folder"])
+def test_artefacts_are_not_for_others(tmp_path: Path, name: str):
+    umask = os.umask(0o002)
+    try:
+        written(name, tmp_path)
+    finally:
+        os.umask(umask)
+    assert (tmp_path / name).stat().st_mode & 0o777 == (0o770 if name == "folder" else 0o660)
+
+
+@pytest.mark.parametrize("name", ["views.npy", "blocks.npy"])
+def test_a_write_that_does_not_fit_names_the_file_and_leaves_nothing(tmp_path: Path, name: str):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large|No space left") as error:
+            written(name, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert error.value.filename == str(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_where_a_library_hides_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def write(text: str = "PytorchStreamWriter failed writing file") -> None:
+        with files.atomic_path(tmp_path / "model.pt"):
+            raise RuntimeError(text)
+
+    with pytest.raises(RuntimeError):
+        write()
+    with pytest.raises(OSError, match="Read-only file system") as error:
+        write("Error while serializing: I/O error: Read-only file system (os error 30)")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: argparse.Namespace(free=1000))
+    with pytest.raises(OSError, match="No space left on device") as error:
+        write()
+    assert error.value.filename == str(tmp_path / "model.pt")
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path):
+    with files.atomic_path(tmp_path / "views" / "a.npy") as part:
+        kept = tmp_path / "views" / "rest"
+        os.link(part, kept)
+    with files.atomic_directory(tmp_path / "model") as folder:
+        (folder / "b").write_text("b")
+        os.rename(folder, tmp_path / folder.name.replace(".model", ".other"))
+        folder.mkdir()
+    kept.rename(part)
+    (tmp_path / ".hidden").write_text("mine")
+    assert files.remove_parts(tmp_path) == 2
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        ".hidden", "model", "views", "views/a.npy",
+    ]  # fmt: skip

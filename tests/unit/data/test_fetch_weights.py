@@ -1,6 +1,7 @@
 """Fetching weights: checksums, records, and a clear word where there is no network."""
 
 import hashlib
+import io
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from workflow_scripts.core.files import sha256, verify_recorded_sha256
 from workflow_scripts.data import fetch_weights
 from workflow_scripts.runtime.cli import run
 
-CONTENT = b"weights" * 1000
+CONTENT = b"\x80\x02" + b"weights" * 1000  # begins as a pickle does, and is never opened
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 ZEROS = "0" * 64
 
@@ -73,7 +74,7 @@ def test_an_unknown_checksum_is_recorded_and_holds_from_then_on(source, tmp_path
         fetch(source.as_uri(), "", output)
     # Another file at the URL is refused too, also when the local one is gone.
     output.unlink()
-    source.write_bytes(b"a new version")
+    source.write_bytes(b"\x80\x02a new version")
     with pytest.raises(UserError, match="instead of"):
         fetch(source.as_uri(), "", output)
     assert not output.exists()
@@ -94,6 +95,11 @@ def test_the_digits_in_torchvisions_names_count(source, tmp_path):
     [
         ("https://unreachable.invalid/net.pth", "cannot be fetched"),
         ("https://127.0.0.1:1/net.pth", "cannot be fetched"),
+        ("https://127.0.0.1:x/net.pth", "cannot be fetched"),
+        ("https://[/net.pth", "only https"),
+        ("https://a b/net.pth", "cannot be fetched"),
+        ("https://" + "a" * 300 + ".invalid/net.pth", "cannot be fetched"),
+        ("https://é.invalid/né.pth", "cannot be fetched"),
         ("file:///absent/net.pth", "cannot be fetched"),
         ("http://example.org/net.pth", "only https"),
         ("weights/net.pth", "only https"),
@@ -116,3 +122,25 @@ def test_what_cannot_be_fetched_is_one_clear_sentence(tmp_path, capsys, url, rea
 def test_a_checksum_must_look_like_one(source, tmp_path):
     with pytest.raises(UserError, match="64 hexadecimal digits"):
         fetch(source.as_uri(), "f37072fd", tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [b"<!DOCTYPE html><html>log in</html>", b"version https://git-lfs.github.com/spec/v1", b'{"error": 404}', b""],
+)
+def test_a_page_instead_of_weights_is_refused_and_not_recorded(source, tmp_path, page):
+    source.write_bytes(page)
+    output = tmp_path / "weights" / "net.pth"
+    with pytest.raises(UserError, match=r"net\.pth is no file of weights"):
+        fetch(source.as_uri(), "", output)
+    assert list(output.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("length", ["-5", "many", "1e9", "7, 7", ""])
+def test_an_odd_length_in_the_header_is_no_error(source, tmp_path, monkeypatch, length):
+    class Answer(io.BytesIO):
+        url, headers = "https://example.org/net.pth", {"Content-Length": length}
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda _, timeout: Answer(CONTENT))
+    fetch("https://example.org/net.pth", DIGEST, tmp_path / "net.pth")
+    assert (tmp_path / "net.pth").read_bytes() == CONTENT

@@ -1,8 +1,10 @@
 """The crop stage: sets, order, bad frames together, nothing half-written, no patient data but the manifest's."""
 
 import csv
+import errno
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -259,14 +261,29 @@ def test_the_index_comes_last(study: Study, monkeypatch: pytest.MonkeyPatch):
     study.crop()
     study.add("good2", noise(2))
 
-    def die(*_: object) -> None:
-        raise KeyboardInterrupt
+    replace = os.replace
 
-    monkeypatch.setattr(store, "write_rows", die)
-    with pytest.raises(KeyboardInterrupt):
+    def die(part: Path, path: Path) -> None:
+        if path == study.index:
+            raise KeyboardInterrupt
+        replace(part, path)
+
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(SystemExit):
         study.crop()
     assert len(read_npy(study.views)) == 4
     assert not study.index.exists()
+
+
+def test_an_index_that_cannot_be_written_leaves_no_half_store(study: Study, monkeypatch: pytest.MonkeyPatch):
+    study.add("good", noise(1))
+
+    def full(_rows: object, _columns: object, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(store, "write_rows", full)
+    assert f"{study.index} cannot be read or written: No space left on device" in study.fails()
+    study.views.parent.rmdir()
 
 
 def test_threads_change_nothing(study: Study):

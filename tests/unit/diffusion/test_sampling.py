@@ -1,6 +1,7 @@
 """Held-out patients, sampling in shards, joining them."""
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from workflow_scripts.diffusion import join_shards
 from workflow_scripts.diffusion import sample_shard as sample
 from workflow_scripts.diffusion import sampler as sampler_module
 from workflow_scripts.diffusion.hold_out_patients import choose_holdout
-from workflow_scripts.diffusion.pipeline import load_pipeline, save_pipeline
+from workflow_scripts.diffusion.pipeline import class_names, load_pipeline, save_pipeline
 from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas, spaced_timesteps
 from workflow_scripts.diffusion.sampler import (
     Condition,
@@ -262,8 +263,23 @@ def test_only_models_that_can_be_sampled_are_loaded(model: Path, tmp_path: Path)
             scheduler.write_text(json.dumps({**json.loads(before), key: value}))
             with pytest.raises(UserError, match=f"{key} '{value}'"):
                 load_pipeline(model)
+        for key, values in {
+            "num_train_timesteps": [0, 10**12, "100"],
+            "trained_betas": [[], [[0.1]], [0.1, "x"], [0.5, 2.0], [0.1, math.nan]],
+        }.items():
+            for odd in values:
+                scheduler.write_text(json.dumps({**json.loads(before), key: odd}))
+                with pytest.raises(UserError, match="scheduler_config.json describes no process"):
+                    load_pipeline(model)
     finally:
         scheduler.write_text(before)
+
+
+@pytest.mark.parametrize("parameters", [[], {"classes": "ab"}, {"classes": [1, 2]}])
+def test_the_classes_of_a_model_must_be_names(tmp_path: Path, parameters: object) -> None:
+    (tmp_path / "parameters.json").write_text(json.dumps(parameters))
+    with pytest.raises(UserError, match="does not hold the parameters of a model"):
+        class_names(tmp_path)
 
 
 def test_weights_must_be_whole_and_fit(model: Path, tmp_path: Path) -> None:

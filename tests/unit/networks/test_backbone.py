@@ -151,6 +151,32 @@ def test_misfits_are_named(small, tmp_path, layout, mistake):
     assert named in refuse(small, layout, tmp_path / "wrong.pth")
 
 
+ODD = {
+    "nested": lambda value: torch.nested.nested_tensor([value[0], value[1]]),
+    "sparse": lambda value: value.to_sparse(),
+    "quantised": lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+    "complex": lambda value: value.to(torch.complex64),
+    "strided over itself": lambda value: torch.zeros(1).expand(40_000_000_000),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore:.*(quantize|Quantize|TypedStorage)")
+def test_odd_tensors_are_refused_before_they_are_computed_with(small, tmp_path, kind):
+    state = dict(small.state_dict())
+    state["conv1.weight"] = ODD[kind](state["conv1.weight"])
+    torch.save(state, tmp_path / "odd.pth")
+    said = refuse(small, "torchvision", tmp_path / "odd.pth")
+    # torch itself refuses nested tensors.
+    assert ("cannot be read as weights" if kind == "nested" else f"conv1.weight ({kind})") in said
+
+
+def test_integers_are_no_weights(small, tmp_path):
+    state = {name: value.to(torch.int64) for name, value in small.state_dict().items()}
+    torch.save(state, tmp_path / "whole.pth")
+    assert "has integers for weights: conv1.weight, " in refuse(small, "torchvision", tmp_path / "whole.pth")
+
+
 def test_another_layout_is_an_error(small, tmp_path):
     torch.save(uscl_keys(small), tmp_path / "uscl.pth")
     assert "features.0.weight" in refuse(small, "torchvision", tmp_path / "uscl.pth")

@@ -1,5 +1,6 @@
 """Flags from the models: config -> flags -> settings is the identity."""
 
+import errno
 import subprocess
 import sys
 
@@ -64,6 +65,53 @@ def test_user_errors_become_one_message(capsys, tmp_path):
     assert end.value.code == 1
     assert capsys.readouterr().err == "error: row 3 is wrong; mend it\n"
     assert log.read_text() == "error: row 3 is wrong; mend it\n"
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "results/a.npy"),
+            1,
+            "results/a.npy cannot be read or written: No space",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "results"), 1, "results cannot be read or written: Read-only"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "data"),
+            1,
+            "data cannot be read or written: Permission denied",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted; the same command again continues"),
+    ],
+)
+def test_a_full_disk_missing_rights_and_an_interrupt_are_one_line(capsys, tmp_path, failure, status, message):
+    def stage(_):
+        raise failure
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(stage, cli.stage_parser("a stage"), ["--log", str(tmp_path / "log")])
+    assert end.value.code == status
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_errors_of_the_program_keep_their_traceback(tmp_path):
+    def stage(_):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        cli.run(stage, cli.stage_parser("a stage"), [])
+
+
+def test_a_log_on_a_full_disk_keeps_nobody_from_being_told(capsys, tmp_path):
+    def stage(_):
+        raise UserError("row 3 is wrong")
+
+    (tmp_path / "stage.log").symlink_to("/dev/full")
+    with pytest.raises(SystemExit):
+        cli.run(stage, cli.stage_parser("a stage"), ["--log", str(tmp_path / "stage.log")])
+    assert capsys.readouterr().err == "error: row 3 is wrong\n"
 
 
 def test_settings_outside_their_range_are_refused_by_their_flags():

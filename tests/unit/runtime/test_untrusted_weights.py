@@ -151,7 +151,11 @@ def entry_classifier(name: str) -> Callable[[Attack, Path], object]:
             graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])
             opset = [onnx.helper.make_opsetid("", 17)]
             onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), folder / ONNX)
-        facts = {"files": {file: sha256(folder / file) for file in (ONNX, REFERENCE, ENSEMBLE)}}
+        facts = {
+            "files": {file: sha256(folder / file) for file in (ONNX, REFERENCE, ENSEMBLE)},
+            "classes": ["a", "b"], "crop_profiles": {"whole": {"kind": "none"}}, "size": 16, "origin": "",
+            "novelty": {"neighbours": 1, "embedding": 1},
+        }  # fmt: skip
         write_json(facts, folder / DESCRIPTION)
         if name == ENSEMBLE:
             return predict.overlay_writer(

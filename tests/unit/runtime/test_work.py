@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -123,3 +124,39 @@ def test_a_damaged_checkpoint_is_said(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(UserError, match=r"state\.pt is damaged .*start this training afresh"):
         work.load("state.pt")
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_never_continued_from(tmp_path: Path) -> None:
+    """Each flip is told, or lies where nothing is read (padding, dates)."""
+    work = WorkDir(tmp_path / "work", {"a": 1})
+    weights = torch.arange(64, dtype=torch.float32)
+    work.save("state.pt", {"step": 1, "weights": weights}, 1)
+    file = tmp_path / "work" / "state.pt"
+    whole = file.read_bytes()
+    first = whole.index(weights.numpy().tobytes())
+    told = 0
+    for position in [*range(0, len(whole), 7), *range(first, first + 256)]:
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
+        try:
+            loaded = work.load("state.pt")
+        except UserError as error:
+            told += "delete" in str(error)
+            continue
+        assert loaded is not None
+        assert loaded["step"] == 1
+        assert torch.equal(loaded["weights"], weights)
+    assert told > 256
+
+
+def test_a_damaged_or_missing_block_is_said(tmp_path: Path) -> None:
+    work = WorkDir(tmp_path / "work", {"a": 1})
+    work.write_block("batch_0.npy", np.arange(9, dtype=np.uint8))
+    assert work.read_block("batch_0.npy").tolist() == list(range(9))
+    file = tmp_path / "work" / "batch_0.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(
+        UserError, match=r"batch_0\.npy is damaged \(checksum\); delete .*work to start this stage afresh"
+    ):
+        work.read_block("batch_0.npy")
+    with pytest.raises(UserError, match=r"batch_1\.npy does not exist"):
+        work.read_block("batch_1.npy")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import FunctionType
 from typing import Annotated, Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from workflow_scripts.study.config.names import SCHEMES
 
 KeyPath = tuple[str | int, ...]
 # The path of a key below its section, and what is wrong there.
@@ -110,6 +115,10 @@ def _one_line(text: str) -> str:
         problem = "begins or ends with white space"
     elif text.startswith("-"):
         problem = "begins with a dash, which a command line would take for an option"
+    elif text.startswith(("=", "+", "@")):
+        problem = f"begins with {text[0]}, which a spreadsheet that opens a table would take for a formula"
+    elif text.count("$") > 1:
+        problem = "holds $ twice, which figures would take for mathematics"
     else:
         return text
     raise PydanticCustomError("text", "{problem}", {"problem": problem})
@@ -124,9 +133,35 @@ def _path(text: str) -> str:
     return text
 
 
+def _folder(text: str) -> str:
+    """A folder that the workflow may fill: not the root of the file system, and none that holds the working directory."""
+    here = Path.cwd()
+    if not text or Path(os.path.abspath(text)) in (here, *here.parents):
+        problem = "is not a folder for artefacts alone; name one below the working directory, such as results"
+        raise PydanticCustomError("text", "{problem}", {"problem": f"{text!r} {problem}"})
+    return text
+
+
+def _url(text: str) -> str:
+    """The URL of a file that can be fetched, or ""."""
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme == "file" or (parts.scheme in SCHEMES and parts.hostname and text.isascii())
+        if not text or (known and (parts.port is None or parts.port)):  # the port is checked when it is read
+            return text
+    except ValueError:
+        pass
+    problem = (
+        f"is no URL of a file that can be fetched; these begin with {' or '.join(f'{name}://' for name in SCHEMES)}"
+    )
+    raise PydanticCustomError("text", "{problem}", {"problem": problem})
+
+
 Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_one_line)]
 NonEmptyText = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT), AfterValidator(_one_line)]
 FilePath = Annotated[Text, AfterValidator(_path)]
+Folder = Annotated[FilePath, AfterValidator(_folder)]
+Url = Annotated[Text, AfterValidator(_url)]
 Network = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$", max_length=100)]
 Name = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")]
 NameOrNone = Annotated[str, Field(pattern="^([A-Za-z][A-Za-z0-9_]*)?$")]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from workflow_scripts.study.config.base import (
     Distinct,
@@ -21,7 +22,14 @@ from workflow_scripts.study.config.base import (
 )
 from workflow_scripts.study.config.names import LABELLED_SET, SYNTHETIC_SETS
 
-Box = Annotated[list[Natural], Field(min_length=4, max_length=4)]
+
+def _with_area(box: list[int]) -> list[int]:
+    if not all(box[2:]):
+        raise PydanticCustomError("box", "{box} has no area; height and width are at least 1", {"box": str(box)})
+    return box
+
+
+Box = Annotated[list[Natural], Field(min_length=4, max_length=4), AfterValidator(_with_area)]
 
 
 class CropProfile(Settings):

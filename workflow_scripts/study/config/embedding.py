@@ -11,7 +11,7 @@ from workflow_scripts.study.config.base import (
     Problem,
     Settings,
     Sha256,
-    Text,
+    Url,
     Whole,
     cross_check,
 )
@@ -25,7 +25,7 @@ class Inception(Settings):
         description="Local state dictionary of the FID Inception network, as torch-fidelity and pytorch-fid publish it; "
         "fetched from url when absent. TorchScript (inception-2015-12-05.pt) is a program and is refused.",
     )
-    url: Text = Field(
+    url: Url = Field(
         "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
         description="Where the head node fetches the file.",
     )

@@ -13,6 +13,7 @@ from workflow_scripts.study.config.base import (
     Settings,
     Sha256,
     Text,
+    Url,
     cross_check,
 )
 
@@ -25,7 +26,7 @@ class Initialisation(Settings):
         "no file (Kaiming-normal convolutions)."
     )
     file: FilePath | None = Field(None, description="Local file of the weights; fetched from url when absent.")
-    url: Text = Field(
+    url: Url = Field(
         "", description="Where the head node fetches the file. Empty means that the file is supplied manually."
     )
     sha256: Sha256 = Field(

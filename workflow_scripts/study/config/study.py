@@ -10,7 +10,7 @@ from pydantic import Field
 from workflow_scripts.study.config.audit import Audit
 from workflow_scripts.study.config.base import (
     Distinct,
-    FilePath,
+    Folder,
     KeyPath,
     Name,
     Natural,
@@ -49,7 +49,7 @@ class Model(Settings):
 class Study(Settings):
     """The whole config."""
 
-    results: FilePath = Field("results", description="Folder of every artefact.")
+    results: Folder = Field("results", description="Folder of every artefact, which holds nothing else.")
     data: Data = Field(description="Frames, organs, classes and crops.")
     external: dict[Name, ExternalSet] = Field(
         {}, description="External tests: labelled patients that nothing learns from, by the name of their set."

@@ -1,0 +1,193 @@
+"""Kill the smallest study at random moments, run the same command again, and compare every table byte by byte.
+
+Writes docs/reliability.md. For each moment the study starts in a folder of its own and gets a signal: SIGTERM (Snakemake
+alone, as a batch system sends it), SIGINT (the whole process group, as Ctrl-C does) or SIGKILL (the whole group). Before
+every fourth signal the same command is started once more beside the living run, which it must leave alone.
+
+    python -m tests.faults --moments 100 --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from tests.shared import REPOSITORY
+from tests.workflow.study import ENVIRONMENT, Study, smallest_study
+from workflow_scripts.core.files import PART, write_text
+from workflow_scripts.core.log import say
+
+PAGE = REPOSITORY / "docs" / "reliability.md"
+SIGNALS = {"SIGTERM": "Snakemake alone", "SIGINT": "the whole group, as Ctrl-C", "SIGKILL": "the whole group"}
+# The report holds times and is not compared, so it is not made.
+TARGETS = ("tables", "figures", "synthesis", "audit", "classifier")
+SECOND_START = 4  # every so many moments
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is run: the targets on so many cores, interrupted at moments drawn from a seed."""
+
+    targets: list[str]
+    cores: int
+    seed: int
+
+
+@dataclass
+class Moment:
+    """One interruption: when, by what, what ran at that time, and what became of it."""
+
+    name: str
+    seconds: float
+    running: str
+    tracebacks: int
+    second_start: str
+    equal: bool
+    left_over: int
+
+
+def results_of(study: Study) -> dict[str, bytes]:
+    """Every CSV of a study but those of its logs, and the classifier's files, by path."""
+    results = study.folder / "results"
+    files = [*results.rglob("*.csv"), *(results / "classifier").glob("*")]
+    return {str(file.relative_to(results)): file.read_bytes() for file in sorted(files)}
+
+
+def left_over(study: Study) -> int:
+    """Parts of files, discarded work directories and locks that are still there."""
+    results = study.folder / "results"
+    rest = [*results.rglob(f".*{PART}*"), *results.rglob(".*.discarded")]
+    return len([*rest, *(study.folder / ".snakemake" / "locks").glob("*")])
+
+
+def start(study: Study, ask: Ask, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            study.command("--cores", str(ask.cores), *ask.targets), env=ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def running_rule(log: Path) -> str:
+    """The rule that Snakemake started last."""
+    started = re.findall(r"^(?:local)?rule (\w+):$", log.read_text(errors="replace"), re.MULTILINE)
+    return started[-1] if started else "planning"
+
+
+def second_start(study: Study, ask: Ask) -> str:
+    """What the same command says beside a living run."""
+    done = subprocess.run(
+        study.command("--cores", str(ask.cores), *ask.targets), env=ENVIRONMENT, capture_output=True, text=True
+    )
+    if done.returncode == 0:
+        return "found everything done"
+    return "refused" if "Directory cannot be locked" in done.stdout + done.stderr else "FAILED OTHERWISE"
+
+
+def interrupt(study: Study, name: str, seconds: float, beside: bool, ask: Ask, expected: dict[str, bytes]) -> Moment:
+    """Start the study, interrupt it after `seconds`, finish it by the same command, and compare."""
+    log = study.folder / "interrupted.log"
+    process = start(study, ask, log)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    second = second_start(study, ask) if beside and process.poll() is None else ""
+    running = running_rule(log)
+    if process.poll() is None:
+        if name == "SIGTERM":
+            process.terminate()
+        else:
+            os.killpg(process.pid, getattr(signal, name))
+    process.wait()
+    again = start(study, ask, study.folder / "again.log")
+    if again.wait():
+        say((study.folder / "again.log").read_text(errors="replace")[-3000:])
+    found = results_of(study)
+    different = sorted(path for path in {*expected, *found} if expected.get(path) != found.get(path))
+    if different:
+        say(f"{name} after {seconds:.0f} s: {len(different)} files differ: {', '.join(different[:5])}")
+    tracebacks = log.read_text(errors="replace").count("Traceback (most recent call last)")
+    return Moment(name, seconds, running, tracebacks, second, not different and not again.returncode, left_over(study))
+
+
+def page(moments: list[Moment], ask: Ask, files: int, seconds: float) -> str:
+    """The Markdown of docs/reliability.md."""
+    lines = [
+        "# Reliability", "",
+        f"Generated by `make test-faults` (`python -m tests.faults --moments {len(moments)} --seed {ask.seed}`), which kills the",
+        "smallest study at random moments, runs the same command again and compares the results byte by byte:",
+        f"{files} files, which are every CSV table and the packed classifier. Targets: {', '.join(ask.targets)}.", "",
+        f"Last run: {date.today().isoformat()}, {ask.cores} cores, Python {platform.python_version()}; {seconds:.0f} s where",
+        "nothing interrupts it.", "",
+        "| signal | sent to | moments | results equal | files left over | tracebacks |",
+        "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, receiver in SIGNALS.items():
+        own = [moment for moment in moments if moment.name == name]
+        equal, rest = sum(moment.equal for moment in own), sum(moment.left_over for moment in own)
+        told = sum(moment.tracebacks > 0 for moment in own)
+        lines.append(f"| {name} | {receiver} | {len(own)} | {equal} | {rest} | {told} |")
+    beside = Counter(moment.second_start for moment in moments if moment.second_start)
+    asked = ", ".join(f"{answer} {count}" for answer, count in sorted(beside.items())) or "not tried"
+    lines += [
+        "",
+        f"The same command started beside the living run: {asked}.",
+        "",
+        "| last rule started | moments |",
+        "|---|---|",
+    ]
+    hit = Counter(moment.running for moment in moments)
+    lines += [f"| {rule} | {count} |" for rule, count in sorted(hit.items(), key=lambda pair: (-pair[1], pair[0]))]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Run, compare, write the page; status 1 where a moment changed a result or a second start did harm."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--moments", type=int, default=100, help="interruptions (default: 100)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
+    parser.add_argument("--cores", type=int, default=2, help="cores of each run (default: 2)")
+    parser.add_argument("--page", type=Path, default=PAGE, help="page to write (default: docs/reliability.md)")
+    parser.add_argument(
+        "--targets", nargs="+", default=TARGETS, help="what the study makes (default: nearly everything)"
+    )
+    arguments = parser.parse_args()
+    ask = Ask(arguments.targets, arguments.cores, arguments.seed)
+    # In the background a shell ignores Ctrl-C for its children, and so for theirs, unless somebody listens.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    draw = random.Random(arguments.seed)
+    moments: list[Moment] = []
+    with tempfile.TemporaryDirectory() as folder:
+        reference = smallest_study(Path(folder, "reference"))
+        began = time.monotonic()
+        if start(reference, ask, reference.folder / "log").wait():
+            sys.exit((reference.folder / "log").read_text(errors="replace")[-3000:])
+        took = time.monotonic() - began
+        expected = results_of(reference)
+        for number in range(arguments.moments):
+            study = smallest_study(Path(folder, f"moment{number}"))
+            name, seconds = list(SIGNALS)[number % len(SIGNALS)], draw.uniform(0, took)
+            beside = number % SECOND_START == 0
+            moments.append(interrupt(study, name, seconds, beside, ask, expected))
+            say(f"{number + 1} of {arguments.moments}: {moments[-1]}")
+            write_text(page(moments, ask, len(expected), took), arguments.page)
+            shutil.rmtree(study.folder)
+    good = all(moment.equal and moment.second_start != "FAILED OTHERWISE" for moment in moments)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""What `predict` needs of classifier.json: checked, since a stranger may have written it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import read_json
+from workflow_scripts.study.config.base import Distinct, Name, NonEmptyText, Positive, Settings
+from workflow_scripts.study.config.data import CropProfile
+
+
+class _Novelty(BaseModel):
+    model_config = ConfigDict(strict=True)
+    neighbours: Positive
+    embedding: Positive
+
+
+class _Files(Settings):
+    ensemble: Annotated[str, Field(alias="ensemble.safetensors")]
+    onnx: Annotated[str, Field(alias="classifier.onnx")]
+    reference: Annotated[str, Field(alias="reference.safetensors")]
+
+
+class Description(BaseModel):
+    """The keys of classifier.json that are used; names of views become names of files, so they are letters and digits."""
+
+    model_config = ConfigDict(strict=True)
+    classes: Annotated[Distinct[NonEmptyText], Field(min_length=2, max_length=2)]
+    crop_profiles: Annotated[dict[Name, CropProfile], Field(min_length=1)]
+    files: _Files
+    novelty: _Novelty
+    origin: Literal["", "PHANTOM"]
+    size: Annotated[int, Field(ge=16, le=1024)]
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The description of a classifier as plain values; `UserError` where it is damaged or of another kind."""
+    try:
+        return Description.model_validate(read_json(path)).model_dump(by_alias=True, exclude_none=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "top level"
+        raise UserError(
+            f"{path} describes no classifier ({where[:100]}: {first['msg'][:200]}); copy the folder again"
+        ) from None
