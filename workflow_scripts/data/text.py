@@ -1,0 +1,128 @@
+"""Text that is burnt into views, found by OCR: RapidOCR with the PP-OCRv6 networks inside its wheel; nothing is downloaded.
+
+A view is read at twice its size, since a scanner's small print has capitals of 7 pixels. What a scanner itself draws over
+the echoes is allowed: fewer than three letters and digits (callipers, the transducer's or the maker's mark), numerals of
+the depth scale and measured lengths.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from workflow_scripts.core.figures import contact_sheet
+from workflow_scripts.data.pixels import Box
+
+COLUMNS = ("view_id", "top", "left", "height", "width", "pattern", "confidence")
+# Of the recognition network, 0 to 1: below it, speckle was read as characters.
+CONFIDENCE = 0.5
+MAGNIFICATION = 2
+FEWEST_CHARACTERS = 3
+# A depth or a length, with a calliper's sign or letter before it. Small print makes the unit mm look like HM or HH.
+NUMERAL = re.compile(r"[A-Za-z+*x×]?\s?\d{1,3}([.,]\d{1,2})?\s?([chm]m|hh)?", re.IGNORECASE)
+MARGIN = 2  # pixels around the letters, whose soft edges can be read where only their middle is blanked
+
+
+class Text(NamedTuple):
+    """Text in a view."""
+
+    box: Box
+    """Top, left, height, width in the view's pixels."""
+    pattern: str
+    """What it looks like, without saying it: A and a for letters, 0 for digits; the rest as it is."""
+    confidence: float
+    """Of the recognition network, `CONFIDENCE` to 1."""
+
+
+def pattern(characters: str) -> str:
+    """`characters` with every letter as A or a and every digit as 0, so that a list of findings names no patient."""
+    return "".join(
+        "0" if one.isdigit() else ("A" if one.isupper() else "a") if one.isalpha() else one
+        for one in characters.strip()
+    )
+
+
+def allowed(characters: str) -> bool:
+    """Whether a scanner writes such characters over every image: callipers, marks, depth numerals, lengths."""
+    characters = characters.strip()
+    return sum(map(str.isalnum, characters)) < FEWEST_CHARACTERS or bool(NUMERAL.fullmatch(characters))
+
+
+class TextReader:
+    """Finds text in square views of one size; threads may share a reader."""
+
+    def __init__(self, side: int) -> None:
+        import cv2
+        import rapidocr
+
+        networks = Path(rapidocr.__file__).parent / "models"
+        cv2.setNumThreads(1)  # the views are read in threads already
+        self.side = side
+        self._engine: Any = rapidocr.RapidOCR(
+            params={
+                # Named, they are opened; otherwise they would be looked up, and fetched where their checksum is another.
+                "Det.model_path": str(networks / "PP-OCRv6_det_small.onnx"),
+                "Rec.model_path": str(networks / "PP-OCRv6_rec_small.onnx"),
+                "Det.limit_side_len": MAGNIFICATION * side,
+                "Global.use_cls": False,  # for pages scanned upside down
+                "Global.text_score": CONFIDENCE,
+                "Global.log_level": "error",
+                "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+            }
+        )
+
+    def read(self, view: np.ndarray) -> list[Text]:
+        """The text in a view, uint8 (side, side), that is not `allowed`."""
+        found = self._engine(np.repeat(view[..., None], 3, axis=2))
+        if found.boxes is None or found.txts is None:
+            return []
+        return [
+            Text(self._around(corners), pattern(characters), round(float(confidence), 2))
+            for corners, characters, confidence in zip(found.boxes, found.txts, found.scores, strict=True)
+            if not allowed(characters)
+        ]
+
+    def read_all(self, views: Iterable[np.ndarray], threads: int) -> Iterator[list[Text]]:
+        """`read` for each view, in their order, in `threads` threads."""
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(self.read, views)
+
+    def _around(self, corners: np.ndarray) -> Box:
+        """The box around four corners (4, 2) of column and row, with a margin, inside the view."""
+        left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int) - MARGIN, 0).tolist()
+        right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + MARGIN, self.side).tolist()
+        return top, left, bottom - top, right - left
+
+
+def blanked(view: np.ndarray, texts: Sequence[Text]) -> np.ndarray:
+    """A copy of the view (side, side) that is black where text was found."""
+    view = view.copy()
+    for top, left, height, width in (text.box for text in texts):
+        view[top : top + height, left : left + width] = 0
+    return view
+
+
+def rows(view_id: str, texts: Sequence[Text]) -> list[dict[str, object]]:
+    """The rows of a view in the CSV of findings, with `COLUMNS`."""
+    return [dict(zip(COLUMNS, (view_id, *text.box, text.pattern, text.confidence), strict=True)) for text in texts]
+
+
+def sheet(found: Sequence[tuple[np.ndarray, Sequence[Text]]], blur: bool, origin: str) -> np.ndarray:
+    """A contact sheet, uint8 (H, W), of views (side, side) with a frame around their text; `blur`: beyond reading."""
+    return contact_sheet(np.stack([_framed(view, texts, blur) for view, texts in found]), origin)
+
+
+def _framed(view: np.ndarray, texts: Sequence[Text], blur: bool) -> np.ndarray:
+    framed = view.copy()
+    for top, left, height, width in (text.box for text in texts):
+        inside = framed[top : top + height, left : left + width]
+        if blur:
+            inside[:] = int(inside.mean())
+        inside[[0, -1]] = inside[:, [0, -1]] = 255
+    return framed
