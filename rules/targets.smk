@@ -2,6 +2,7 @@
 FIGURES = [
     "figure1",
     *[f"views_{name}" for name in REAL_SETS],
+    *[f"text_{name}" for name in REAL_SETS],
     "near_duplicates",
     *[f"{cohort}figure4" for cohort in COHORTS],
     *[f"{cohort}closest_pairs" for cohort in COHORTS],

@@ -8,12 +8,14 @@ the depth scale and measured lengths.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from workflow_scripts.core.figures import contact_sheet
 from workflow_scripts.data.pixels import Box
@@ -25,6 +27,7 @@ MAGNIFICATION = 2
 FEWEST_CHARACTERS = 3
 # A depth or a length, with a calliper's sign or letter before it. Small print makes the unit mm look like HM or HH.
 NUMERAL = re.compile(r"[A-Za-z+*x×]?\s?\d{1,3}([.,]\d{1,2})?\s?([chm]m|hh)?", re.IGNORECASE)
+LISTED, SHOWN = 20, 48  # views in a message and on the sheet
 MARGIN = 2  # pixels around the letters, whose soft edges can be read where only their middle is blanked
 
 
@@ -53,29 +56,35 @@ def allowed(characters: str) -> bool:
     return sum(map(str.isalnum, characters)) < FEWEST_CHARACTERS or bool(NUMERAL.fullmatch(characters))
 
 
+@cache
+def _engine(side: int) -> Any:
+    """RapidOCR for views of one size."""
+    import cv2
+    import rapidocr
+
+    networks = Path(rapidocr.__file__).parent / "models"
+    cv2.setNumThreads(1)  # the views are read in threads already
+    return rapidocr.RapidOCR(
+        params={
+            # Named, they are opened; otherwise they would be looked up, and fetched where their checksum is another.
+            "Det.model_path": str(networks / "PP-OCRv6_det_small.onnx"),
+            "Rec.model_path": str(networks / "PP-OCRv6_rec_small.onnx"),
+            "Det.limit_side_len": MAGNIFICATION * side,
+            "Global.use_cls": False,  # for pages scanned upside down
+            "Global.text_score": CONFIDENCE,
+            "Global.log_level": "error",
+            "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+            "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+        }
+    )
+
+
 class TextReader:
     """Finds text in square views of one size; threads may share a reader."""
 
     def __init__(self, side: int) -> None:
-        import cv2
-        import rapidocr
-
-        networks = Path(rapidocr.__file__).parent / "models"
-        cv2.setNumThreads(1)  # the views are read in threads already
         self.side = side
-        self._engine: Any = rapidocr.RapidOCR(
-            params={
-                # Named, they are opened; otherwise they would be looked up, and fetched where their checksum is another.
-                "Det.model_path": str(networks / "PP-OCRv6_det_small.onnx"),
-                "Rec.model_path": str(networks / "PP-OCRv6_rec_small.onnx"),
-                "Det.limit_side_len": MAGNIFICATION * side,
-                "Global.use_cls": False,  # for pages scanned upside down
-                "Global.text_score": CONFIDENCE,
-                "Global.log_level": "error",
-                "EngineConfig.onnxruntime.intra_op_num_threads": 1,
-                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-            }
-        )
+        self._engine = _engine(side)
 
     def read(self, view: np.ndarray) -> list[Text]:
         """The text in a view, uint8 (side, side), that is not `allowed`."""
@@ -108,21 +117,32 @@ def blanked(view: np.ndarray, texts: Sequence[Text]) -> np.ndarray:
     return view
 
 
-def rows(view_id: str, texts: Sequence[Text]) -> list[dict[str, object]]:
+def rows_of(view_id: str, texts: Sequence[Text]) -> list[dict[str, object]]:
     """The rows of a view in the CSV of findings, with `COLUMNS`."""
     return [dict(zip(COLUMNS, (view_id, *text.box, text.pattern, text.confidence), strict=True)) for text in texts]
 
 
-def sheet(found: Sequence[tuple[np.ndarray, Sequence[Text]]], blur: bool, origin: str) -> np.ndarray:
-    """A contact sheet, uint8 (H, W), of views (side, side) with a frame around their text; `blur`: beyond reading."""
-    return contact_sheet(np.stack([_framed(view, texts, blur) for view, texts in found]), origin)
+def listing(found: Mapping[str, Sequence[Text]]) -> str:
+    """Lines that name views with text and what it looks like, at most `LISTED` of them."""
+    lines = [f"  {view_id}: {', '.join(text.pattern for text in texts)}" for view_id, texts in found.items()]
+    more = [f"  … and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+    views = "1 view holds text" if len(lines) == 1 else f"{len(lines)} views hold text"
+    return "\n".join([f"{views} (A and a for letters, 0 for digits):", *lines[:LISTED], *more])
 
 
-def _framed(view: np.ndarray, texts: Sequence[Text], blur: bool) -> np.ndarray:
+def sheet(found: Sequence[tuple[np.ndarray, Sequence[Text]]], origin: str) -> np.ndarray:
+    """A contact sheet, uint8 (H, W), of views (side, side) with their text framed and filled: the figure may be shared."""
+    if not found:
+        empty = Image.new("L", (240, 32))
+        ImageDraw.Draw(empty).text((8, 10), f"no text was found {origin}", fill=255)
+        return np.asarray(empty)
+    return contact_sheet(np.stack([_framed(view, texts) for view, texts in found]), origin)
+
+
+def _framed(view: np.ndarray, texts: Sequence[Text]) -> np.ndarray:
     framed = view.copy()
     for top, left, height, width in (text.box for text in texts):
         inside = framed[top : top + height, left : left + width]
-        if blur:
-            inside[:] = int(inside.mean())
+        inside[:] = int(inside.mean())
         inside[[0, -1]] = inside[:, [0, -1]] = 255
     return framed

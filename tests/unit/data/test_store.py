@@ -92,7 +92,7 @@ def test_the_flags_are_those_of_the_rule():
     inputs, outputs = (text.split(f"    {name}:\n")[1].split("\n    log:")[0] for name in ("input", "output"))
     names = re.findall(r"^ {8}(\w+)=", inputs.split("    output:\n")[0], re.MULTILINE)
     names += [f"output_{name}" for name in re.findall(r"^ {8}(\w+)=", outputs, re.MULTILINE)]
-    names += re.findall(r"^ {12}(\w+)=", text, re.MULTILINE)
+    names += re.findall(r"^ {12}(\w+)=", text.split("    params:\n")[1], re.MULTILINE)
     given = {f"--{name.replace('_', '-')}" for name in names}
     assert {"--manifest", "--patient-key", "--output-index", "--clip-frames"} <= given
     actions = crop.parser()._actions
