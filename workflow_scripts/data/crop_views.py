@@ -106,22 +106,13 @@ def completed(rows: Sequence[Mapping[str, str]], clip_frames: str) -> list[Mappi
 
 def note_text(arguments: argparse.Namespace, found: Mapping[str, Sequence[Text]], rows: Sequence[int]) -> None:
     """Say, list and draw which views held text; `rows` are theirs in the store."""
-    from workflow_scripts.core.figures import save_picture
-    from workflow_scripts.core.files import write_rows
     from workflow_scripts.core.store import open_pixels
-    from workflow_scripts.data.text import COLUMNS, SHOWN, listing, rows_of, sheet
+    from workflow_scripts.data.text import listing, write_findings
 
     if found:
         done = "it is blacked out" if arguments.on_text == "blank" else "it stays: data.on_text: blank blacks it out"
         say(f"{listing(found)}\n{done}")
-    if arguments.output_text:
-        write_rows(
-            [row for name, texts in found.items() for row in rows_of(name, texts)], COLUMNS, arguments.output_text
-        )
-    if arguments.output_figure:
-        views = open_pixels(arguments.output_views)
-        shown = [(views[row], texts) for row, texts in list(zip(rows, found.values(), strict=True))[:SHOWN]]
-        save_picture(sheet(shown, arguments.origin), arguments.output_figure)
+    write_findings(found, open_pixels(arguments.output_views), rows, arguments)
 
 
 def main(arguments: argparse.Namespace) -> None:

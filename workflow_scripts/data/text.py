@@ -7,6 +7,7 @@ the depth scale and measured lengths.
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from workflow_scripts.core.figures import contact_sheet
+from workflow_scripts.core.figures import contact_sheet, save_picture
+from workflow_scripts.core.files import write_rows
 from workflow_scripts.data.pixels import Box
 
 COLUMNS = ("view_id", "top", "left", "height", "width", "pattern", "confidence")
@@ -117,11 +119,6 @@ def blanked(view: np.ndarray, texts: Sequence[Text]) -> np.ndarray:
     return view
 
 
-def rows_of(view_id: str, texts: Sequence[Text]) -> list[dict[str, object]]:
-    """The rows of a view in the CSV of findings, with `COLUMNS`."""
-    return [dict(zip(COLUMNS, (view_id, *text.box, text.pattern, text.confidence), strict=True)) for text in texts]
-
-
 def listing(found: Mapping[str, Sequence[Text]]) -> str:
     """Lines that name views with text and what it looks like, at most `LISTED` of them."""
     lines = [f"  {view_id}: {', '.join(text.pattern for text in texts)}" for view_id, texts in found.items()]
@@ -146,3 +143,18 @@ def _framed(view: np.ndarray, texts: Sequence[Text]) -> np.ndarray:
         inside[:] = int(inside.mean())
         inside[[0, -1]] = inside[:, [0, -1]] = 255
     return framed
+
+
+def write_findings(
+    found: Mapping[str, Sequence[Text]], views: np.ndarray, numbers: Sequence[int], arguments: argparse.Namespace
+) -> None:
+    """List the text by view id in `output_text`, and draw the first views on `output_figure`, where they are asked for.
+
+    `numbers`: which of the `views` (N, side, side) they are.
+    """
+    if arguments.output_text:
+        cells = [(name, *text.box, text.pattern, text.confidence) for name, texts in found.items() for text in texts]
+        write_rows([dict(zip(COLUMNS, row, strict=True)) for row in cells], COLUMNS, arguments.output_text)
+    if arguments.output_figure:
+        shown = list(zip(numbers, found.values(), strict=True))[:SHOWN]
+        save_picture(sheet([(views[row], texts) for row, texts in shown], arguments.origin), arguments.output_figure)
