@@ -66,7 +66,7 @@ def test_planted_strings_are_found_where_they_are_and_clean_views_are_clean(clea
     for top, left, height, width in (text.box for text in texts):
         outside[top : top + height, left : left + width] = False
     np.testing.assert_array_equal(hidden[outside], clean[0][outside])
-    assert outside.mean() > 0.9
+    assert outside.mean() > 0.75
     found = list(TextReader(SIDE).read_all([*clean, view, planted(clean[1], "SILVA")], threads=2))
     assert found == [[], [], [], [], texts, found[-1]]
     assert [text.pattern for text in found[-1]] == ["AAAAA"]
