@@ -133,7 +133,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
     rows = completed(rows, arguments.clip_frames)
     try:
-        count, bad, found = write_store(
+        count, bad, found, annotated = write_store(
             rows, arguments.root, profiles, arguments.size, arguments.threads, arguments.output_views,
             arguments.output_index, arguments.on_bad_frame == "skip", TextReader(arguments.size), arguments.on_text,
         )  # fmt: skip
@@ -142,12 +142,22 @@ def main(arguments: argparse.Namespace) -> None:
     say(f"{arguments.set}: {count} views of {len(rows) - len(bad)} files")
     if bad:
         say("\n".join([f"skipped {len(bad)} of {len(rows)} files:", *(f"  {text}" for text in bad)]))
+    if annotated:
+        say(
+            f"{len(annotated)} DICOM files say that text is burnt into their frames (BurnedInAnnotation); look at the views "
+            f"of {_first(annotated)}"
+        )
     index = read_rows(arguments.output_index)
     note_text(arguments, {index[row]["view_id"]: texts for row, texts in found.items()}, list(found))
     coloured = [row["view_id"] for row in index if float(row["coloured"]) > COLOURED]
     if coloured:
-        listed = ", ".join(coloured[:20]) + (" …" if len(coloured) > 20 else "")
-        say(f"{len(coloured)} views hold colour on more than {COLOURED:.0%} of their pixels (Doppler?): {listed}")
+        say(
+            f"{len(coloured)} views hold colour on more than {COLOURED:.0%} of their pixels (Doppler?): {_first(coloured)}"
+        )
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
 
 
 if __name__ == "__main__":

@@ -23,8 +23,19 @@ INDEX_COLUMNS = ("view_id", "image_id", "patient_id", "organ", "label", "side", 
 # many frames of a clip is a task of its own.
 CHUNK = 8
 
-# View ids, views and the text in them of a manifest row, or a sentence that says what is wrong with its file.
-Views = list[tuple[str, View, list[Text]]] | str
+
+class Cut(NamedTuple):
+    """A view as it is stored."""
+
+    view_id: str
+    view: View
+    texts: list[Text]
+    annotated: bool
+    """Whether its DICOM file says that text is burnt into the frame."""
+
+
+# The views of a manifest row, or a sentence that says what is wrong with its file.
+Views = list[Cut] | str
 
 
 class Written(NamedTuple):
@@ -36,6 +47,8 @@ class Written(NamedTuple):
     """What was wrong with each bad file."""
     texts: dict[int, list[Text]]
     """Text that was found, by the row of the index."""
+    annotated: list[str]
+    """Ids of the images whose DICOM file says that text is burnt in."""
 
 
 def views_of_row(
@@ -51,11 +64,13 @@ def views_of_row(
         for frame in read_frames(row["path"], root, image_id, row["frames"]):
             name = image_id if frame.number is None else f"{image_id}@{frame.number}"
             views += [
-                (f"{name}#{view.name}", view, reader.read(view.pixels) if reader else [])
+                Cut(f"{name}#{view.name}", view, reader.read(view.pixels) if reader else [], frame.annotated)
                 for view in cut_views(frame, profiles[row["device"]], size, image_id)
             ]
     except UserError as error:
         return str(error)
+    except MemoryError:
+        return f"{image_id}: there is not enough memory to cut its views"
     return views
 
 
@@ -86,6 +101,7 @@ def write_store(
     index: list[dict[str, str]] = []
     bad: list[str] = []
     found: dict[int, list[Text]] = {}
+    annotated: list[str] = []
     with atomic_path(views_path) as temporary:
         # Appended rather than mapped: skipped frames make the length known only at the end, and a full disk is then
         # an error with a message, where a mapped file would end the process.
@@ -97,7 +113,9 @@ def write_store(
                 if isinstance(views, str):
                     bad.append(views)
                     continue
-                for view_id, view, texts in views:
+                if any(cut.annotated for cut in views):
+                    annotated.append(row["image_id"])
+                for view_id, view, texts, _ in views:
                     if texts:
                         found[len(index)] = texts
                     file.write((blanked(view.pixels, texts) if on_text == "blank" else view.pixels).tobytes())
@@ -121,7 +139,7 @@ def write_store(
             )
         index_path.unlink(missing_ok=True)  # if the process dies in between, no old index is left beside new views
     write_rows(index, INDEX_COLUMNS, index_path)
-    return Written(len(index), bad, found)
+    return Written(len(index), bad, found, annotated)
 
 
 def _write_header(file: Any, count: int, size: int) -> None:
