@@ -141,11 +141,10 @@ def in_views(
     views: Mapping[str, np.ndarray], found: Mapping[str, Sequence[Text]], reader: TextReader
 ) -> list[dict[str, Any]]:
     """One row per string planted in a view: its height, and the share of its ink in found boxes."""
-    draws = random.Random(0)
     rows = []
     for i in range(IN_VIEWS):
         name = list(views)[i % len(views)]
-        planted = plant(name, views[name], [text.box for text in found[name]], draws)
+        planted = plant(name, views[name], [text.box for text in found[name]], random.Random(i))
         left_over = planted.ink.copy()
         for top, left, height, width in (text.box for text in reader.read(planted.pixels)):
             left_over[top : top + height, left : left + width] = False

@@ -25,6 +25,8 @@ from workflow_scripts.data.pixels import Box
 COLUMNS = ("view_id", "top", "left", "height", "width", "pattern", "confidence")
 # Of the recognition network, 0 to 1: below it, speckle was read as characters.
 CONFIDENCE = 0.5
+# Share of the view's height: higher than that, speckle was read as letters, and blanking would cost the view.
+HIGHEST = 1 / 3
 MAGNIFICATION = 2
 FEWEST_CHARACTERS = 3
 # A depth or a length, with a calliper's sign or letter before it. Small print makes the unit mm look like HM or HH.
@@ -96,7 +98,7 @@ class TextReader:
         return [
             Text(self._around(corners), pattern(characters), round(float(confidence), 2))
             for corners, characters, confidence in zip(found.boxes, found.txts, found.scores, strict=True)
-            if not allowed(characters)
+            if not allowed(characters) and np.ptp(corners[:, 1]) <= HIGHEST * self.side
         ]
 
     def read_all(self, views: Iterable[np.ndarray], threads: int) -> Iterator[list[Text]]:

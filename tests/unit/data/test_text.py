@@ -2,6 +2,7 @@
 
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -79,6 +80,18 @@ def test_the_networks_come_with_the_package(clean: list[np.ndarray], monkeypatch
     module._engine.cache_clear()
     monkeypatch.setattr(socket.socket, "connect", refuse)
     assert TextReader(SIDE).read(planted(clean[0], "SILVA"))
+
+
+def test_boxes_have_a_margin_inside_the_view_and_are_no_higher_than_text(monkeypatch: pytest.MonkeyPatch):
+    line, edge, high = [5, 6, 60, 20], [80, 90, 100, 100], [0, 0, 100, 80]  # left, top, right, bottom
+    corners = [
+        [(left, top), (right, top), (right, bottom), (left, bottom)] for left, top, right, bottom in (line, edge, high)
+    ]
+    found = SimpleNamespace(boxes=np.array(corners, float), txts=("ROSSI", "1961", "AAA"), scores=(0.987, 0.9, 0.6))
+    monkeypatch.setattr(module, "_engine", lambda side: lambda view: found)
+    assert TextReader(100).read(np.zeros((100, 100), np.uint8)) == [
+        ((4, 3, 18, 59), "AAAAA", 0.99), ((88, 78, 12, 22), "0000", 0.9)
+    ]  # fmt: skip
 
 
 def test_messages_and_the_sheet_do_not_show_the_text(clean: list[np.ndarray]):
