@@ -270,8 +270,8 @@ def write_page(rows: Sequence[Mapping[str, Any]]) -> None:
     lines += [
         f"| false alarms | {clean['views']} views without text | {percent(clean['share'])} |",
         f"| correct actions with `blank` | {actions['actions']} of these | {percent(actions['share'])} |",
-        f"| speed | one core, {SIDE} pixels | {speed['views_per_second_and_core']:.1f} views/s: {speed['views']} views take "
-        f"{speed['minutes_for_the_study']:.0f} minutes on {speed['cores']} cores |",
+        f"| speed | one core, {SIDE} pixels | {speed['views_per_second_and_core']:.1f} views/s: {speed['views']} views in "
+        f"{speed['minutes_for_the_study']:.0f} minutes on {speed['cores']} cores (projected) |",
     ]
     begin, end = "<!-- benchmark: burnt_in_text -->\n", "<!-- end -->"
     head, rest = PAGE.read_text(encoding="utf-8").split(begin)
