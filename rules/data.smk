@@ -57,6 +57,13 @@ rule crop_views:
     output:
         views=result("views/{real_set}.npy"),
         index=result("views/{real_set}.csv"),
+        text=result("checks/text_{real_set}.csv"),
+        figure=report(
+            result("figures/text_{real_set}.png"),
+            category="Data",
+            labels={"figure": "text in views: {real_set}"},
+            caption="../docs/captions/text.rst",
+        ),
     log:
         log_of("crop_views/{real_set}"),
     # Before what takes a core for hours: this takes two for minutes, and every training run waits for it.
@@ -74,6 +81,8 @@ rule crop_views:
             size=DATA["size"],
             clip_frames=DATA["frames"],
             on_bad_frame=DATA["on_bad_frame"],
+            on_text=DATA["on_text"],
+            origin=ORIGIN,
         ),
     shell:
         "{params.command} --log {log:q}"

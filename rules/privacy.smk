@@ -204,12 +204,25 @@ rule pack_release:
         metrics=result("synthesis/{cohort}metrics.csv"),
     output:
         archive=result("release/{cohort}synthetic.zip"),
+        text=result("checks/{cohort}text_synthetic.csv"),
+        figure=report(
+            result("figures/{cohort}text_synthetic.png"),
+            category="Synthetic views",
+            labels={"figure": "text in views that were to be released"},
+            caption="../docs/captions/text_synthetic.rst",
+        ),
     log:
         log_of("pack_release/{cohort}release"),
-    localrule: True
     conda:
         "../envs/evaluation.yaml"
+    threads: 2
     params:
-        **stage("privacy.pack_release", settings=config["release"], organ=DATA["target_organ"], origin=ORIGIN),
+        **stage(
+            "privacy.pack_release",
+            settings=config["release"],
+            organ=DATA["target_organ"],
+            origin=ORIGIN,
+            on_text=DATA["on_text"],
+        ),
     shell:
         "{params.command} --log {log:q}"

@@ -2,9 +2,11 @@
 FIGURES = [
     "figure1",
     *[f"views_{name}" for name in [*REAL_SETS, *EXTERNAL_SETS]],
+    *[f"text_{name}" for name in [*REAL_SETS, *EXTERNAL_SETS]],
     "near_duplicates",
     *[f"{cohort}figure4" for cohort in COHORTS],
     *[f"{cohort}closest_pairs" for cohort in COHORTS],
+    *[f"{cohort}text_synthetic" for cohort in COHORTS],
     "audit_votes",
     "audit_sweep",
     *(["audit_scores"] if ORIGIN else []),

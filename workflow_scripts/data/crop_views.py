@@ -1,7 +1,8 @@
 """Crop the views of one set from the raw frames and write them as a view store.
 
 Only the cropped pixels are kept: no metadata of the files, no file names. Ids are the manifest's, or with --patient-key
-keyed hashes of them, in messages too.
+keyed hashes of them, in messages too. Every view is read by OCR, since a crop keeps what is written over the echoes:
+--on-text says what becomes of text.
 
     python -m workflow_scripts.data.crop_views --manifest data_manifest.csv --root data/frames --set labelled \\
         --target-organ testicle --profiles '{"whole": {"kind": "none"}}' --size 256 \\
@@ -15,7 +16,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_rows
@@ -23,6 +24,9 @@ from workflow_scripts.core.log import say
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.study.config.names import LABELLED_SET
+
+if TYPE_CHECKING:
+    from workflow_scripts.data.text import Text
 
 NEEDED = ("image_id", "path", "patient_id", "organ", "label", "device", "side")
 # A view with a larger share of coloured pixels is reported: colour Doppler, or a coloured mark.
@@ -33,8 +37,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
     add_inputs(parser, "manifest patient_key?")
-    add_outputs(parser, "views index")
-    add_parameters(parser, "root set target_organ profiles size clip_frames on_bad_frame")
+    add_outputs(parser, "views index text? figure?")
+    add_parameters(parser, "root set target_organ profiles size clip_frames on_bad_frame on_text origin")
     return parser
 
 
@@ -100,9 +104,21 @@ def completed(rows: Sequence[Mapping[str, str]], clip_frames: str) -> list[Mappi
     return [{**row, "frames": row.get("frames") or clip_frames} for row in rows]
 
 
+def note_text(arguments: argparse.Namespace, found: Mapping[str, Sequence[Text]], rows: Sequence[int]) -> None:
+    """Say, list and draw which views held text; `rows` are theirs in the store."""
+    from workflow_scripts.core.store import open_pixels
+    from workflow_scripts.data.text import listing, write_findings
+
+    if found:
+        done = "it is blacked out" if arguments.on_text == "blank" else "it stays: data.on_text: blank blacks it out"
+        say(f"{listing(found)}\n{done}")
+    write_findings(found, open_pixels(arguments.output_views), rows, arguments)
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Choose the rows, crop their views."""
     from workflow_scripts.data.store import write_store
+    from workflow_scripts.data.text import TextReader
     from workflow_scripts.study.manifest import read_manifest
 
     if arguments.size < 1 or arguments.threads < 1:
@@ -117,19 +133,31 @@ def main(arguments: argparse.Namespace) -> None:
         )
     rows = completed(rows, arguments.clip_frames)
     try:
-        count, bad = write_store(
+        count, bad, found, annotated = write_store(
             rows, arguments.root, profiles, arguments.size, arguments.threads, arguments.output_views,
-            arguments.output_index, skip_bad=arguments.on_bad_frame == "skip",
+            arguments.output_index, arguments.on_bad_frame == "skip", TextReader(arguments.size), arguments.on_text,
         )  # fmt: skip
     except UserError as error:
         raise UserError(f"the set {arguments.set!r}, {len(rows)} rows of {arguments.manifest}: {error}") from None
     say(f"{arguments.set}: {count} views of {len(rows) - len(bad)} files")
     if bad:
         say("\n".join([f"skipped {len(bad)} of {len(rows)} files:", *(f"  {text}" for text in bad)]))
-    coloured = [row["view_id"] for row in read_rows(arguments.output_index) if float(row["coloured"]) > COLOURED]
+    if annotated:
+        say(
+            f"{len(annotated)} DICOM files say that text is burnt into their frames (BurnedInAnnotation); look at the views "
+            f"of {_first(annotated)}"
+        )
+    index = read_rows(arguments.output_index)
+    note_text(arguments, {index[row]["view_id"]: texts for row, texts in found.items()}, list(found))
+    coloured = [row["view_id"] for row in index if float(row["coloured"]) > COLOURED]
     if coloured:
-        listed = ", ".join(coloured[:20]) + (" …" if len(coloured) > 20 else "")
-        say(f"{len(coloured)} views hold colour on more than {COLOURED:.0%} of their pixels (Doppler?): {listed}")
+        say(
+            f"{len(coloured)} views hold colour on more than {COLOURED:.0%} of their pixels (Doppler?): {_first(coloured)}"
+        )
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
 
 
 if __name__ == "__main__":

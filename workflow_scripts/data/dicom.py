@@ -18,7 +18,7 @@ from workflow_scripts.data.pixels import Box, Frame, check_size, chosen, to_8_bi
 # The only elements that are read besides the pixels and their palette.
 TAGS = [
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsStored",
-    "PixelRepresentation", "SequenceOfUltrasoundRegions",
+    "PixelRepresentation", "SequenceOfUltrasoundRegions", "BurnedInAnnotation",
 ]  # fmt: skip
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
@@ -37,7 +37,8 @@ def dicom_frames(stream: BinaryIO, image_id: str, choice: str) -> Iterator[Frame
     photometric, bits = str(header.PhotometricInterpretation), int(header.BitsStored)
     count = int(header.get("NumberOfFrames") or 1)
     tissue = _tissue_regions(header)
-    positions = chosen(count, choice)
+    positions = chosen(count, choice, image_id)
+    annotated = header.get("BurnedInAnnotation") == "YES"
     module = pydicom.Dataset() if photometric == "PALETTE COLOR" else None
     stream.seek(0)
     for position, pixels in zip(positions, iter_pixels(stream, ds_out=module, indices=positions), strict=True):
@@ -47,7 +48,7 @@ def dicom_frames(stream: BinaryIO, image_id: str, choice: str) -> Iterator[Frame
             bits = 8 * pixels.dtype.itemsize
         pixels = to_8_bits(pixels, bits)[..., :3] if pixels.ndim == 3 else to_8_bits(pixels, bits)
         image = Image.fromarray(np.ascontiguousarray(255 - pixels if photometric == "MONOCHROME1" else pixels))
-        yield Frame(image, number, tissue)
+        yield Frame(image, number, tissue, annotated)
 
 
 def _check(header: pydicom.Dataset, image_id: str) -> None:

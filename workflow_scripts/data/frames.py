@@ -43,6 +43,8 @@ def read_frames(path: str | Path, root: str | Path, image_id: str, choice: str =
                     yield from picture_frames(stream, image_id, choice)
         except UserError:
             raise
+        except MemoryError as error:
+            raise UserError(f"{image_id}: there is not enough memory to decode it") from error
         except Exception as error:
             # Decoders raise nearly anything on broken bytes: TypeError, struct.error, KeyError, zlib.error …
             if is_dicom:  # pydicom's texts quote values, which in a damaged file may run into the patient's name

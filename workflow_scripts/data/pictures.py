@@ -27,7 +27,7 @@ def picture_frames(stream: BinaryIO, image_id: str, choice: str) -> Iterator[Fra
         raise UserError(f"{image_id}: more than the {pixels.LARGEST_PIXELS:,} pixels a frame may have") from None
     check_size(image_id, image.height, image.width)
     count = getattr(image, "n_frames", 1)
-    for position in chosen(count, choice):
+    for position in chosen(count, choice, image_id):
         image.seek(position)
         check_size(image_id, image.height, image.width)  # the pages of a TIFF differ
         yield _frame(image, image_id, position if count > 1 else None)
@@ -41,10 +41,17 @@ def _frame(image: Image.Image, image_id: str, number: int | None) -> Frame:
     if image.mode.startswith("I;16"):
         tags = getattr(image, "tag_v2", {})
         bits = tags.get(TIFF_BITS_PER_SAMPLE, (16,))[0]
-        grey = to_8_bits(np.asarray(image).astype(np.uint16), bits)
+        stored = np.asarray(image).astype(np.uint16)
+        grey = to_8_bits(stored, bits)
+        grey[stored == image.info.get("transparency")] = 0  # the value that a PNG may declare transparent
         # Pillow inverts white-is-zero up to 8 bits only.
         white_is_zero = tags.get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO
         return Frame(Image.fromarray(255 - grey if white_is_zero else grey), number)
+    if image.has_transparency_data:
+        opaque = image.convert("RGBA")
+        shown = Image.new("RGB", image.size)
+        shown.paste(opaque.convert("RGB"), mask=opaque.getchannel("A").point([0] + [255] * 255))
+        return Frame(shown, number)
     if image.mode not in ("L", "RGB"):
         return Frame(image.convert("RGB"), number)
     image.load()

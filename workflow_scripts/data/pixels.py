@@ -1,9 +1,10 @@
 """A frame, and the one definition of grey.
 
-Colour becomes ITU-R BT.601 luma (0.299 R + 0.587 G + 0.114 B, rounded, as Pillow's mode `L`); an alpha channel is
-dropped; palettes, YCbCr and CMYK go through RGB; values of more than 8 stored bits keep their upper 8, values of fewer
-are spread over 0 to 255. 0 is black, so MONOCHROME1 and TIFF's white-is-zero are inverted. Pixels stay as they are
-stored: an EXIF orientation is metadata and not applied (crop boxes count on the stored frame).
+Colour becomes ITU-R BT.601 luma (0.299 R + 0.587 G + 0.114 B, rounded, as Pillow's mode `L`); what is fully transparent
+is black, since it may hide a name, and partial transparency is ignored; palettes, YCbCr and CMYK go through RGB; values
+of more than 8 stored bits keep their upper 8, values of fewer are spread over 0 to 255. 0 is black, so MONOCHROME1 and
+TIFF's white-is-zero are inverted. Pixels stay as they are stored: an EXIF orientation is metadata and not applied (crop
+boxes count on the stored frame).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ Box = tuple[int, int, int, int]
 
 # A scanner's screenshot has about a megapixel; a file that claims to be much larger is a mistake or an attack.
 LARGEST_PIXELS = 50_000_000
+# Frames that are taken of one file: two minutes of a clip. All its views are in memory at once.
+MOST_FRAMES = 5_000
 # Tinted grey scales and JPEG stay below this difference between a pixel's channels; the colours of Doppler exceed it.
 CHROMA = 64
 # Which frames of a clip are taken; the config's and the manifest's way to say it.
@@ -37,6 +40,8 @@ class Frame:
     """Position in the clip from 0; None where the file holds one frame."""
     tissue: tuple[Box, ...] = ()
     """The regions that a DICOM file marks as two-dimensional tissue images."""
+    annotated: bool = False
+    """Whether a DICOM file says that its pixels hold names or other text (BurnedInAnnotation)."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -65,11 +70,20 @@ class Frame:
         return self.image.crop((left, top, left + width, top + height))
 
 
-def chosen(count: int, choice: str) -> range:
-    """The positions of a clip of `count` frames that `choice` takes: `first`, `all`, or `every n` beginning with 0."""
+def chosen(count: int, choice: str, image_id: str) -> range:
+    """The positions of a clip of `count` frames that `choice` takes: `first`, `all`, or `every n` beginning with 0.
+
+    Raises `UserError` where they are more than `MOST_FRAMES`.
+    """
     if choice == "first":
         return range(min(count, 1))
-    return range(0, count, 1 if choice == "all" else int(choice.removeprefix("every ")))
+    positions = range(0, count, 1 if choice == "all" else int(choice.removeprefix("every ")))
+    if len(positions) > MOST_FRAMES:
+        raise UserError(
+            f"{image_id}: {len(positions):,} frames are more than the {MOST_FRAMES:,} that may be taken of a file; "
+            "take every n-th (data.frames, or the manifest's column frames)"
+        )
+    return positions
 
 
 def check_size(image_id: str, height: int, width: int) -> None:

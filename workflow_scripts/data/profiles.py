@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.data.pixels import Box, Frame
+from workflow_scripts.data.pixels import LARGEST_PIXELS, Box, Frame
 
 KINDS = ("boxes", "dicom_regions", "auto", "none")
 
@@ -29,11 +29,18 @@ class View(NamedTuple):
 def cut_views(frame: Frame, profile: Mapping[str, Any], size: int, image_id: str) -> list[View]:
     """The views of a frame, in the profile's order; what is not square is letterboxed before it is resized.
 
-    Raises `UserError` as `view_boxes` does.
+    Raises `UserError` as `view_boxes` does, and where a box is so narrow that its square would have more than
+    `LARGEST_PIXELS`.
     """
+    boxes = view_boxes(frame, profile, image_id)
+    for name, (_, _, height, width) in boxes:
+        if max(height, width) ** 2 > LARGEST_PIXELS:
+            raise UserError(
+                f"{image_id}: view {name!r} has {height} rows and {width} columns; made square, that is more than the "
+                f"{LARGEST_PIXELS:,} pixels a frame may have"
+            )
     return [
-        View(name, resize(letterbox(frame.grey(box)), size), frame.coloured_share(box), box[2:])
-        for name, box in view_boxes(frame, profile, image_id)
+        View(name, resize(letterbox(frame.grey(box)), size), frame.coloured_share(box), box[2:]) for name, box in boxes
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from workflow_scripts.core.files import atomic_path, write_rows
 from workflow_scripts.core.log import progress
 from workflow_scripts.data.frames import read_frames
 from workflow_scripts.data.profiles import View, cut_views
+from workflow_scripts.data.text import Text, TextReader, blanked, listing
 from workflow_scripts.study.config.names import GROUPS
 
 INDEX_COLUMNS = ("view_id", "image_id", "patient_id", "organ", "label", "side", "view", "coloured", "height", "width")
@@ -23,12 +24,38 @@ INDEX_COLUMNS = ("view_id", "image_id", "patient_id", "organ", "label", "side", 
 # many frames of a clip is a task of its own.
 CHUNK = 8
 
-# View ids and views of a manifest row, or the text of what is wrong with its file.
-Views = list[tuple[str, View]] | str
+
+class Cut(NamedTuple):
+    """A view as it is stored."""
+
+    view_id: str
+    view: View
+    texts: list[Text]
+    annotated: bool
+    """Whether its DICOM file says that text is burnt into the frame."""
 
 
-def views_of_row(row: Mapping[str, str], root: Path, profiles: Mapping[str, Any], size: int) -> Views:
-    """View ids and views of one manifest row, or the text of what is wrong with its file.
+# The views of a manifest row, or a sentence that says what is wrong with its file.
+Views = list[Cut] | str
+
+
+class Written(NamedTuple):
+    """What `write_store` wrote."""
+
+    views: int
+    """How many."""
+    bad: list[str]
+    """What was wrong with each bad file."""
+    texts: dict[int, list[Text]]
+    """Text that was found, by the row of the index."""
+    annotated: list[str]
+    """Ids of the images whose DICOM file says that text is burnt in."""
+
+
+def views_of_row(
+    row: Mapping[str, str], root: Path, profiles: Mapping[str, Any], size: int, reader: TextReader | None
+) -> Views:
+    """View ids, views and their text of one manifest row, or a sentence that says what is wrong with its file.
 
     `row["frames"]` says which frames of a clip. A view is called image_id#view, in a clip image_id@frame#view.
     """
@@ -38,17 +65,20 @@ def views_of_row(row: Mapping[str, str], root: Path, profiles: Mapping[str, Any]
         for frame in read_frames(row["path"], root, image_id, row["frames"]):
             name = image_id if frame.number is None else f"{image_id}@{frame.number}"
             views += [
-                (f"{name}#{view.name}", view) for view in cut_views(frame, profiles[row["device"]], size, image_id)
+                Cut(f"{name}#{view.name}", view, reader.read(view.pixels) if reader else [], frame.annotated)
+                for view in cut_views(frame, profiles[row["device"]], size, image_id)
             ]
     except UserError as error:
         return str(error)
+    except MemoryError:
+        return f"{image_id}: there is not enough memory to cut its views"
     return views
 
 
 def _views_of_rows(
-    rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int
+    rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int, reader: TextReader | None
 ) -> list[Views]:
-    return [views_of_row(row, root, profiles, size) for row in rows]
+    return [views_of_row(row, root, profiles, size, reader) for row in rows]
 
 
 def _tasks(rows: Sequence[Mapping[str, str]]) -> Iterator[list[Mapping[str, str]]]:
@@ -60,16 +90,19 @@ def _tasks(rows: Sequence[Mapping[str, str]]) -> Iterator[list[Mapping[str, str]
 
 def write_store(
     rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int, threads: int,
-    views_path: Path, index_path: Path, skip_bad: bool,
-) -> tuple[int, list[str]]:  # fmt: skip
+    views_path: Path, index_path: Path, skip_bad: bool, reader: TextReader | None = None, on_text: str = "report",
+) -> Written:  # fmt: skip
     """Decode and crop the files of `rows` in `threads` threads, and write their views in the order of the rows.
 
-    A row has the manifest's cells and in `frames` which of a clip's frames to take. Returns the number of views and
-    what was wrong with each bad file. Raises `UserError` that lists all bad files unless `skip_bad`, and where no view
-    is left; then nothing is written. The index is written last: where it exists, the store is complete.
+    A row has the manifest's cells and in `frames` which of a clip's frames to take. The text that `reader` finds in a
+    view is, by `on_text`, reported, blanked before the view is written, or an error. Raises `UserError` that lists all
+    bad files unless `skip_bad`, or the views with text, and where no view is left; then nothing is written. The index is
+    written last: where it exists, the store is complete.
     """
     index: list[dict[str, str]] = []
     bad: list[str] = []
+    found: dict[int, list[Text]] = {}
+    annotated: list[str] = []
     # The views take their place before the index does, and neither does where the other cannot be written.
     with atomic_path(index_path) as index_part, atomic_path(views_path) as temporary:
         # Appended rather than mapped: skipped frames make the length known only at the end, and a full disk is then
@@ -77,13 +110,17 @@ def write_store(
         with temporary.open("wb") as file:
             _write_header(file, 0, size)
             start = file.tell()
-            decoded = _decoded(rows, root, profiles, size, threads)
+            decoded = _decoded(rows, root, profiles, size, threads, reader)
             for row, views in zip(rows, progress(decoded, "crop", "frame", len(rows)), strict=True):
                 if isinstance(views, str):
                     bad.append(views)
                     continue
-                for view_id, view in views:
-                    file.write(view.pixels.tobytes())
+                if any(cut.annotated for cut in views):
+                    annotated.append(row["image_id"])
+                for view_id, view, texts, _ in views:
+                    if texts:
+                        found[len(index)] = texts
+                    file.write((blanked(view.pixels, texts) if on_text == "blank" else view.pixels).tobytes())
                     index.append(_entry(row, view_id, view))
             file.seek(0)
             # NumPy leaves room in the header for any number of rows.
@@ -97,9 +134,14 @@ def write_store(
             )
         if not index:
             raise UserError(f"no frame is left, all were skipped: {_listing(bad)}")
+        if found and on_text == "fail":
+            raise UserError(
+                f"{listing({index[row]['view_id']: texts for row, texts in found.items()})}\ndata.on_text: blank blacks it "
+                "out, report goes on and shows where it is"
+            )
         write_rows(index, [*INDEX_COLUMNS, *(name for name in GROUPS if name in rows[0])], index_part)
         index_path.unlink(missing_ok=True)  # if the process dies in between, no old index is left beside new views
-    return len(index), bad
+    return Written(len(index), bad, found, annotated)
 
 
 def _write_header(file: Any, count: int, size: int) -> None:
@@ -118,8 +160,9 @@ def _entry(row: Mapping[str, str], view_id: str, view: View) -> dict[str, str]:
 
 
 def _decoded(
-    rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int, threads: int
-) -> Iterator[Views]:
+    rows: Sequence[Mapping[str, str]], root: Path, profiles: Mapping[str, Any], size: int, threads: int,
+    reader: TextReader | None,
+) -> Iterator[Views]:  # fmt: skip
     """Views or error messages in the order of the rows; at most 2 `threads` + 1 tasks wait, which bounds the memory.
 
     Threads are enough: Pillow releases Python's lock while it decodes, converts and resizes.
@@ -128,7 +171,7 @@ def _decoded(
     with ThreadPoolExecutor(threads) as pool:
         try:
             for task in _tasks(rows):
-                waiting.append(pool.submit(_views_of_rows, task, root, profiles, size))
+                waiting.append(pool.submit(_views_of_rows, task, root, profiles, size, reader))
                 if len(waiting) > 2 * threads:
                     yield from waiting.popleft().result()
             while waiting:

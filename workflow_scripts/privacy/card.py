@@ -39,10 +39,11 @@ def dataset_card(
 ) -> str:
     """The card's Markdown.
 
-    `counts`: generated, filtered, copies, released. `privacy`: the copy audit's summary. `metrics`: rows of
+    `counts`: generated, filtered, copies, text, released. `privacy`: the copy audit's summary. `metrics`: rows of
     metrics.csv (set, metric, batch, value). `origin`: empty, or the stamp of data that come from no patient.
     """
     stamp = f"**{plain(origin)}**: made from drawn phantoms, not from patients.\n\n" if origin else ""
+    text = f"| of the others, left out since OCR found text in them | {counts['text']} |\n" if counts["text"] else ""
     source = "drawn phantom frames" if origin else "B-mode ultrasound frames"
     tags = ["synthetic", "ultrasound", *([origin.lower()] if origin else [])]
     front = {"pretty_name": _line(title), "tags": tags} | (
@@ -70,7 +71,7 @@ organ and its number in the generated set. It holds no labels, no real views and
 | generated | {counts["generated"]} |
 | inside the manifold of the real views (filter) | {counts["filtered"]} |
 | of these, flagged by the copy audit and left out | {counts["copies"]} |
-| released | {counts["released"]} |
+{text}| released | {counts["released"]} |
 
 The filter keeps a generated view if its features lie within one of the real views' balls, whose radius is the
 distance to the k-th nearest real view, scaled where the filter was calibrated on views of unseen patients. Each

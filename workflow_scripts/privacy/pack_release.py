@@ -1,4 +1,5 @@
-"""Pack the releasable synthetic set: filtered views without those the copy audit flags, as one deterministic archive.
+"""Pack the releasable synthetic set: filtered views without those the copy audit flags or OCR finds text in, as one
+deterministic archive.
 
 The zip holds `train/synthetic_<number>.png` with `train/metadata.csv` (the ImageFolder layout of dataset hubs),
 `README.md` (a dataset card), `croissant.json` (the same for machines) and `checksums.sha256`. The same inputs give the
@@ -16,7 +17,7 @@ import csv
 import hashlib
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ from workflow_scripts.study.config.release import Release
 if TYPE_CHECKING:
     import numpy as np
 
+    from workflow_scripts.data.text import Text
+
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can state
 
 
@@ -40,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
     add_inputs(parser, "views filter privacy summary metrics")
-    add_outputs(parser, "archive")
-    add_parameters(parser, "organ origin")
+    add_outputs(parser, "archive text? figure?")
+    add_parameters(parser, "organ origin on_text")
     add_settings(parser, Release)
     return parser
 
@@ -56,18 +59,21 @@ def main(arguments: argparse.Namespace) -> None:
     })  # fmt: skip
     kept = [row["inside"] == "1" for row in filtered]
     copies = [row["copy"] == "1" for row in audited]
-    released = [number for number, inside in enumerate(kept) if inside and not copies[number]]
+    original = [number for number, inside in enumerate(kept) if inside and not copies[number]]
+    texts = find_text(arguments, views, original)
+    released = [number for number in original if number not in texts]
     counts = {
         "generated": len(views),
         "filtered": sum(kept),
         "copies": sum(inside and copy for inside, copy in zip(kept, copies, strict=True)),
+        "text": len(texts),
         "released": len(released),
     }
     if not released:
         raise UserError(
             f"nothing is left to release: of {len(views)} synthetic views the filter keeps {counts['filtered']}, and"
-            f" the copy audit flags {counts['copies']} of those. Generate more views or train the generator for fewer"
-            " steps"
+            f" the copy audit flags {counts['copies']} of those, and {counts['text']} others hold text. Generate more views"
+            " or train the generator for fewer steps"
         )
     card = dataset_card(
         title=release.title,
@@ -83,11 +89,32 @@ def main(arguments: argparse.Namespace) -> None:
     table = metadata(released, arguments.organ, arguments.origin)
     digest = hashlib.sha256(table).hexdigest()
     about = croissant(release.title, release.licence, arguments.organ, arguments.origin, len(released), digest)
-    texts = {"README.md": card.encode(), "croissant.json": about.encode(), "train/metadata.csv": table}
+    documents = {"README.md": card.encode(), "croissant.json": about.encode(), "train/metadata.csv": table}
     with atomic_path(arguments.output_archive) as temporary:
-        files = members(views, released, texts)
-        pack(progress(files, "pack", "file", total=len(released) + len(texts)), temporary)
+        files = members(views, released, documents)
+        pack(progress(files, "pack", "file", total=len(released) + len(documents)), temporary)
     say(f"released {len(released)} of {len(views)} synthetic views, {counts['copies']} left out as possible copies")
+
+
+def find_text(arguments: argparse.Namespace, views: np.ndarray, numbers: Sequence[int]) -> dict[int, list[Text]]:
+    """The text in the views (N, side, side) of these `numbers`, listed and drawn too, by number.
+
+    A generator draws what it has seen often, a scanner's marks among them. Raises `UserError` with on_text `fail`.
+    """
+    from workflow_scripts.data.text import TextReader, listing, write_findings
+
+    reader = TextReader(views.shape[1])
+    found = progress(
+        reader.read_all((views[number] for number in numbers), arguments.threads), "read", "view", total=len(numbers)
+    )
+    texts = {number: words for number, words in zip(numbers, found, strict=True) if words}
+    named = {_name(number): words for number, words in texts.items()}
+    if texts and arguments.on_text == "fail":
+        raise UserError(f"{listing(named)}\nnothing is released; data.on_text: report or blank leaves these views out")
+    if texts:
+        say(f"{listing(named)}\nthey are left out")
+    write_findings(named, views, list(texts), arguments)
+    return texts
 
 
 def metadata(released: list[int], organ: str, origin: str) -> bytes:

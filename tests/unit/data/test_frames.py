@@ -103,6 +103,25 @@ def test_alpha_is_dropped_not_blended(tmp_path: Path, grey: np.ndarray, colour: 
     assert np.abs(read_frame("rgba.png", tmp_path, "P1") - luma(colour)).max() <= 0.51
 
 
+def test_what_is_transparent_stays_hidden(tmp_path: Path, grey: np.ndarray, colour: np.ndarray):
+    """A name under alpha 0 is not shown again, in any way that a picture has to say transparent."""
+    alpha = np.full_like(grey, 255)
+    alpha[:4] = 0
+    for image, name in ((np.stack([grey, alpha], -1), "la"), (np.concatenate([colour, alpha[..., None]], -1), "rgba")):
+        for extension in ("png", "tif"):
+            Image.fromarray(image).save(tmp_path / f"{name}.{extension}")
+            frame = read_frame(f"{name}.{extension}", tmp_path, "P1")
+            assert not frame[:4].any()
+            expected = luma(image[..., :3]) if image.shape[-1] == 4 else grey
+            assert np.abs(frame[4:] - expected[4:].astype(float)).max() <= 0.51
+    marked = np.where(alpha == 0, 77, np.where(grey == 77, 78, grey)).astype(np.uint8)
+    Image.fromarray(marked).save(tmp_path / "key.png", transparency=77)
+    np.testing.assert_array_equal(read_frame("key.png", tmp_path, "P1"), np.where(alpha == 0, 0, marked))
+    Image.fromarray(marked.astype(np.uint16) * 256).save(tmp_path / "key16.png", transparency=77 * 256)
+    assert Image.open(tmp_path / "key16.png").mode == "I;16"
+    np.testing.assert_array_equal(read_frame("key16.png", tmp_path, "P1"), np.where(alpha == 0, 0, marked))
+
+
 def test_palette_goes_through_its_colours(tmp_path: Path):
     indices = np.arange(ROWS * COLUMNS, dtype=np.uint8).reshape(ROWS, COLUMNS) % 3
     palette = np.array([[200, 10, 90], [0, 0, 0], [255, 255, 255]], np.uint8)
@@ -388,6 +407,23 @@ def test_a_single_frame_has_no_number(tmp_path: Path, grey: np.ndarray):
     for name in ("a.png", "a.dcm"):
         for choice in ("first", "all", "every 3"):
             assert [frame.number for frame in read_frames(name, tmp_path, "P1", choice)] == [None]
+
+
+def test_too_many_frames_of_one_file_are_refused(tmp_path: Path, grey: np.ndarray, monkeypatch: pytest.MonkeyPatch):
+    pages = [Image.fromarray(grey)] * 5
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    monkeypatch.setattr("workflow_scripts.data.pixels.MOST_FRAMES", 4)
+    with pytest.raises(UserError, match=r"^P1: 5 frames are more than the 4 .*; take every n-th"):
+        next(read_frames("a.tif", tmp_path, "P1", "all"))
+    assert len(list(read_frames("a.tif", tmp_path, "P1", "every 2"))) == 3
+
+
+def test_a_dicom_file_says_whether_text_is_burnt_in(tmp_path: Path, grey: np.ndarray):
+    for answer in ("YES", "NO"):
+        write_dicom(tmp_path / "a.dcm", grey, BurnedInAnnotation=answer)
+        assert next(read_frames("a.dcm", tmp_path, "P1")).annotated == (answer == "YES")
+    write_dicom(tmp_path / "a.dcm", grey)
+    assert not next(read_frames("a.dcm", tmp_path, "P1")).annotated
 
 
 def test_a_clip_that_ends_early_is_damaged(tmp_path: Path, grey: np.ndarray):

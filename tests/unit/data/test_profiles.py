@@ -129,3 +129,14 @@ def test_colour_counts_and_a_tint_does_not():
     frame = Frame(Image.fromarray(rgb))
     views = crop.cut_views(frame, boxes([0, 0, 15, 15], [15, 0, 15, 15]), 16, "P1")
     assert [view.coloured for view in views] == [1, 0]
+
+
+def test_a_strip_whose_square_would_fill_the_memory_is_refused():
+    """138 bytes of PNG can hold 30 000 pixels in one row, whose square has 900 million."""
+    strip = np.zeros((1, 30_000), np.uint8)
+    for profile in (WHOLE, boxes([0, 0, 1, 30_000])):
+        with pytest.raises(
+            UserError, match=r"^P1: view '.*' has 1 rows and 30000 columns; made square, that is more than"
+        ):
+            cut_views(strip, profile, 16, "P1")
+    assert cut_views(strip[:, :2000], WHOLE, 16, "P1")[0].pixels.shape == (16, 16)

@@ -94,7 +94,7 @@ def test_the_flags_are_those_of_the_rule():
     inputs, outputs = (text.split(f"    {name}:\n")[1].split("\n    log:")[0] for name in ("input", "output"))
     names = re.findall(r"^ {8}(\w+)=", inputs.split("    output:\n")[0], re.MULTILINE)
     names += [f"output_{name}" for name in re.findall(r"^ {8}(\w+)=", outputs, re.MULTILINE)]
-    names += re.findall(r"^ {12}(\w+)=", text, re.MULTILINE)
+    names += re.findall(r"^ {12}(\w+)=", text.split("    params:\n")[1], re.MULTILINE)
     given = {f"--{name.replace('_', '-')}" for name in names}
     assert {"--manifest", "--patient-key", "--output-index", "--clip-frames"} <= given
     actions = crop.parser()._actions
@@ -233,6 +233,36 @@ def test_skip_lists_the_bad_and_goes_on(study: Study):
     before = study.views.read_bytes()
     study.crop()
     assert study.views.read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["frames.Image.Image.load", "store.cut_views"])
+def test_too_little_memory_for_a_frame_is_a_bad_frame(study: Study, monkeypatch: pytest.MonkeyPatch, place: str):
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    study.add("f1", noise(1))
+    monkeypatch.setattr(f"workflow_scripts.data.{place}", full)
+    text = study.fails()
+    assert "  f1: there is not enough memory to" in text
+    assert "data.on_bad_frame: skip" in text
+
+
+def test_dicom_files_that_say_so_are_named(study: Study):
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UltrasoundImageStorage, "1.2.3"
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    for answer in ("YES", "NO"):
+        dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        dataset.BurnedInAnnotation, dataset.PhotometricInterpretation = answer, "MONOCHROME2"
+        dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 80, 120, 1
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
+        dataset.PixelData = noise(1).tobytes()
+        stream = io.BytesIO()
+        dataset.save_as(stream)
+        study.add(f"says_{answer}", stream.getvalue(), "dcm")
+    study.crop()
+    assert "1 DICOM files say that text is burnt into their frames (BurnedInAnnotation)" in study.said()
+    assert "look at the views of says_YES\n" in study.said()
 
 
 def test_a_set_that_ends_up_empty_says_which_rows(study: Study):

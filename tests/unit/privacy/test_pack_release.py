@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import read_rows
 from workflow_scripts.privacy import pack_release as release
 from workflow_scripts.privacy.card import dataset_card, plain
 
@@ -156,7 +157,7 @@ def test_a_title_of_several_lines_is_refused_by_the_stage_and_one_line_on_the_ca
     with pytest.raises(UserError, match="--title: .*one line"):
         run_release(study, "--title", title)
     facts = {"licence": "", "contact": "", "organ": "testicle", "origin": "", "size": 20, "metrics": []}
-    counts = dict.fromkeys(("generated", "filtered", "copies", "released"), 1)
+    counts = dict.fromkeys(("generated", "filtered", "copies", "text", "released"), 1)
     summary = json.loads((study / "privacy.json").read_text())
     _, front, body = dataset_card(title=title, **facts, counts=counts, privacy=summary).split("---\n", 2)
     assert yaml.safe_load(front)["pretty_name"] == "A set --- # new"
@@ -176,3 +177,24 @@ def test_nothing_left_is_refused_with_numbers(study: Path) -> None:
     table[:5].to_csv(study / "privacy.csv", index=False)
     with pytest.raises(UserError, match=r"5"):
         run_release(study)
+
+
+def test_views_with_text_are_left_out_or_nothing_is_released(study: Path) -> None:
+    """The released views once more: a name in one of them, none in the others."""
+    views = np.full((6, 96, 96), 40, np.uint8)
+    for number in (2, 3):  # 2 is a copy and left out before
+        picture = Image.fromarray(views[number])
+        ImageDraw.Draw(picture).text((10, 40), "ROSSI", fill=255, font=ImageFont.load_default(size=14))
+        views[number] = np.asarray(picture)
+    np.save(study / "views.npy", views)
+    archive = run_release(study, "--output-text", f"{study}/text.csv", "--output-figure", f"{study}/text.png")
+    assert [name for name in archive.namelist() if name.endswith(".png")] == [
+        "train/synthetic_000000.png", "train/synthetic_000005.png"
+    ]  # fmt: skip
+    assert "| of the others, left out since OCR found text in them | 1 |" in archive.read("README.md").decode()
+    (row,) = read_rows(study / "text.csv")
+    assert (row["view_id"], row["pattern"]) == ("synthetic_000003.png", "AAAAA")
+    assert (study / "text.png").exists()
+    with pytest.raises(UserError, match=r"1 view holds text.*\n.*synthetic_000003.png: AAAAA\nnothing is released"):
+        run_release(study, "--on-text", "fail", output="none.zip")
+    assert not (study / "none.zip").exists()

@@ -93,6 +93,12 @@ class Data(Settings):
         description="What to do with frames that cannot be decoded or cropped; they are listed by id either way.",
     )
 
+    on_text: Literal["report", "blank", "fail"] = Field(
+        "report",
+        description="What to do with text that OCR finds burnt into a view. report: list and draw it. blank: black it out. "
+        "fail: write no views. A synthetic image with text is never released; with fail, none is.",
+    )
+
     @cross_check
     def _target_is_an_organ(self) -> Iterator[Problem]:
         if self.target_organ not in self.organs:
