@@ -1,6 +1,8 @@
 # Tables 1-4, the generation table, what lies beside them, and the paper's claims.
 CALIBRATION = config["figures"]["calibration"] if config["figures"]["calibration"] in SHOWN_TABLES else ""
 LEAK = study.leak_experiments(config)
+# A table of one row has a reference and nothing to compare with it.
+FORESTS = [table for table in SHOWN_TABLES if len(config["tables"][table]["rows"]) > 1]
 NUMBERED_TABLES = [*SHOWN_TABLES, "generation"]
 
 
@@ -36,6 +38,27 @@ rule make_table:
             reference_numbers=REFERENCE_NUMBERS,
             origin=ORIGIN,
         ),
+    shell:
+        "{params.command} --log {log:q}"
+
+
+rule draw_forest:
+    input:
+        numbers=result("tables/{table}.csv"),
+    output:
+        figure=report(
+            result("figures/forest_{table}.png"),
+            category="Tables",
+            labels={"table": "{table}, as a forest plot"},
+            caption="../docs/captions/forest.rst",
+        ),
+    log:
+        log_of("draw_forest/{table}"),
+    localrule: True
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        **stage("tables.draw_forest", table=wildcard("table"), origin=ORIGIN),
     shell:
         "{params.command} --log {log:q}"
 

@@ -12,6 +12,7 @@ FIGURES = [
     "training",
     *(["selection"] if SELECTING else []),
     *(["calibration"] if CALIBRATION else []),
+    *[f"forest_{table}" for table in FORESTS],
     *(["figure5"] if EXPLAINED else []),
 ]
 
