@@ -70,6 +70,7 @@ if EXPLAINED:
             views=result("views/labelled.npy"),
             index=result("views/labelled.csv"),
             folds=result(f"folds/seed{SEEDS[0]}.csv"),
+            masks=config["figures"]["masks"] or [],
             weights=[result(f"finetuning/{arm.name}/seed{SEEDS[0]}_fold0.safetensors") for arm in EXPLAINED],
         output:
             figure=report(

@@ -266,7 +266,7 @@ def overlay_writer(arguments: argparse.Namespace, facts: Mapping[str, Any]) -> W
 
         from workflow_scripts.classifier.ensemble import load_ensemble
         from workflow_scripts.core.figures import save
-        from workflow_scripts.finetuning.explanation import heat_maps, last_stage
+        from workflow_scripts.finetuning.explanation import explained_stage, heat_maps
         from workflow_scripts.networks.backbone import normalise
         from workflow_scripts.runtime.device import select_device
     except ModuleNotFoundError as error:
@@ -283,7 +283,13 @@ def overlay_writer(arguments: argparse.Namespace, facts: Mapping[str, Any]) -> W
         for number, (view, row) in enumerate(zip(batch, rows, strict=True)):
             target = facts["classes"].index(row["prediction"])
             single = images[number : number + 1]
-            heat = np.mean([heat_maps(member, last_stage(member.backbone), single, target)[0] for member in members], 0)
+            heat = np.mean(
+                [
+                    heat_maps(member, explained_stage(member.backbone, facts["size"]), single, target)[0]
+                    for member in members
+                ],
+                0,
+            )
             name = f"{done + number + 1:04d}_{Path(view.file).stem}_{view.view}.png"
             save(overlay_figure(view, row, heat, facts), arguments.overlays / name)
             drawn.append({**row, "overlay": name})

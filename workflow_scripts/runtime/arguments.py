@@ -50,6 +50,7 @@ FILES = {
     "labels": "CSV of a label set: view_id, label, keep",
     "losses": "CSVs of the audit's losses: view_id, fold, epoch, loss",
     "manifest": "manifest of the study, .csv",
+    "masks": "parenchyma of the labelled views, .npy (N, side, side), 0 outside",
     "md": "the table in Markdown",
     "measures": "CSV of the generator's snapshots, by monitor_diffusion",
     "metrics": "metrics of a training run (.jsonl) or of a synthetic set (.csv)",

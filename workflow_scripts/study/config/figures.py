@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from workflow_scripts.study.config.base import NameOrNone, Settings, Whole
+from workflow_scripts.study.config.base import FilePath, NameOrNone, Settings, Whole
 
 
 class Figures(Settings):
@@ -22,3 +22,8 @@ class Figures(Settings):
         "augmentation, with markers alone and without any; empty leaves figure 5 out.",
     )
     explained_views: Whole = Field(2, ge=1, description="Test views in figure 5 (Grad-CAM++).")
+    masks: FilePath = Field(
+        "",
+        description="Parenchyma of the labelled views, .npy (views, size, size) in the order of views/labelled.csv, 0 outside. "
+        "Figure 5 then outlines it and says which share of the heat lies on it; empty leaves that out.",
+    )
