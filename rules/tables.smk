@@ -1,8 +1,6 @@
 # Tables 1-4, the generation table, what lies beside them, and the paper's claims.
 CALIBRATION = config["figures"]["calibration"] if config["figures"]["calibration"] in SHOWN_TABLES else ""
 LEAK = study.leak_experiments(config)
-# A table of one row has a reference and nothing to compare with it.
-FORESTS = [table for table in SHOWN_TABLES if len(config["tables"][table]["rows"]) > 1]
 NUMBERED_TABLES = [*SHOWN_TABLES, "generation"]
 
 
@@ -19,6 +17,12 @@ rule make_table:
             category="Tables",
             labels={"table": "{table}"},
             caption="../docs/captions/table.rst",
+        ),
+        figure=report(
+            result("figures/forest_{table}.png"),
+            category="Tables",
+            labels={"table": "{table}, as a forest plot"},
+            caption="../docs/captions/forest.rst",
         ),
     log:
         log_of("make_table/{table}"),
@@ -38,27 +42,6 @@ rule make_table:
             reference_numbers=REFERENCE_NUMBERS,
             origin=ORIGIN,
         ),
-    shell:
-        "{params.command} --log {log:q}"
-
-
-rule draw_forest:
-    input:
-        numbers=result("tables/{table}.csv"),
-    output:
-        figure=report(
-            result("figures/forest_{table}.png"),
-            category="Tables",
-            labels={"table": "{table}, as a forest plot"},
-            caption="../docs/captions/forest.rst",
-        ),
-    log:
-        log_of("draw_forest/{table}"),
-    localrule: True
-    conda:
-        "../envs/evaluation.yaml"
-    params:
-        **stage("tables.draw_forest", table=wildcard("table"), origin=ORIGIN),
     shell:
         "{params.command} --log {log:q}"
 
@@ -226,6 +209,61 @@ rule check_claims:
             holdout_protocol=config["holdout"],
             pretraining_seeds=config["pretraining"]["seeds"],
             margin=config["tables"]["margin"],
+            origin=ORIGIN,
+        ),
+    shell:
+        "{params.command} --log {log:q}"
+
+
+# The page to read first, made last.
+MAIN_TABLE = next((table for table in ("table2", *SHOWN_TABLES) if table in SHOWN_TABLES), "")
+PICTURES = {
+    "figure1": "Frames and crop boxes",
+    f"{COHORTS[0]}figure4": "Generated views that the filter keeps and discards",
+    f"{COHORTS[0]}closest_pairs": "Generated views, each with the training view closest to it",
+    **(
+        {"figure5": "What the classifiers look at, with and without markers"}
+        if EXPLAINED
+        else {"training": "Loss curves of pretraining and generator"}
+    ),
+}
+
+
+rule make_front_page:
+    input:
+        table_parameters(MAIN_TABLE),
+        index=result("views/labelled.csv"),
+        votes=result("audit/votes.csv"),
+        pairs=result("checks/near_duplicates.csv"),
+        summaries=[result(f"synthesis/{cohort}privacy.json") for cohort in COHORTS],
+        claims=result("tables/claims.csv"),
+        numbers=result(f"tables/{MAIN_TABLE}.csv") if MAIN_TABLE else [],
+        predictions=predictions_of(table_experiments(MAIN_TABLE)),
+        agreement=result("audit/agreement.csv") if config["audit"]["decisions"] else [],
+        figures=[result(f"figures/{picture}.png") for picture in PICTURES],
+        pages=[
+            *[result(f"{page}.html") for page in ("report", "review", "claims")],
+            result(f"synthesis/{COHORTS[0]}privacy.html"),
+            *[result(f"tables/{table}.html") for table in TABLES],
+        ],
+    output:
+        page=result("index.html"),
+    log:
+        log_of("make_front_page"),
+    localrule: True
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        **stage(
+            "tables.make_front_page",
+            table=MAIN_TABLE,
+            rows=lambda wildcards: table_rows(MAIN_TABLE) if MAIN_TABLE else "",
+            experiments=table_experiments(MAIN_TABLE),
+            names=list(PICTURES.values()),
+            classes=CLASSES,
+            split_by=config["split_by"],
+            holdout_protocol=config["holdout"],
+            pretraining_seeds=config["pretraining"]["seeds"],
             origin=ORIGIN,
         ),
     shell:

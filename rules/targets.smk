@@ -12,7 +12,7 @@ FIGURES = [
     "training",
     *(["selection"] if SELECTING else []),
     *(["calibration"] if CALIBRATION else []),
-    *[f"forest_{table}" for table in FORESTS],
+    *[f"forest_{table}" for table in SHOWN_TABLES],
     *(["figure5"] if EXPLAINED else []),
 ]
 
@@ -37,61 +37,6 @@ rule make_report:
     shell:
         "snakemake --snakefile {params.snakefile} {params.config} --nolock --cores 1"
         " --report {output.html:q} tables figures 2> {log:q}"
-
-
-# The page to read first, made last.
-MAIN_TABLE = next((table for table in ("table2", *SHOWN_TABLES) if table in SHOWN_TABLES), "")
-PICTURES = {
-    "figure1": "Frames and crop boxes",
-    f"{COHORTS[0]}figure4": "Generated views that the filter keeps and discards",
-    f"{COHORTS[0]}closest_pairs": "Generated views, each with the training view closest to it",
-    **(
-        {"figure5": "What the classifiers look at, with and without markers"}
-        if EXPLAINED
-        else {"training": "Loss curves of pretraining and generator"}
-    ),
-}
-
-
-rule make_front_page:
-    input:
-        table_parameters(MAIN_TABLE),
-        index=result("views/labelled.csv"),
-        votes=result("audit/votes.csv"),
-        pairs=result("checks/near_duplicates.csv"),
-        summaries=[result(f"synthesis/{cohort}privacy.json") for cohort in COHORTS],
-        claims=result("tables/claims.csv"),
-        numbers=result(f"tables/{MAIN_TABLE}.csv") if MAIN_TABLE else [],
-        predictions=predictions_of(table_experiments(MAIN_TABLE)),
-        agreement=result("audit/agreement.csv") if config["audit"]["decisions"] else [],
-        figures=[result(f"figures/{picture}.png") for picture in PICTURES],
-        pages=[
-            *[result(f"{page}.html") for page in ("report", "review", "claims")],
-            result(f"synthesis/{COHORTS[0]}privacy.html"),
-            *[result(f"tables/{table}.html") for table in TABLES],
-        ],
-    output:
-        page=result("index.html"),
-    log:
-        log_of("make_front_page"),
-    localrule: True
-    conda:
-        "../envs/evaluation.yaml"
-    params:
-        **stage(
-            "tables.make_front_page",
-            table=MAIN_TABLE,
-            rows=lambda wildcards: table_rows(MAIN_TABLE) if MAIN_TABLE else "",
-            experiments=table_experiments(MAIN_TABLE),
-            names=list(PICTURES.values()),
-            classes=CLASSES,
-            split_by=config["split_by"],
-            holdout_protocol=config["holdout"],
-            pretraining_seeds=config["pretraining"]["seeds"],
-            origin=ORIGIN,
-        ),
-    shell:
-        "{params.command} --log {log:q}"
 
 
 rule crop:

@@ -102,7 +102,7 @@ def test_only_what_is_affected_runs(finished: Study, tmp_path: Path):
     study = copy_of(finished, tmp_path)
     (study.folder / "results" / "tables" / "table2.md").unlink()
     assert study.planned() == {
-        "make_table": 1, "draw_forest": 1, "check_claims": 1, "make_report": 1, "make_front_page": 1,
+        "make_table": 1, "check_claims": 1, "make_report": 1, "make_front_page": 1,
     }  # fmt: skip
     seed = study.change("seed", {"seeds": [0, 1]}).planned("finetuning")
     # A second seed audits and fine-tunes for itself; nothing that exists is trained again but what its votes change.

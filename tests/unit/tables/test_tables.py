@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 import yaml
 
 from tests.shared import REPOSITORY
@@ -404,8 +405,10 @@ def test_stage(tmp_path) -> None:
 
 def test_stage_marks_phantoms(tmp_path) -> None:
     rows = [{"name": "UD", "experiment": "ud-flipped", "init": "ud"}]
-    texts = make(tmp_path, rows, "--table", "table1", "--origin", "PHANTOM")
+    forest = tmp_path / "forest.png"
+    texts = make(tmp_path, rows, "--table", "table1", "--origin", "PHANTOM", "--output-figure", str(forest))
     assert all("PHANTOM" in text for text in texts.values())
+    assert Image.open(forest).size[0] > 900
     assert "F1, original" in texts["html"]
 
 

@@ -1,16 +1,12 @@
-"""Forest plots: the marks of a table, the axis that holds them, and the stage."""
+"""Forest plots: the marks of a table, the axis that holds them, and the figure."""
 
 import math
 
 import pandas as pd
 import pytest
-from PIL import Image
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import write_csv
-from workflow_scripts.tables import draw_forest
-from workflow_scripts.tables.draw_forest import forest_figure
-from workflow_scripts.tables.forest import extent, marks, share_labels
+from workflow_scripts.tables.forest import extent, forest_figure, marks, share_labels
 
 NAN = math.nan
 
@@ -74,10 +70,3 @@ def test_the_figure_draws_intervals_and_hollow_marks() -> None:
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == ["this study, corrected 95 % interval", "baseline without a network", "the paper"]
     assert "PHANTOM" in [text.get_text() for text in figure.texts]
-
-
-def test_forest_stage(tmp_path) -> None:
-    write_csv(numbers(), tmp_path / "table2.csv")
-    words = ["--numbers", tmp_path / "table2.csv", "--table", "table2", "--output-figure", tmp_path / "forest.png"]
-    draw_forest.main(draw_forest.parser().parse_args([str(word) for word in words]))
-    assert Image.open(tmp_path / "forest.png").size[0] > 900
