@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 import yaml
+from PIL import Image
 
 from tests.shared import REPOSITORY
 from tests.unit.finetuning.test_metrics import CLASSES, predictions
