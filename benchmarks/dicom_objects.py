@@ -13,7 +13,6 @@ import argparse
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -68,21 +67,19 @@ def frame_objects(folder: Path, number: int, draws: np.random.Generator, validat
         "probability": probability, "lowest": probability / 2, "highest": 1.0, "agreement": 0.75, "distance_percentile": 50.0,
     }  # fmt: skip
     picture = draws.integers(0, 256, (int(draws.integers(20, 300)), int(draws.integers(20, 300)), 3), dtype=np.uint8)
-    start = time.perf_counter()
     report, capture = folder / f"report{number}.dcm", folder / f"capture{number}.dcm"
     made = [
         (report, *(measurement_report(header, [row], facts) for _ in range(2))),
         (capture, *(heat_capture(header, "sagittal", 1, picture, facts) for _ in range(2))),
     ]
     kept = [is_kept(one, other, path) for path, one, other in made]
-    seconds = (time.perf_counter() - start) / len(made)
     (group,) = srread(report).content.get_image_measurement_groups()
     read = [
         abs(group.get_measurements()[0].value - probability) < 1e-6,
         bool((pydicom.dcmread(capture).pixel_array == picture).all()),
     ]
     return [
-        {"object": path.stem, "round_trips": ours and theirs, "errors": errors(path, validator), "seconds": seconds}
+        {"object": path.stem, "round_trips": ours and theirs, "errors": errors(path, validator)}
         for path, ours, theirs in zip((report, capture), kept, read, strict=True)
     ]
 
@@ -104,7 +101,6 @@ def main() -> None:
                 "made": len(own),
                 "round_trips": sum(each["round_trips"] for each in own),
                 "with_errors": None if validator is None else sum(each["errors"] > 0 for each in own),
-                "seconds_median": float(np.median([each["seconds"] for each in own])),
             }
         )
         print(rows[-1])
