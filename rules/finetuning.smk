@@ -33,6 +33,7 @@ rule finetune:
             classes=CLASSES,
             backbone=config["model"]["backbone"],
             layout=lambda wildcards: start_layout(EXPERIMENTS[wildcards.experiment].init),
+            training_percent=lambda wildcards: study.training_percent(EXPERIMENTS[wildcards.experiment]),
         ),
     shell:
         "{params.command} --log {log:q}"

@@ -1,6 +1,7 @@
 # Tables 1-4, the generation table, what lies beside them, and the paper's claims.
 CALIBRATION = config["figures"]["calibration"] if config["figures"]["calibration"] in SHOWN_TABLES else ""
 LEAK = study.leak_experiments(config)
+LEARNING = study.learning_experiments(config)
 NUMBERED_TABLES = [*SHOWN_TABLES, "generation"]
 
 
@@ -171,6 +172,36 @@ if CALIBRATION:
                 "tables.draw_calibration",
                 rows=table_rows(CALIBRATION),
                 experiments=table_experiments(CALIBRATION),
+                classes=CLASSES,
+                origin=ORIGIN,
+            ),
+        shell:
+            "{params.command} --log {log:q}"
+
+
+if LEARNING:
+
+    # Would more patients help?
+    rule draw_learning_curve:
+        input:
+            predictions=predictions_of([experiment.name for experiment in LEARNING.values()]),
+        output:
+            figure=report(
+                result("figures/learning_curve.png"),
+                category="Classification",
+                labels={"figure": "learning curve"},
+                caption="../docs/captions/learning_curve.rst",
+            ),
+        log:
+            log_of("draw_learning_curve"),
+        localrule: True
+        conda:
+            "../envs/evaluation.yaml"
+        params:
+            **stage(
+                "tables.draw_learning_curve",
+                experiments=[experiment.name for experiment in LEARNING.values()],
+                percents=list(LEARNING),
                 classes=CLASSES,
                 origin=ORIGIN,
             ),

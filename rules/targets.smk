@@ -13,6 +13,7 @@ FIGURES = [
     *(["selection"] if SELECTING else []),
     *(["calibration"] if CALIBRATION else []),
     *[f"forest_{table}" for table in SHOWN_TABLES],
+    *(["learning_curve"] if LEARNING else []),
     *(["figure5"] if EXPLAINED else []),
 ]
 

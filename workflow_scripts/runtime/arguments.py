@@ -129,6 +129,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "origin": {"default": "", "help": "stamp for views that do not come from patients: PHANTOM"},
     "policy": _choice("filtered", "flipped", "reviewed", help="what becomes of doubtful views"),
     "positive": {"help": "name of the positive class"},
+    "percents": {"type": int, "nargs": "+", "help": "percentage of the training patients of each of --experiments"},
     "pretraining_seeds": {
         "type": int, "default": 1,
         "help": "pretrainings of each run; fine-tuning seed s started from number s modulo this",
@@ -160,6 +161,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "target_organ": {"help": "the organ whose views carry labels"},
     "threshold": {"type": float, "default": 1.0, "help": "loss above which an epoch flags a view"},
     "title": {"help": "title of the figure, or what the table shows"},
+    "training_percent": {"type": int, "default": 100, "help": "percentage of the training patients to learn from"},
     "truth": _choice(
         "original", "policy", default="original",
         help="labels to calibrate on: the original ones of all views, or those that the networks learnt",

@@ -17,6 +17,8 @@ from workflow_scripts.study.label_sets import LabelSet, label_set
 
 # The variant whose folds assign views instead of patients.
 VIEW_SPLIT = "view_split"
+# Variants that train on a share of the patients are called by its percentage: patients25.
+FEWER_PATIENTS = "patients"
 # What is left of the augmentation in a variant of the recipe.
 AUGMENTATIONS_KEPT = {"unaugmented": set(), "markers_only": {"markers"}}
 
@@ -65,6 +67,22 @@ def explained_experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
     return {arm: Experiment(start, labels, variant) for arm, variant in variants.items()} if start else {}
 
 
+def learning_experiments(config: Mapping[str, Any]) -> dict[int, Experiment]:
+    """The learning curve's experiments by the percentage of the training patients that they learn from, ascending."""
+    start, labels = config["figures"]["learning_curve"], config["finetuning"]["labels"]
+    percents = [*sorted(config["figures"]["learning_percents"]), 100] if start else []
+    return {
+        percent: Experiment(start, labels, "" if percent == 100 else f"{FEWER_PATIENTS}{percent}")
+        for percent in percents
+    }
+
+
+def training_percent(experiment: Experiment) -> int | None:
+    """The percentage of the training patients that an experiment learns from; None: all."""
+    is_share = experiment.variant.startswith(FEWER_PATIENTS)
+    return int(experiment.variant.removeprefix(FEWER_PATIENTS)) if is_share else None
+
+
 def leak_experiments(config: Mapping[str, Any]) -> list[Experiment]:
     """The two experiments whose folds alone differ: of patients, and of views.
 
@@ -85,7 +103,10 @@ def classifier_experiments(config: Mapping[str, Any]) -> list[Experiment]:
 def experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
     """Every experiment of the study by name."""
     rows = [experiment_of(row, config) for table in TABLES for row in config["tables"][table]["rows"]]
-    further = [*explained_experiments(config).values(), *leak_experiments(config), *classifier_experiments(config)]
+    further = [
+        *explained_experiments(config).values(), *learning_experiments(config).values(), *leak_experiments(config),
+        *classifier_experiments(config),
+    ]  # fmt: skip
     return {experiment.name: experiment for experiment in [*rows, *further]}
 
 
