@@ -54,6 +54,7 @@ rule all:
         result("review.html"),
         result("claims.html"),
         result("report.html"),
+        result("index.html"),
     localrule: True
 
 

@@ -33,6 +33,7 @@ rule finetune:
             classes=CLASSES,
             backbone=config["model"]["backbone"],
             layout=lambda wildcards: start_layout(EXPERIMENTS[wildcards.experiment].init),
+            training_percent=lambda wildcards: study.training_percent(EXPERIMENTS[wildcards.experiment]),
         ),
     shell:
         "{params.command} --log {log:q}"
@@ -161,6 +162,7 @@ if EXPLAINED:
             views=result("views/labelled.npy"),
             index=result("views/labelled.csv"),
             folds=result(f"folds/seed{SEEDS[0]}.csv"),
+            masks=config["figures"]["masks"] or [],
             weights=[result(f"finetuning/{arm.name}/seed{SEEDS[0]}_fold0.safetensors") for arm in EXPLAINED],
         output:
             figure=report(

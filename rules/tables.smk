@@ -1,6 +1,7 @@
 # Tables 1-4, the generation table, what lies beside them, and the paper's claims.
 CALIBRATION = config["figures"]["calibration"] if config["figures"]["calibration"] in SHOWN_TABLES else ""
 LEAK = study.leak_experiments(config)
+LEARNING = study.learning_experiments(config)
 NUMBERED_TABLES = [*SHOWN_TABLES, "generation"]
 
 
@@ -17,6 +18,12 @@ rule make_table:
             category="Tables",
             labels={"table": "{table}"},
             caption="../docs/captions/table.rst",
+        ),
+        figure=report(
+            result("figures/forest_{table}.png"),
+            category="Tables",
+            labels={"table": "{table}, as a forest plot"},
+            caption="../docs/captions/forest.rst",
         ),
     log:
         log_of("make_table/{table}"),
@@ -240,6 +247,36 @@ if PROBES:
             "{params.command} --log {log:q}"
 
 
+if LEARNING:
+
+    # Would more patients help?
+    rule draw_learning_curve:
+        input:
+            predictions=predictions_of([experiment.name for experiment in LEARNING.values()]),
+        output:
+            figure=report(
+                result("figures/learning_curve.png"),
+                category="Classification",
+                labels={"figure": "learning curve"},
+                caption="../docs/captions/learning_curve.rst",
+            ),
+        log:
+            log_of("draw_learning_curve"),
+        localrule: True
+        conda:
+            "../envs/evaluation.yaml"
+        params:
+            **stage(
+                "tables.draw_learning_curve",
+                experiments=[experiment.name for experiment in LEARNING.values()],
+                percents=list(LEARNING),
+                classes=CLASSES,
+                origin=ORIGIN,
+            ),
+        shell:
+            "{params.command} --log {log:q}"
+
+
 # The rows of a table on patients that nothing learnt from.
 rule make_external_table:
     input:
@@ -328,6 +365,61 @@ rule check_claims:
             holdout_protocol=config["holdout"],
             pretraining_seeds=config["pretraining"]["seeds"],
             margin=config["tables"]["margin"],
+            origin=ORIGIN,
+        ),
+    shell:
+        "{params.command} --log {log:q}"
+
+
+# The page to read first, made last.
+MAIN_TABLE = next((table for table in ("table2", *SHOWN_TABLES) if table in SHOWN_TABLES), "")
+PICTURES = {
+    "figure1": "Frames and crop boxes",
+    f"{COHORTS[0]}figure4": "Generated views that the filter keeps and discards",
+    f"{COHORTS[0]}closest_pairs": "Generated views, each with the training view closest to it",
+    **(
+        {"figure5": "What the classifiers look at, with and without markers"}
+        if EXPLAINED
+        else {"training": "Loss curves of pretraining and generator"}
+    ),
+}
+
+
+rule make_front_page:
+    input:
+        table_parameters(MAIN_TABLE),
+        index=result("views/labelled.csv"),
+        votes=result("audit/votes.csv"),
+        pairs=result("checks/near_duplicates.csv"),
+        summaries=[result(f"synthesis/{cohort}privacy.json") for cohort in COHORTS],
+        claims=result("tables/claims.csv"),
+        numbers=result(f"tables/{MAIN_TABLE}.csv") if MAIN_TABLE else [],
+        predictions=predictions_of(table_experiments(MAIN_TABLE)),
+        agreement=result("audit/agreement.csv") if config["audit"]["decisions"] else [],
+        figures=[result(f"figures/{picture}.png") for picture in PICTURES],
+        pages=[
+            *[result(f"{page}.html") for page in ("report", "review", "claims")],
+            result(f"synthesis/{COHORTS[0]}privacy.html"),
+            *[result(f"tables/{table}.html") for table in TABLES],
+        ],
+    output:
+        page=result("index.html"),
+    log:
+        log_of("make_front_page"),
+    localrule: True
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        **stage(
+            "tables.make_front_page",
+            table=MAIN_TABLE,
+            rows=lambda wildcards: table_rows(MAIN_TABLE) if MAIN_TABLE else "",
+            experiments=table_experiments(MAIN_TABLE),
+            names=list(PICTURES.values()),
+            classes=CLASSES,
+            split_by=config["split_by"],
+            holdout_protocol=config["holdout"],
+            pretraining_seeds=config["pretraining"]["seeds"],
             origin=ORIGIN,
         ),
     shell:

@@ -15,6 +15,8 @@ FIGURES = [
     *(["selection"] if SELECTING else []),
     *(["calibration"] if CALIBRATION else []),
     *(["label_efficiency"] if PROBES else []),
+    *[f"forest_{table}" for table in SHOWN_TABLES],
+    *(["learning_curve"] if LEARNING else []),
     *(["figure5"] if EXPLAINED else []),
     *[f"{name}/{table}{kind}" for name in EXTERNAL_SETS for table in SHOWN_TABLES for kind in ("", "_calibration")],
 ]
@@ -111,4 +113,5 @@ rule figures:
 rule report:
     input:
         result("report.html"),
+        result("index.html"),
     localrule: True

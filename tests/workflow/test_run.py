@@ -58,6 +58,11 @@ def test_views_hold_the_boxes_of_every_frame(finished: Study):
 def test_report_release_and_model_card_say_phantom(finished: Study):
     results = finished.folder / "results"
     assert "PHANTOM" in (results / "report.html").read_text(encoding="utf-8")
+    front = (results / "index.html").read_text(encoding="utf-8")
+    assert "PHANTOM" in front
+    links = re.findall(r'href="([^"]+)"', front)
+    assert len(links) == 4 + 11  # pictures; report, review, claims, privacy and the tables
+    assert all((results / link).is_file() for link in links)
     assert "PHANTOM" in (results / "diffusion" / "model" / "README.md").read_text(encoding="utf-8")
     shutil.unpack_archive(results / "release" / "synthetic.zip", finished.folder / "unpacked")
     assert "PHANTOM" in next((finished.folder / "unpacked").rglob("README.md")).read_text(encoding="utf-8")
@@ -116,7 +121,9 @@ def test_touching_files_reruns_nothing(finished: Study, tmp_path: Path):
 def test_only_what_is_affected_runs(finished: Study, tmp_path: Path):
     study = copy_of(finished, tmp_path)
     (study.folder / "results" / "tables" / "table2.md").unlink()
-    assert study.planned() == {"make_table": 1, "check_claims": 1, "make_report": 1}
+    assert study.planned() == {
+        "make_table": 1, "check_claims": 1, "make_report": 1, "make_front_page": 1,
+    }  # fmt: skip
     seed = study.change("seed", {"seeds": [0, 1]}).planned("finetuning")
     # A second seed audits and fine-tunes for itself; nothing that exists is trained again but what its votes change.
     assert seed["train_audit"] == 1
@@ -148,9 +155,10 @@ def test_a_changed_setting_reruns_the_stages_it_belongs_to(finished: Study, tmp_
     planned = study.change("copies", {"manifold": {"privacy": {"encoder_steps": 3}}}).planned()
     assert planned == {
         "embed_copies": 1, "audit_privacy": 1, "draw_closest_pairs": 1, "pack_release": 1, "make_report": 1,
+        "make_front_page": 1,
     }  # fmt: skip
     planned = study.change("figure", {"figures": {"views_per_sheet": 6}}).planned()
-    assert planned == {"draw_views": 3, "make_report": 1}
+    assert planned == {"draw_views": 3, "make_report": 1, "make_front_page": 1}
 
 
 @pytest.fixture
@@ -166,7 +174,7 @@ def edited(finished: Study, tmp_path: Path) -> Study:
 
 
 # They name files of the repository by their place, and the copy has another.
-MOVED = {"make_review_page": 1, "make_report": 1}
+MOVED = {"make_review_page": 1, "make_report": 1, "make_front_page": 1}
 LOSS = "workflow_scripts/networks/contrastive.py"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from workflow_scripts.core.pages import render_page
 
 # Where no label is suspicious, this many of the most voted views are read.
 CANDIDATES = 20
@@ -80,21 +81,5 @@ def fingerprint(cards: Iterable[Mapping[str, Any]], mode: str) -> str:
 
 
 def review_html(study: Mapping[str, Any]) -> str:
-    """The whole page: `study` is embedded as escaped JSON; the page loads no other file, and its policy forbids it.
-
-    The content security policy admits the page's own style and script by their hashes alone, so that text which
-    escaping had missed could not run either.
-    """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    style = (_PAGE / "style.css").read_text(encoding="utf-8")
-    script = "\n".join((_PAGE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    environment = Environment(loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("page.html.j2").render(
-        study=study, style=Markup(style), style_hash=_hash(style), script=Markup(script), script_hash=_hash(script)
-    )
-
-
-def _hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    """The whole page: `study` is embedded as escaped JSON."""
+    return render_page(_PAGE, _SCRIPTS, study=study)

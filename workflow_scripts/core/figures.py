@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, BLUE, RED, GREY = "#1c2430", "#3b6fb6", "#c8452f", "#9aa5b1"
+DPI = 130
 BAND = 12  # pixels above the sheet for the stamp
 
 
@@ -72,4 +73,14 @@ def stamp(figure: Figure, origin: str) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG that is the same for the same figure."""
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
+        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def as_pixels(figure: Figure) -> np.ndarray:
+    """The figure as `save` would write it, RGB, uint8 (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]

@@ -16,15 +16,23 @@ from workflow_scripts.core.figures import stamp
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SMALLEST_MAP = 7
+OUTLINE = "#7fd6ff"  # of the parenchyma, on grey and on heat
 
-def last_stage(backbone: nn.Module) -> nn.Module:
-    """The module of a timm network that gives its last feature maps (ResNet: layer4)."""
+
+def explained_stage(backbone: nn.Module, size: int) -> nn.Module:
+    """The last stage of a timm network whose map of a view with `size` pixels a side has at least `SMALLEST_MAP` cells a side.
+
+    ResNet: layer4 from 224 pixels on. A coarser map would show a corner of the view and no structure in it; where every
+    stage is coarser, it is the first.
+    """
     stages = getattr(backbone, "feature_info", None)
     if not stages:
         raise UserError(
             "this backbone names no stages, so Grad-CAM++ has no layer to explain; leave figures.explained empty"
         )
-    return backbone.get_submodule(stages[-1]["module"])
+    fine = [stage for stage in stages if size // stage["reduction"] >= SMALLEST_MAP]
+    return backbone.get_submodule((fine[-1] if fine else stages[0])["module"])
 
 
 def heat_maps(model: nn.Module, layer: nn.Module, images: Tensor, target: int, batch_size: int = 32) -> np.ndarray:
@@ -74,35 +82,51 @@ def spread_over_classes(labels: np.ndarray, count: int) -> np.ndarray:
 @dataclass(frozen=True)
 class Explained:
     """One explained view: `images` (2, H, W) clean and with markers, in [0, 1]; `maps` (arms, 2, H, W) and
-    `probabilities` (arms, 2) of the positive class; `title` says which view it is."""
+    `probabilities` (arms, 2) of the positive class; `title` says which view it is; `mask`, bool (H, W), is its parenchyma,
+    None where that is unknown."""
 
     title: str
     images: np.ndarray
     maps: np.ndarray
     probabilities: np.ndarray
+    mask: np.ndarray | None = None
 
 
 def explanation_figure(
-    views: Sequence[Explained], arms: Sequence[str], positive: str, summary: str, origin: str
+    views: Sequence[Explained], arms: Sequence[str], positive: str, summary: Sequence[str], origin: str
 ) -> Figure:
-    """Figure 5: per view two lines, clean and with markers; the image, then one Grad-CAM++ map per arm."""
+    """Figure 5: per view two lines, clean and with markers; the image, then one Grad-CAM++ map per arm.
+
+    The map is as opaque as it is hot, so that what lies under a cold part stays visible. `summary`: lines above the views.
+    """
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
     columns = 1 + len(arms)
-    figure = Figure(figsize=(2.7 * columns, 2.95 * 2 * len(views) + 0.9), layout="constrained")
+    height = 2.95 * 2 * len(views) + 0.3 * len(summary) + 1
+    figure = Figure(figsize=(2.7 * columns + 0.7, height), layout="constrained")
     grid = figure.subplots(2 * len(views), columns, squeeze=False)
+    heat = None
     for i, view in enumerate(views):
         for j, condition in enumerate(("clean", "with markers")):
             line = grid[2 * i + j]
-            line[0].set_ylabel(f"{view.title}\n{condition}", fontsize=9)
+            line[0].set_ylabel(f"{view.title}\n{condition}", fontsize=11)
             for axis in line:
                 axis.imshow(view.images[j], cmap="gray", vmin=0, vmax=1)
                 axis.set(xticks=[], yticks=[])
+                if view.mask is not None:
+                    axis.contour(view.mask, levels=[0.5], colors=OUTLINE, linewidths=1.2)
             for arm, axis in enumerate(line[1:]):
-                axis.imshow(view.maps[arm, j], cmap="inferno", vmin=0, vmax=1, alpha=0.55)
-                axis.set_xlabel(f"p({positive}) = {view.probabilities[arm, j]:.2f}", fontsize=8)
+                own = view.maps[arm, j]
+                heat = axis.imshow(own, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * own)
+                axis.set_xlabel(f"p({positive}) = {view.probabilities[arm, j]:.2f}", fontsize=10.5)
     for axis, title in zip(grid[0], ("view", *arms), strict=True):
-        axis.set_title(title, fontsize=11)
-    figure.suptitle(f"What speaks for {positive} (Grad-CAM++)\n{summary}", fontsize=10)
+        axis.set_title(title, fontsize=12.5)
+    assert heat is not None
+    scale = figure.colorbar(ScalarMappable(heat.norm, heat.cmap), ax=grid, fraction=0.02, aspect=30, ticks=[0, 1])
+    scale.ax.set_yticklabels(["none", "most of\nthe map"], fontsize=10)
+    figure.suptitle(
+        f"What speaks for {positive} (Grad-CAM++)\n" + "\n".join(summary), fontsize=11.5, x=0.01, ha="left", wrap=True
+    )
     stamp(figure, origin)
     return figure

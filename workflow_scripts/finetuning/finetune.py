@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     parser = stage_parser(__doc__)
     add_inputs(parser, "views index labels folds weights*")
     add_outputs(parser, "predictions weights+")
-    add_parameters(parser, "seed classes backbone layout")
+    add_parameters(parser, "seed classes backbone layout training_percent")
     add_settings(parser, FinetuningRecipe)
     add_run(parser)
     return parser
@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.finetuning.predictions import PREDICTION_COLUMNS, decide
     from workflow_scripts.networks.backbone import library_versions, save_weights
     from workflow_scripts.networks.cross_validation import CrossValidation, cross_validate, initial_classifiers
-    from workflow_scripts.networks.fold_inputs import join_tables, training_targets
+    from workflow_scripts.networks.fold_inputs import fewer_patients, join_tables, training_targets
     from workflow_scripts.runtime.device import to_device
     from workflow_scripts.runtime.run import Run
 
@@ -60,11 +60,14 @@ def main(arguments: argparse.Namespace) -> None:
     models = initial_classifiers(arguments.backbone, arguments.layout, arguments.weights, arguments.seed, names)
     say(f"{len(table)} views, {int(table['keep'].sum())} kept, {len(names)} folds, on {run.device}")
 
+    targets = training_targets(table, labels, arguments.classes[1])
+    if arguments.training_percent != 100:
+        targets = fewer_patients(targets, table["patient_id"].tolist(), arguments.training_percent, arguments.seed)
     identity = run.identity(recipe)
     run.start(identity)
     task = CrossValidation(
         views=to_device(np.array(store.pixels), run.device),
-        targets=training_targets(table, labels, arguments.classes[1]),
+        targets=targets,
         folds=table["fold"].to_numpy(),
         recipe=recipe,
         seed=arguments.seed,

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.randomness import philox
 
 
 def join_tables(
@@ -70,6 +71,27 @@ def training_targets(joined: pd.DataFrame, labels: pd.DataFrame | None, positive
         learnt = (part["keep"].to_numpy() == 1) & (joined["fold"].to_numpy() != fold)
         targets[fold] = np.where(learnt, (part["label"] == positive).to_numpy(np.int64), -1)
     return targets
+
+
+def fewer_patients(
+    targets: Mapping[int, np.ndarray], patients: Sequence[str], percent: int, seed: int
+) -> dict[int, np.ndarray]:
+    """`training_targets` with `percent` of the patients that a fold trains on; the views of the others are left out (-1).
+
+    `patients` (N,) are the views'. Drawn by fold and seed, separately among patients with a positive view and the others,
+    rounded up; those of a smaller percentage are among those of a larger one.
+    """
+    if not 1 <= percent <= 100:
+        raise UserError(f"--training-percent {percent}: 1 to 100 percent of the training patients can be learnt from")
+    names, fewer = np.asarray(patients), {}
+    for fold, learnt in targets.items():
+        positive = sorted(set(names[learnt == 1]))
+        chosen: list[str] = []
+        for group in (positive, sorted(set(names[learnt == 0]) - set(positive))):
+            order = philox(seed, f"fold{fold}/training_patients").permutation(len(group))
+            chosen += [group[i] for i in order[: -(-len(group) * percent // 100)]]
+        fewer[fold] = np.where(np.isin(names, chosen), learnt, -1)
+    return fewer
 
 
 def _labels_by_fold(

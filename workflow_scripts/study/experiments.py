@@ -19,6 +19,8 @@ from workflow_scripts.study.label_sets import LabelSet, label_set
 VIEW_SPLIT = "view_split"
 # The variant that trains no network: logistic regression on the frozen features of the start.
 PROBE = "probe"
+# Variants that train on a share of the patients are called by its percentage: patients25.
+FEWER_PATIENTS = "patients"
 # What is left of the augmentation in a variant of the recipe.
 AUGMENTATIONS_KEPT = {"unaugmented": set(), "markers_only": {"markers"}}
 
@@ -83,6 +85,22 @@ def probe_titles(config: Mapping[str, Any]) -> dict[str, str]:
     return titles
 
 
+def learning_experiments(config: Mapping[str, Any]) -> dict[int, Experiment]:
+    """The learning curve's experiments by the percentage of the training patients that they learn from, ascending."""
+    start, labels = config["figures"]["learning_curve"], config["finetuning"]["labels"]
+    percents = [*sorted(config["figures"]["learning_percents"]), 100] if start else []
+    return {
+        percent: Experiment(start, labels, "" if percent == 100 else f"{FEWER_PATIENTS}{percent}")
+        for percent in percents
+    }
+
+
+def training_percent(experiment: Experiment) -> int | None:
+    """The percentage of the training patients that an experiment learns from; None: all."""
+    is_share = experiment.variant.startswith(FEWER_PATIENTS)
+    return int(experiment.variant.removeprefix(FEWER_PATIENTS)) if is_share else None
+
+
 def leak_experiments(config: Mapping[str, Any]) -> list[Experiment]:
     """The two experiments whose folds alone differ: of patients, and of views.
 
@@ -103,7 +121,10 @@ def classifier_experiments(config: Mapping[str, Any]) -> list[Experiment]:
 def experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
     """Every experiment of the study by name."""
     rows = [experiment_of(row, config) for table in TABLES for row in config["tables"][table]["rows"]]
-    further = [*explained_experiments(config).values(), *leak_experiments(config), *classifier_experiments(config)]
+    further = [
+        *explained_experiments(config).values(), *learning_experiments(config).values(), *leak_experiments(config),
+        *classifier_experiments(config),
+    ]  # fmt: skip
     return {experiment.name: experiment for experiment in [*rows, *further]}
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workflow_scripts.core.statistics import corrected_paired_test, holm, patient_bootstrap
+from workflow_scripts.core.statistics import corrected_paired_test, holm
 from workflow_scripts.core.tables import p_value
+from workflow_scripts.finetuning.marker_heat import extra_heat, moved_heat
 from workflow_scripts.study.paper import paper_rows
 from workflow_scripts.tables.generation import change_at_equal_size, filtering_changes
 from workflow_scripts.tables.reading import SCORED_ON, Comparison, condition, signed, with_sign
@@ -221,18 +222,16 @@ def check_markers(shares: pd.DataFrame | None, predictions: Mapping[str, pd.Data
     told = "figure 5, two views, no numbers"
     if shares is None or not predictions or not set(ARMS) <= set(shares["arm"]):
         return _untested(MARKERS, told, "figure 5 was not drawn")
-    moved = shares.assign(moved=100 * (shares["heat_on_markers"] - shares["heat_before"]))
-    by_arm = moved.pivot_table("moved", "view_id", "arm", dropna=False).dropna(subset=list(ARMS))
-    if by_arm.empty:  # a network that hardly learned can have no positive gradient anywhere, thus no heat
-        return _untested(MARKERS, told, "no view of figure 5 has heat in both arms")
+    moved = moved_heat(shares)
     views = next(iter(predictions.values())).drop_duplicates("view_id").set_index("view_id")["patient_id"]
-    extra = (by_arm[ARMS[0]] - by_arm[ARMS[1]]).groupby(views.reindex(by_arm.index))
-    low, high = patient_bootstrap(extra.sum().to_numpy()[:, None], extra.size().to_numpy()[:, None])
-    mean = float(extra.sum().sum() / extra.size().sum())
-    comparison = Comparison(*ARMS, mean, low, high, math.nan)
+    extra = extra_heat(moved, views, *ARMS)
+    if extra is None:  # a network that hardly learned can have no positive gradient anywhere, thus no heat
+        return _untested(MARKERS, told, "no view of figure 5 has heat in both arms")
+    comparison = Comparison(*ARMS, extra.difference, extra.low, extra.high, math.nan)
+    by_arm = moved.dropna(subset=list(ARMS))
     means = [f"{arm} {with_sign(float(by_arm[arm].mean()))}" for arm in shares["arm"].unique()]
     compared = (
-        f"share of Grad-CAM++ heat that moves onto drawn markers, {len(by_arm)} test views of {len(extra)} patients"
+        f"share of Grad-CAM++ heat that moves onto drawn markers, {extra.views} test views of {extra.patients} patients"
     )
     return _judged(
         MARKERS, told, compared, f"{difference_text(comparison)} ({'; '.join(means)})", (comparison,),

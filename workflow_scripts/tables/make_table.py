@@ -1,4 +1,6 @@
-"""Make one of the tables of fine-tuning: numbers as CSV; laid out like the paper's as Markdown, LaTeX and HTML.
+"""Make one of the tables of fine-tuning: numbers as CSV; laid out like the paper's as Markdown, LaTeX and HTML; as a figure.
+
+The figure is a forest plot: the differences to the reference with their intervals, and the paper's as hollow marks.
 
     python -m workflow_scripts.tables.make_table --table table2 --rows '[{"name": "UD", "experiment": "ud-flipped"}]' \\
         --experiments ud-flipped --predictions finetuning/ud-flipped/seed0.csv --classes homogeneous inhomogeneous \\
@@ -9,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 
+from workflow_scripts.core.figures import save
 from workflow_scripts.core.tables import write_table
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.tables import tables
+from workflow_scripts.tables.forest import forest_figure, marks
 from workflow_scripts.tables.rows import read_predictions, read_table_rows
 
 
@@ -20,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
     add_inputs(parser, "predictions+")
-    add_outputs(parser, "csv md tex html")
+    add_outputs(parser, "csv md tex html figure?")
     add_parameters(parser, "table rows experiments classes spread holdout_protocol pretraining_seeds split_by")
     add_parameters(parser, "reference_numbers origin")
     return parser
@@ -50,6 +54,9 @@ def main(arguments: argparse.Namespace) -> None:
         tex=arguments.output_tex,
         html=arguments.output_html,
     )
+    if arguments.output_figure:
+        title, has_shared_labels = tables.TITLES[table], tables.share_labels(rows, predictions)
+        save(forest_figure(marks(values), title, has_shared_labels, arguments.origin), arguments.output_figure)
 
 
 if __name__ == "__main__":

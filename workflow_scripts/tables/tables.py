@@ -63,6 +63,11 @@ def choose_reference(table: str, rows: Sequence[Row]) -> str:
     return (repeated or networks[-1:] or rows[-1:])[0].name
 
 
+def table_number(table: str) -> str:
+    """The table's number in the paper."""
+    return {"table1_protocols": "1, protocols"}.get(table, table.removeprefix("table"))
+
+
 def numbers(
     rows: Sequence[Row], predictions: Mapping[str, pd.DataFrame], positive: str, spread: str, reference: str,
     pretraining_seeds: int = 1,
@@ -257,7 +262,7 @@ def layout(
     return Table(
         label=table,
         title=TITLES[table],
-        number={"table1_protocols": "1, protocols"}.get(table, table.removeprefix("table")),
+        number=table_number(table),
         header=tuple(header),
         rows=tuple(tuple(words) for words in cells),
         text_columns=text_columns,

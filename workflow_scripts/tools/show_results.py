@@ -33,6 +33,7 @@ def main(arguments: argparse.Namespace) -> None:
         print((folder / f"{name}.md").read_text(encoding="utf-8"))
     print(f"tables:  {folder}/*.csv .md .tex .html")
     print(f"figures: {arguments.results / 'figures'}/*.png")
+    print(f"start:   {arguments.results / 'index.html'}")
     print(f"report:  {arguments.results / 'report.html'}")
 
 

@@ -13,8 +13,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pandas as pd
+import pydicom
 import pytest
 import torch
+from highdicom.sr import srread
 from PIL import Image
 from pydicom.data import get_testdata_file
 from safetensors.numpy import load_file, save_file
@@ -22,6 +24,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from tests.shared import REPOSITORY
 from tests.textures import textures
+from tests.ultrasound import write_ultrasound
 from workflow_scripts.classifier import pack_classifier as classifier
 from workflow_scripts.classifier import predict
 from workflow_scripts.classifier.card import classifier_card
@@ -278,6 +281,7 @@ def test_predict_reads_files_and_folders_and_names_what_is_bad(model, frames, tm
         assert float(row["agreement"]) == np.mean((members > 0.5) == (probability > 0.5))
         assert row["prediction"] == CLASSES[probability > 0.5]
         assert 0 <= float(row["distance_percentile"]) <= 100
+        assert row["unlike_training"] == str(int(float(row["distance_percentile"]) > predict.FAR))
 
 
 def test_predict_needs_no_torch_and_is_silent_about_success(model, frames):
@@ -313,14 +317,52 @@ def test_overlays_show_every_view_with_its_stamp(model, frames, tmp_path):
             pixels = np.asarray(image.convert("RGB")).astype(int)
         assert (np.ptp(pixels, axis=2) > 60).mean() > 0.05  # the grey view alone has no colour
 
-    row = dict(zip(predict.COLUMNS, ("a.bmp", "full", "coarse", 0.8, 0.6, 0.9, 1.0, 12.0), strict=True))
+    row = dict(zip(predict.COLUMNS, ("a.bmp", "full", 0, "coarse", 0.8, 0.6, 0.9, 1.0, 12.0), strict=True))
     view, heat = predict.Cropped("a.bmp", "full", np.zeros((8, 8), np.uint8)), np.zeros((8, 8))
     for origin in ("PHANTOM", ""):
         figure = predict.overlay_figure(view, row, heat, {"classes": CLASSES, "origin": origin})
         texts = [text.get_text() for text in figure.texts]
         assert ("PHANTOM" in texts) == bool(origin)
         assert figure.get_supxlabel() == predict.NOTICE
-        assert "p(coarse) = 0.80" in figure.get_suptitle()
+        assert figure.get_suptitle().startswith("p(coarse) = 0.80")
+    unlike = predict.overlay_figure(view, {**row, "unlike_training": 1}, heat, {"classes": CLASSES, "origin": ""})
+    assert unlike.get_suptitle().startswith("UNLIKE THE TRAINING VIEWS")
+
+
+def test_a_folder_gives_a_table_a_json_and_dicom_objects_for_dicom_frames(model, frames, tmp_path, capsys):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    write_ultrasound(frames / "noise.dcm", noise, 1)
+    write_ultrasound(frames / "unfiled.dcm", textures(1, 64, 9)[0], 2, StudyInstanceUID=None)
+    with pytest.raises(SystemExit):
+        use("--model", model, "--dicom", tmp_path / "pacs", "--json", tmp_path / "out.json", frames)
+    printed = capsys.readouterr()
+    assert "not all could be filed" in printed.err
+    assert printed.err.index("do not rely on their probabilities") < printed.err.index("not all could be filed")
+    told = read_json(tmp_path / "out.json")
+    assert [Path(row["file"]).name for row in told["views"]] == [
+        "a.bmp",
+        "b.png",
+        "1.2.840.7",
+        "noise.dcm",
+        "unfiled.dcm",
+    ]
+    assert (told["origin"], told["classes"], told["notice"]) == ("PHANTOM", list(CLASSES), predict.NOTICE)
+    assert [Path(text.partition(":")[0]).name for text in told["failed"]] == ["unfiled.dcm"]
+    assert told["views"][3]["unlike_training"] == 1
+    made = {path.name: pydicom.dcmread(path) for path in sorted((tmp_path / "pacs").iterdir())}
+    assert list(made) == [
+        "0001_1.2.840_report.dcm",
+        "0002_noise_report.dcm",
+        "0003_1.2.840_full.dcm",
+        "0004_noise_full.dcm",
+    ]
+    report = srread(tmp_path / "pacs" / "0002_noise_report.dcm")
+    (group,) = report.content.get_image_measurement_groups()
+    assert group.finding_type.value == "UNLIKE"
+    assert group.get_measurements()[0].value == pytest.approx(told["views"][3]["probability"], rel=1e-5)
+    heat = made["0004_noise_full.dcm"].pixel_array.astype(int)
+    assert heat.shape[2] == 3
+    assert (np.ptp(heat, axis=2) > 60).mean() > 0.02
 
 
 def test_several_crop_profiles_must_be_chosen_from(capsys):

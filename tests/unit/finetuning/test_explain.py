@@ -11,12 +11,13 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, sha256, write_csv, write_npy
 from workflow_scripts.finetuning import explain
 from workflow_scripts.finetuning.explanation import (
+    explained_stage,
     heat_maps,
     heat_share,
-    last_stage,
     positive_probability,
     spread_over_classes,
 )
+from workflow_scripts.finetuning.marker_heat import extra_heat, moved_heat
 from workflow_scripts.networks.backbone import Classifier, create_backbone, save_weights
 
 
@@ -62,11 +63,48 @@ def test_views_alternate_between_classes() -> None:
     assert len(set(spread_over_classes(labels, 8))) == 6
 
 
-def test_last_stage_of_timm_networks() -> None:
+def test_the_explained_stage_has_a_map_of_at_least_7_by_7() -> None:
     backbone = create_backbone("resnet18")
-    assert last_stage(backbone) is backbone.layer4
+    chosen = {
+        256: backbone.layer4,
+        224: backbone.layer4,
+        223: backbone.layer3,
+        64: backbone.layer2,
+        32: backbone.layer1,
+    }
+    for size, stage in chosen.items():
+        assert explained_stage(backbone, size) is stage
+    stages = [backbone.get_submodule(stage["module"]) for stage in backbone.feature_info]
+    assert explained_stage(backbone, 8) is stages[0]
     with pytest.raises(UserError, match="names no stages"):
-        last_stage(nn.Linear(1, 1))
+        explained_stage(nn.Linear(1, 1), 64)
+
+
+def test_arms_differ_by_a_number_or_are_said_not_to() -> None:
+    views = [f"v{i}" for i in range(20)]
+    patients = pd.Series([f"p{i // 2}" for i in range(20)], index=views)
+    noise = np.random.default_rng(0).normal(0, 0.01, 20)
+
+    def shares(moved: np.ndarray | float) -> pd.DataFrame:
+        arms = {"full": noise, "plain": moved, "none": np.nan}
+        return pd.concat(
+            pd.DataFrame({"arm": arm, "view_id": views, "heat_before": 0.1, "heat_on_markers": 0.1 + extra})
+            for arm, extra in arms.items()
+        )
+
+    moved = moved_heat(shares(0.05))
+    extra = extra_heat(moved, patients, "plain", "full")
+    assert (extra.views, extra.patients) == (20, 10)
+    assert extra.difference == pytest.approx(100 * (0.05 - noise.mean()))
+    assert extra.low < extra.difference < extra.high
+    assert "plain moves 5" in explain.difference_sentence("full", "plain", extra)
+    assert "more heat onto markers than full (95 % over 10 patients +" in explain.difference_sentence(
+        "full", "plain", extra
+    )
+    same = extra_heat(moved_heat(shares(noise[::-1])), patients, "plain", "full")
+    assert "plain and full do not differ beyond chance" in explain.difference_sentence("full", "plain", same)
+    assert extra_heat(moved, patients, "none", "full") is None
+    assert "no view has heat in both" in explain.difference_sentence("full", "none", None)
 
 
 @pytest.fixture
@@ -129,6 +167,20 @@ def test_explain_stage(tmp_path, study: list[str]) -> None:
         assert shares[column].dropna().between(0, 1).all()
     assert (shares["probability_clean"] != shares["probability_marked"]).any()
     assert Image.open(tmp_path / "f.png").size[1] > 500
+    assert "heat_in_parenchyma" not in shares
+
+
+def test_explain_stage_with_masks(tmp_path, study: list[str]) -> None:
+    masks = np.zeros((6, 64, 64), dtype=np.uint8)
+    masks[:, 8:56, 8:56] = 255
+    write_npy(masks, tmp_path / "masks.npy")
+    explain.main(explain.parser().parse_args([*study, "--masks", str(tmp_path / "masks.npy")]))
+    inside = read_csv(tmp_path / "f.csv")["heat_in_parenchyma"].dropna()
+    assert len(inside)
+    assert inside.between(0, 1).all()
+    write_npy(masks[:5], tmp_path / "masks.npy")
+    with pytest.raises(UserError, match="one mask per labelled view"):
+        explain.main(explain.parser().parse_args([*study, "--masks", str(tmp_path / "masks.npy")]))
 
 
 def test_explain_refuses_classifiers_that_saw_the_fold(tmp_path, study: list[str]) -> None:

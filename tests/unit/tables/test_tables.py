@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from tests.shared import REPOSITORY
 from tests.unit.finetuning.test_metrics import CLASSES, predictions
@@ -406,8 +407,10 @@ def test_stage(tmp_path) -> None:
 
 def test_stage_marks_phantoms(tmp_path) -> None:
     rows = [{"name": "UD", "experiment": "ud-flipped", "init": "ud"}]
-    texts = make(tmp_path, rows, "--table", "table1", "--origin", "PHANTOM")
+    forest = tmp_path / "forest.png"
+    texts = make(tmp_path, rows, "--table", "table1", "--origin", "PHANTOM", "--output-figure", str(forest))
     assert all("PHANTOM" in text for text in texts.values())
+    assert Image.open(forest).size[0] > 900
     assert "F1, original" in texts["html"]
 
 

@@ -1,10 +1,10 @@
 """Section `figures` of the config."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from workflow_scripts.study.config.base import NameOrNone, Settings, Whole
+from workflow_scripts.study.config.base import Distinct, FilePath, NameOrNone, Settings, Whole
 
 
 class Figures(Settings):
@@ -22,3 +22,18 @@ class Figures(Settings):
         "augmentation, with markers alone and without any; empty leaves figure 5 out.",
     )
     explained_views: Whole = Field(2, ge=1, description="Test views in figure 5 (Grad-CAM++).")
+    learning_curve: NameOrNone = Field(
+        "",
+        description="Initialisation or pretraining run that is fine-tuned again on fewer training patients, to see whether "
+        "more would help; empty leaves the learning curve out.",
+    )
+    learning_percents: Distinct[Annotated[Whole, Field(ge=1, le=99)]] = Field(
+        [25, 50],
+        min_length=1,
+        description="Percentages of the training patients in the learning curve, beside all of them.",
+    )
+    masks: FilePath = Field(
+        "",
+        description="Parenchyma of the labelled views, .npy (views, size, size) in the order of views/labelled.csv, 0 outside. "
+        "Figure 5 then outlines it and says which share of the heat lies on it; empty leaves that out.",
+    )

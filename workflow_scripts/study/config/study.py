@@ -164,6 +164,10 @@ class Study(Settings):
         yield from self._known_start(("figures", "explained"), self.figures.explained)
 
     @cross_check
+    def _learning_start_exists(self) -> Iterator[Problem]:
+        yield from self._known_start(("figures", "learning_curve"), self.figures.learning_curve)
+
+    @cross_check
     def _rows_name_what_exists(self) -> Iterator[Problem]:
         for table in TABLES:
             yield from as_far_as_valid(self._table(table))
