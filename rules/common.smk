@@ -22,7 +22,7 @@ from workflow_scripts.study import experiments as study
 from workflow_scripts.study.config import SYNTHETIC_SETS, TABLES as ROW_TABLES, load_config
 from workflow_scripts.study.experiments import cohorts, left_out
 from workflow_scripts.study.label_sets import label_set
-from workflow_scripts.study.manifest import filled_sets, load_manifest, telling_ids
+from workflow_scripts.study.manifest import filled_sets, load_manifest, require_held_out, telling_ids
 from workflow_scripts.study.pseudonyms import read_key
 from workflow_scripts.study.weights import require_files, weight_files
 
@@ -46,6 +46,7 @@ try:
     PRETRAINED = study.pretraining_runs(config)
     _frames = load_manifest(config["data"]["manifest"], config["data"])
     REAL_SETS = filled_sets(_frames, config, PRETRAINED)
+    require_held_out(_frames, config)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -68,6 +69,8 @@ if workflow.is_main_process and not PATIENT_KEY and not ORIGIN and (_warning := 
 COHORTS = cohorts(config)
 READY_MODEL = config["diffusion"]["model"]
 ASKED_CLASSES = CLASSES if config["diffusion"]["class_conditional"] else []
+# Patients whom the generator never saw, for the privacy audit to judge by.
+HELD_OUT = config["diffusion"]["holdout_patients"] > 0
 # A training whose checkpoint is chosen afterwards keeps snapshots beside its last weights.
 SELECTING = config["diffusion"]["select"] != "last" and not READY_MODEL
 SHOWN_TABLES = [table for table in ROW_TABLES if config["tables"][table]["rows"]]

@@ -73,33 +73,35 @@ if not READY_MODEL:
             "{params.command} --log {log:q}"
 
 
-rule measure_denoising:
-    input:
-        model=generator,
-        views=result("views/labelled.npy"),
-        index=result("views/labelled.csv"),
-        holdout=result("diffusion/{cohort}holdout.csv"),
-        folds=left_out_folds,
-    output:
-        denoising=result("synthesis/{cohort}denoising.csv"),
-    log:
-        log_of("measure_denoising/{cohort}denoising"),
-    conda:
-        "../envs/diffusion.yaml"
-    threads: 1
-    resources:
-        runtime=0,
-        gpu=1,
-    params:
-        **stage(
-            "privacy.measure_denoising",
-            resume="{cohort}run",
-            settings={key: config["manifold"]["privacy"][key] for key in ("noises", "seed")},
-            batch_size=config["synthesis"]["recipe"]["batch_size"],
-            exclude_fold=excluded_fold,
-        ),
-    shell:
-        "{params.command} --log {log:q}"
+if HELD_OUT:
+
+    rule measure_denoising:
+        input:
+            model=generator,
+            views=result("views/labelled.npy"),
+            index=result("views/labelled.csv"),
+            holdout=result("diffusion/{cohort}holdout.csv"),
+            folds=left_out_folds,
+        output:
+            denoising=result("synthesis/{cohort}denoising.csv"),
+        log:
+            log_of("measure_denoising/{cohort}denoising"),
+        conda:
+            "../envs/diffusion.yaml"
+        threads: 1
+        resources:
+            runtime=0,
+            gpu=1,
+        params:
+            **stage(
+                "privacy.measure_denoising",
+                resume="{cohort}run",
+                settings={key: config["manifold"]["privacy"][key] for key in ("noises", "seed")},
+                batch_size=config["synthesis"]["recipe"]["batch_size"],
+                exclude_fold=excluded_fold,
+            ),
+        shell:
+            "{params.command} --log {log:q}"
 
 
 rule embed_copies:
@@ -142,7 +144,7 @@ rule audit_privacy:
         copy_real=result("embedding/{cohort}copy_labelled.npy"),
         copy_synthetic=result("embedding/{cohort}copy_synthetic.npy"),
         copy_planted=result("embedding/{cohort}copy_planted.npy"),
-        denoising=result("synthesis/{cohort}denoising.csv"),
+        denoising=result("synthesis/{cohort}denoising.csv") if HELD_OUT else [],
         filter=result("synthesis/{cohort}filter.csv"),
         holdout=result("diffusion/{cohort}holdout.csv"),
         folds=left_out_folds,

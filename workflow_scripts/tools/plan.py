@@ -133,7 +133,8 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
     works.append(Work("sample_shard", shards, 3 * len(everywhere) * synthesis["images"] * size**2 / 1e9))
     embedded = (labelled + synthesis["images"]) * networks.embedding
     denoised = labelled * NOISE_LEVELS * config["manifold"]["privacy"]["noises"] * networks.unet
-    works.append(Work("measure_denoising", {f"{cohort}denoising": denoised for cohort in everywhere}, 0.0))
+    if diffusion["holdout_patients"]:
+        works.append(Work("measure_denoising", {f"{cohort}denoising": denoised for cohort in everywhere}, 0.0))
     works.append(Work("embed", {f"{cohort}embed": embedded for cohort in everywhere}, 0.0))
     # Two views of each image of a batch, and of each embedded view also its mirror image.
     learnt = config["manifold"]["privacy"]["encoder_steps"] * min(COPY_BATCH, labelled) * TRAINING_PASSES

@@ -433,6 +433,7 @@ def test_missing_columns_and_files_are_named(tmp_path, data):
             "nested labels need a method that scores the training itself",
         ),
         ({"data": {"frames": "every 0"}}, "does not match"),
+        ({"diffusion": {"holdout_patients": 0, "select": "last"}}, "release.without_audit: diffusion.holdout_patients is 0"),
         ({"diffusion": {"holdout_patients": 0, "select": "best"}}, "diffusion.select: 'best' judges checkpoints by held-out"),
         ({"pretraining": {"seeds": 3}, "holdout": "per_fold"}, "pretraining.seeds: 3, but with holdout: per_fold"),
         ({"pretraining": {"seeds": 3}, "seeds": [0, 1, 3, 4]}, "starts from pretraining number 2:"),

@@ -224,6 +224,15 @@ class Study(Settings):
             )
 
     @cross_check
+    def _release_is_audited(self) -> Iterator[Problem]:
+        if not self.diffusion.holdout_patients and not self.release.without_audit:
+            yield (
+                ("release", "without_audit"),
+                "diffusion.holdout_patients is 0, so no audit can tell copies of patients' views from similarity, and the "
+                "set is not released; hold patients out, or set release.without_audit: true, which every card then says",
+            )
+
+    @cross_check
     def _ready_model_has_no_holdout(self) -> Iterator[Problem]:
         if self.diffusion.model and self.holdout == "per_fold":
             text = "a ready model has seen every fold's patients; holdout: per_fold must train its own"
