@@ -28,6 +28,7 @@ if not READY_MODEL:
                     settings=config["diffusion"]["monitor"],
                     network=EMBEDDING_KIND,
                     backbone=EMBEDDING_BACKBONE,
+                    resize=config["embedding"]["inception"]["resize"],
                     metric_k=config["manifold"]["recipe"]["metric_k"],
                     shift=config["manifold"]["privacy"]["shift"],
                     false_alarms=config["manifold"]["privacy"]["false_alarms"],

@@ -17,7 +17,7 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import atomic_path, refuse_torchscript, verify_recorded_sha256
 from workflow_scripts.core.randomness import philox
 
-LAYOUTS = ("scratch", "torchvision", "uscl", "timm")
+LAYOUTS = ("scratch", "scratch_fan_in", "torchvision", "uscl", "timm")
 # Every classifier and encoder gets its input normalised with these (paper, Sec. 4.1).
 MEAN, STD = 0.5, 0.25
 # USCL numbers the children of a torchvision ResNet; those between (ReLU, pooling) have no weights.
@@ -60,16 +60,17 @@ def feature_count(backbone: nn.Module) -> int:
 def load_initialisation(backbone: nn.Module, layout: str, path: Path | None, seed: int) -> None:
     """Set the weights that a training run starts from, in place.
 
-    Layouts: `scratch` draws Kaiming-normal convolutions (as the released code) from `seed` and needs no file;
+    Layouts: `scratch` draws Kaiming-normal convolutions by their fan out from `seed`, `scratch_fan_in` by their fan in, as
+    the released code does (its first convolution is 4.7 times as wide then); neither needs a file.
     `torchvision` is a torchvision ResNet; `uscl` is USCL's `features.<i>.…` over the children of a torchvision ResNet,
     with projection layers `l…` and `fc…`; `timm` is the network's own keys, as in backbone.safetensors. Classifiers and
     projections are dropped; every other key must match, both ways. Raises `UserError` on a file that is absent, damaged or
     pickled, that does not have its recorded checksum, or that has other keys or shapes.
     """
-    if layout == "scratch":
+    if layout in ("scratch", "scratch_fan_in"):
         if path is not None:
-            raise UserError(f"layout scratch takes no weights, but {path} is given; name its layout or leave it out")
-        _draw_scratch(backbone, seed)
+            raise UserError(f"layout {layout} takes no weights, but {path} is given; name its layout or leave it out")
+        _draw_scratch(backbone, seed, by_fan_in=layout == "scratch_fan_in")
         return
     if layout not in LAYOUTS:
         raise UserError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
@@ -126,14 +127,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 class Classifier(nn.Module):
     """A backbone and one linear layer with two logits, negative class first; state keys `backbone.*` and `head.*`.
 
-    The head's initial weights (torch's default) are a function of `seed`.
+    The head's initial weights are a function of `seed`: torch's default (`uniform`), or Kaiming-normal by the fan in with
+    biases 0 (`kaiming`, the released code's).
     """
 
-    def __init__(self, backbone: nn.Module, seed: int) -> None:
+    def __init__(self, backbone: nn.Module, seed: int, head: str = "uniform") -> None:
         super().__init__()
         self.backbone = backbone
         with seed_weights(seed, "head"):
             self.head = nn.Linear(feature_count(backbone), 2)
+            if head == "kaiming":
+                nn.init.kaiming_normal_(self.head.weight)
+                nn.init.zeros_(self.head.bias)
 
     def forward(self, views: Tensor) -> Tensor:
         """(N, 3, H, W) normalised views -> (N, 2) logits."""
@@ -198,13 +203,16 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
     return model.eval(), parameters
 
 
-def _draw_scratch(backbone: nn.Module, seed: int) -> None:
+def _draw_scratch(backbone: nn.Module, seed: int, by_fan_in: bool) -> None:
     with seed_weights(seed, "scratch"):
         for module in backbone.modules():
             if isinstance(module, nn.Conv2d):
-                # Kaiming-normal with the fan out of one group; torch's initialiser would ignore the groups.
-                fan_out = module.out_channels // module.groups * math.prod(module.kernel_size)
-                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+                # Kaiming-normal with the fan of one group; torch's initialiser would ignore the groups in a fan out.
+                channels = module.in_channels if by_fan_in else module.out_channels
+                fan = channels // module.groups * math.prod(module.kernel_size)
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan))
+                if by_fan_in and module.bias is not None:
+                    nn.init.zeros_(module.bias)
             elif isinstance(module, nn.BatchNorm2d):
                 # timm starts the last norm of a residual block at 0; torchvision, and so the released code, at 1.
                 nn.init.ones_(module.weight)

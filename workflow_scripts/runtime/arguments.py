@@ -110,8 +110,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "holdout_protocol": _choice("none", "per_fold", default="none", help="whether generator and pretraining saw test patients"),
     "images": {"type": int, "help": "images of all shards together"},
     "layout": _choice(
-        "scratch", "torchvision", "uscl", "timm", default="scratch",
-        help="key layout of --weights; scratch starts from random weights",
+        "scratch", "scratch_fan_in", "torchvision", "uscl", "timm", default="scratch",
+        help="key layout of --weights; scratch and scratch_fan_in start from random weights",
     ),
     "margin": {"type": float, "default": 2.0, "help": "points within which two rows do the same"},
     "metric_k": {"type": int, "default": 3, "help": "neighbour that sets the radii of precision and recall"},
@@ -134,6 +134,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         help="losses of the training batches, or of a pass over the clean views after each epoch",
     ),
     "reference_numbers": {"default": False, "help": "show the paper's numbers beside ours"},
+    "resize": _choice("clean", "legacy_tensorflow", default="clean", help="how Inception's input is resized"),
     "root": {"type": Path, "help": "folder below which every frame lies"},
     "rows": {"help": "JSON list of a table's rows {name, paper, experiment, init, samples, switches, parameters}"},
     "seed": {"type": int, "default": 0, "help": "seed of every draw"},

@@ -101,8 +101,11 @@ def pretraining_runs(config: Mapping[str, Any]) -> list[str]:
 def finetuning_recipe(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
     """The fine-tuning settings of an experiment."""
     recipe = dict(config["finetuning"]["recipe"])
-    kept = AUGMENTATIONS_KEPT.get(experiment.variant, recipe["augmentation"].keys())
-    return recipe | {"augmentation": {k: v if k in kept else 0.0 for k, v in recipe["augmentation"].items()}}
+    if (kept := AUGMENTATIONS_KEPT.get(experiment.variant)) is not None:
+        # What is left is said in the magnitudes, which the released code's preset does not look at.
+        magnitudes = {k: v if k in kept else 0.0 for k, v in recipe["augmentation"].items()}
+        recipe["augmentation"] = {**magnitudes, "preset": "paper"}
+    return recipe
 
 
 def repeats(config: Mapping[str, Any]) -> list[str]:

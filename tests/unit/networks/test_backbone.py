@@ -236,6 +236,22 @@ def test_scratch_is_kaiming_normal(backbone):
     assert bool((backbone.layer1[0].bn2.weight == 1).all())
 
 
+@pytest.mark.parametrize(
+    ("layout", "first", "second"), [("scratch", 0.0252, 0.0417), ("scratch_fan_in", 0.1166, 0.0589)]
+)
+def test_fan_in_and_fan_out_differ_where_channels_change(backbone, layout, first, second):
+    """The first convolution, 3 to 64 channels, and that of layer 2, 64 to 128: sqrt(2 / fan)."""
+    load_initialisation(backbone, layout, None, seed=0)
+    assert float(backbone.conv1.weight.detach().std()) == pytest.approx(first, rel=0.02)
+    assert float(backbone.layer2[0].conv1.weight.detach().std()) == pytest.approx(second, rel=0.02)
+
+
+def test_the_released_head_is_kaiming_with_biases_of_zero(backbone):
+    head = Classifier(backbone, 1, "kaiming").head
+    assert float(head.weight.detach().std()) == pytest.approx((2 / 512) ** 0.5, rel=0.1)
+    assert not head.bias.any()
+
+
 def test_head_is_a_function_of_the_seed():
     backbone = create_backbone("test_resnet")
     assert torch.equal(Classifier(backbone, 1).head.weight, Classifier(backbone, 1).head.weight)

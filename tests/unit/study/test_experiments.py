@@ -28,7 +28,7 @@ def test_a_label_policy_of_its_own_is_an_experiment_of_its_own():
 
 def test_the_unaugmented_variant_switches_every_augmentation_off():
     recipe = study.finetuning_recipe(study.Experiment("ud", "flipped", "unaugmented"), CONFIG)
-    assert set(recipe["augmentation"].values()) == {0.0}
+    assert {key for key, value in recipe["augmentation"].items() if value != 0} == {"preset"}
     assert recipe["epochs"] == 30
 
 
@@ -37,7 +37,15 @@ def test_markers_alone_are_as_frequent_as_in_the_full_augmentation():
         study.finetuning_recipe(study.Experiment("ud", "flipped", variant), CONFIG)["augmentation"]
         for variant in ("", "markers_only")
     )
-    assert alone == {key: full[key] if key == "markers" else 0.0 for key in full}
+    assert alone == {key: full[key] if key in ("markers", "preset") else 0.0 for key in full}
+
+
+def test_variants_of_the_released_augmentation_go_by_the_magnitudes():
+    recipe = {**CONFIG["finetuning"]["recipe"], "augmentation": {"preset": "released", "markers": 0.3, "flip": 0.5}}
+    config = {**CONFIG, "finetuning": {**CONFIG["finetuning"], "recipe": recipe}}
+    kept = study.finetuning_recipe(study.Experiment("ud", "flipped", "markers_only"), config)["augmentation"]
+    assert kept == {"preset": "paper", "markers": 0.3, "flip": 0.0}
+    assert study.finetuning_recipe(study.Experiment("ud", "flipped"), config) == recipe
 
 
 def test_a_repeated_pretraining_moves_its_seed_on():

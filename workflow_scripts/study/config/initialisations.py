@@ -20,9 +20,10 @@ from workflow_scripts.study.config.base import (
 class Initialisation(Settings):
     """Weights to start from."""
 
-    layout: Literal["scratch", "torchvision", "uscl", "timm"] = Field(
-        description="Key layout of the weights: torchvision ResNet, USCL's Sequential, timm's own; scratch needs "
-        "no file (Kaiming-normal convolutions)."
+    layout: Literal["scratch", "scratch_fan_in", "torchvision", "uscl", "timm"] = Field(
+        description="Key layout of the weights: torchvision ResNet, USCL's Sequential, timm's own; scratch and "
+        "scratch_fan_in need no file (Kaiming-normal convolutions by their fan out, or by their fan in as the released code "
+        "draws them)."
     )
     file: FilePath | None = Field(None, description="Local file of the weights; fetched from url when absent.")
     url: Text = Field(
@@ -36,5 +37,5 @@ class Initialisation(Settings):
 
     @cross_check
     def _weights_have_a_file(self) -> Iterator[Problem]:
-        if self.layout != "scratch" and self.file is None:
+        if not self.layout.startswith("scratch") and self.file is None:
             yield ("file",), f"this key is required with layout: {self.layout}"
