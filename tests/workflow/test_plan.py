@@ -164,7 +164,7 @@ def test_the_smallest_study_starts_few_processes_that_import_torch(fresh: Study)
 
 def test_the_demo_starts_few_processes_that_import_torch(tmp_path: Path):
     (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
-    assert torch_processes(Study(tmp_path, [REPOSITORY / "demo" / "config.yaml"]).planned()) <= 26
+    assert torch_processes(Study(tmp_path, [REPOSITORY / "studies" / "demo.yaml"]).planned()) <= 26
 
 
 def test_snakemake_runs_from_the_repository_without_options(tmp_path: Path):
@@ -187,7 +187,7 @@ def commands(printed: str) -> list[list[str]]:
 def test_every_printed_command_is_one_that_its_stage_takes(tmp_path: Path, changes: dict):
     """What a rule names is a flag of its stage: each printed line runs by hand."""
     (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
-    study = Study(tmp_path, [REPOSITORY / "demo" / "config.yaml"]).change("more", changes)
+    study = Study(tmp_path, [REPOSITORY / "studies" / "demo.yaml"]).change("more", changes)
     found = commands(study.snakemake("--dry-run", "--printshellcmds", "all", "classifier"))
     seen = set()
     for _exec, _python, _m, module, *words in found:

@@ -2,7 +2,7 @@
 
     python -m workflow_scripts.tools.plan                             the config's study on the cluster profile's GPUs
     python -m workflow_scripts.tools.plan --gpus l40s=2 rtx2080ti=4   wall hours with that many GPUs at once
-    python -m workflow_scripts.tools.plan --configfile demo/config.yaml --profile ""   on this machine, once jobs have run
+    python -m workflow_scripts.tools.plan --configfile studies/demo.yaml --profile ""   on this machine, once jobs have run
     python -m workflow_scripts.tools.plan --actual                    what finished and unfinished jobs have taken
 
 The networks' floating-point operations are counted from the config. GPU hours are these over a small table of guessed

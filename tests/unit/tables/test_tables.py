@@ -315,7 +315,7 @@ def test_the_shipped_config_repeats_the_papers_rows_under_their_names() -> None:
 
 
 def test_the_demo_has_the_papers_reference_rows() -> None:
-    demo = yaml.safe_load((REPOSITORY / "demo" / "config.yaml").read_text(encoding="utf-8"))["tables"]
+    demo = yaml.safe_load((REPOSITORY / "studies" / "demo.yaml").read_text(encoding="utf-8"))["tables"]
     for name, reference in REFERENCES.items():
         assert reference in [row.get("paper") for row in demo[name]["rows"]]
 

@@ -82,6 +82,10 @@ class PretrainingRecipe(Settings):
         ge=0,
         description="Weight lambda of the organ loss L_sup (Eq. 4); 0, and mixes of one organ, use L_con alone.",
     )
+    organ_loss: Literal["mean", "sum"] = Field(
+        "mean",
+        description="L_sup over the two views of each image. mean: Eq. 3; sum: twice that (the released code).",
+    )
     temperature: Number = Field(0.5, gt=0, description="Temperature tau of Eq. 1.")
     projection: list[Positive] = Field(
         [2048, 2048], min_length=1, description="Layer widths of the projection head g after the backbone."
