@@ -23,6 +23,7 @@ from workflow_scripts.study.config import SYNTHETIC_SETS, TABLES as ROW_TABLES, 
 from workflow_scripts.study.experiments import cohorts, left_out
 from workflow_scripts.study.label_sets import label_set
 from workflow_scripts.study.manifest import filled_sets, load_manifest, require_held_out, telling_ids
+from workflow_scripts.study.protocol import generation_facts, metric_facts, table_facts
 from workflow_scripts.study.pseudonyms import read_key
 from workflow_scripts.study.weights import require_files, weight_files
 

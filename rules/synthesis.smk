@@ -92,6 +92,6 @@ rule draw_filter:
     conda:
         "../envs/evaluation.yaml"
     params:
-        **stage("synthesis.draw_filter", origin=ORIGIN),
+        **stage("synthesis.draw_filter", protocol=json.dumps(generation_facts(config)), origin=ORIGIN),
     shell:
         "{params.command} --log {log:q}"

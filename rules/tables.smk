@@ -1,6 +1,7 @@
 # Tables 1-4, the generation table, what lies beside them, and the paper's claims.
 CALIBRATION = config["figures"]["calibration"] if config["figures"]["calibration"] in SHOWN_TABLES else ""
 LEAK = study.leak_experiments(config)
+FILTER_CURVES = [result(f"synthesis/{cohort}filter_curve.csv") for cohort in COHORTS]
 NUMBERED_TABLES = [*SHOWN_TABLES, "generation"]
 
 
@@ -8,6 +9,7 @@ rule make_table:
     input:
         lambda wildcards: table_parameters(wildcards.table),
         predictions=lambda wildcards: predictions_of(table_experiments(wildcards.table)),
+        curve=lambda wildcards: FILTER_CURVES if "filter_rule" in table_facts(wildcards.table, config) else [],
     output:
         csv=result("tables/{table}.csv"),
         md=result("tables/{table}.md"),
@@ -33,6 +35,7 @@ rule make_table:
             spread=config["tables"]["spread"],
             holdout_protocol=config["holdout"],
             pretraining_seeds=config["pretraining"]["seeds"],
+            protocol=lambda wildcards: json.dumps(table_facts(wildcards.table, config)),
             reference_numbers=REFERENCE_NUMBERS,
             origin=ORIGIN,
         ),
@@ -44,6 +47,7 @@ rule make_generation_table:
     input:
         metrics=[result(f"synthesis/{cohort}metrics.csv") for cohort in COHORTS],
         filter=[result(f"synthesis/{cohort}filter.csv") for cohort in COHORTS],
+        curve=FILTER_CURVES,
     output:
         csv=result("tables/generation.csv"),
         md=result("tables/generation.md"),
@@ -63,6 +67,7 @@ rule make_generation_table:
         **stage(
             "tables.make_generation_table",
             holdout_protocol=config["holdout"],
+            protocol=json.dumps(metric_facts(config)),
             reference_numbers=REFERENCE_NUMBERS,
             origin=ORIGIN,
         ),

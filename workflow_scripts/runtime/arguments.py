@@ -33,7 +33,7 @@ FILES = {
     "copy_real": "copy encoder's features of the labelled views, float32 (N, D)",
     "copy_synthetic": "copy encoder's features of the synthetic views, float32 (N, D)",
     "csv": "the table, .csv",
-    "curve": "CSV of what other filter rules keep",
+    "curve": "CSVs of what other filter rules keep, one per generator",
     "decisions": "CSV of a clinician's decisions, as the review page writes it",
     "denoising": "CSV of how well the generator denoises each real view",
     "figure": "the figure, .png",
@@ -129,6 +129,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "help": "pretrainings of each run; fine-tuning seed s started from number s modulo this",
     },
     "profiles": {"help": "JSON of the crop profiles, by the manifest's column device"},
+    "protocol": {"default": "", "help": "JSON of what the numbers were made with, by study.protocol; empty: not said"},
     "record": _choice(
         "training", "evaluation", default="training",
         help="losses of the training batches, or of a pass over the clean views after each epoch",

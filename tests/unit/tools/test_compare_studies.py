@@ -17,7 +17,11 @@ def test_the_readme_holds_the_table_of_the_files(tmp_path):
 def test_a_row_is_what_the_studies_change(tmp_path):
     shipped = REPOSITORY / "config.yaml"
     for name, text in (
-        ("a", "diffusion: {holdout_patients: 0, select: last}\nrelease: {without_audit: true}\nfolds: 3"),
+        (
+            "a",
+            "diffusion: {holdout_patients: 0, select: last}\nrelease: {without_audit: true}\n"
+            "manifold: {recipe: {filter_rule: neighbours}}\nfolds: 3",
+        ),
         ("b", "folds: 5\npretraining: {runs: {ud: {init: imagenet}, xg: {init: imagenet}}}"),
     ):
         (tmp_path / f"{name}.yaml").write_text(text)
