@@ -51,6 +51,17 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+if workflow.is_main_process:
+    for _name in study.backbones(config):
+        # ResNets take any size; trying another network costs the import of torch.
+        if "resnet" not in _name:
+            from workflow_scripts.networks.backbone import require_forward
+
+            try:
+                require_forward(_name, config["data"]["size"])
+            except UserError as error:
+                raise WorkflowError(str(error)) from None
+
 RESULTS = config["results"]
 DATA = config["data"]
 SEEDS = config["seeds"]

@@ -18,6 +18,10 @@ from workflow_scripts.core.files import atomic_path, refuse_torchscript, verify_
 from workflow_scripts.core.randomness import philox
 
 LAYOUTS = ("scratch", "scratch_fan_in", "torchvision", "uscl", "timm")
+# Options with which timm's networks of a fixed input size take any: Vision Transformers, Swin Transformers, no option.
+ANY_SIZE: tuple[dict[str, bool], ...] = (
+    {"dynamic_img_size": True, "dynamic_img_pad": True}, {"strict_img_size": False}, {},
+)  # fmt: skip
 # Every classifier and encoder gets its input normalised with these (paper, Sec. 4.1).
 MEAN, STD = 0.5, 0.25
 # USCL numbers the children of a torchvision ResNet; those between (ReLU, pooling) have no weights.
@@ -37,7 +41,8 @@ def seed_weights(seed: int, stream: str) -> Iterator[None]:
 def create_backbone(name: str, seed: int = 0) -> nn.Module:
     """A timm network without classifier on CPU, (N, 3, H, W) -> (N, feature_count); its weights are timm's random ones.
 
-    Raises `UserError` on a name that timm does not know.
+    A Vision Transformer interpolates its position embeddings to the views that it is given, whatever their side; a Swin
+    Transformer fits its windows to them. Raises `UserError` on a name that timm does not know.
     """
     import timm
 
@@ -47,8 +52,30 @@ def create_backbone(name: str, seed: int = 0) -> nn.Module:
             f"backbone {name!r} is not a timm model (config key model.backbone); "
             + (f"similar names: {', '.join(close)}" if close else "timm.list_models() lists them all")
         )
-    with seed_weights(seed, "backbone"):
-        return timm.create_model(name, pretrained=False, num_classes=0)
+    for options in ANY_SIZE if timm.get_pretrained_cfg(name).fixed_input_size else ({},):
+        try:
+            with seed_weights(seed, "backbone"):
+                return timm.create_model(name, pretrained=False, num_classes=0, **options)
+        except TypeError:
+            # The network's class has no such option; with none at all it is made as timm would.
+            if not options:
+                raise
+    raise AssertionError
+
+
+def require_forward(name: str, side: int) -> None:
+    """Raise `UserError` unless the timm network takes views of that side; computes no numbers (torch's device `meta`)."""
+    with torch.device("meta"), torch.no_grad():
+        network = create_backbone(name).eval()
+        try:
+            network(torch.zeros(1, 3, side, side))
+        except Exception as error:  # networks say in any way that a size does not suit them
+            own = getattr(network, "default_cfg", {}).get("input_size", ("?",))[-1]
+            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"backbone {name!r} cannot take views of {side} pixels ({reason}); set data.size to what it was made for"
+                f" ({own}), or choose another backbone"
+            ) from error
 
 
 def feature_count(backbone: nn.Module) -> int:

@@ -98,6 +98,11 @@ def pretraining_runs(config: Mapping[str, Any]) -> list[str]:
     return [run for run in config["pretraining"]["runs"] if run in asked]
 
 
+def backbones(config: Mapping[str, Any]) -> list[str]:
+    """The timm networks that the study trains."""
+    return [config["model"]["backbone"]]
+
+
 def finetuning_recipe(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
     """The fine-tuning settings of an experiment."""
     recipe = dict(config["finetuning"]["recipe"])

@@ -165,7 +165,9 @@ def lines(
 
 
 def _line(work: Work, asked: Mapping[str, Any], costs: Sequence[Cost], gpus: Mapping[str, int]) -> Line:
-    model, each = str(asked.get("gpu_model", "")), int(asked.get("gpu", 1))
+    # A constraint may name several features that will do: the first is planned with.
+    feature = str(asked.get("constraint", "")).strip("'").partition("|")[0]
+    model, each = str(asked.get("gpu_model", feature)), int(asked.get("gpu", 1))
     speeds, device = _measured(work, costs, model)
     if speeds:
         # All the operations over all the seconds, so that long jobs count for more than short ones.

@@ -25,6 +25,7 @@ from workflow_scripts.networks.backbone import (
     normalise,
     read_parameters,
     read_weights,
+    require_forward,
     save_weights,
     seed_weights,
     to_unit,
@@ -265,6 +266,32 @@ def test_any_timm_network_will_do(name):
     views = torch.zeros(2, size, size, dtype=torch.uint8)
     assert network(normalise(views)).shape == (2, feature_count(network))
     assert Classifier(network, 0).eval()(normalise(views)).shape == (2, 2)
+
+
+@pytest.mark.parametrize("side", [40, 256])
+@pytest.mark.parametrize(
+    "name", ["test_vit", "vit_tiny_patch16_224", "vit_small_patch14_dinov2", "swin_tiny_patch4_window7_224"]
+)
+def test_transformers_take_views_of_any_size(name, side):
+    with torch.device("meta"):
+        network = create_backbone(name)
+        assert network.eval()(torch.zeros(2, 3, side, side)).shape == (2, feature_count(network))
+
+
+def test_a_vision_transformer_has_its_usual_weights_and_at_its_own_size_its_usual_features():
+    network = create_backbone("test_vit").eval()
+    plain = timm.create_model("test_vit", num_classes=0).eval()
+    plain.load_state_dict(network.state_dict())
+    image = torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(network(image), plain(image))
+        assert network(image[..., :100, :100]).shape == (1, feature_count(network))
+
+
+def test_a_size_that_does_not_suit_is_said_before_anything_runs():
+    require_forward("test_vit", 100)
+    with pytest.raises(UserError, match=r"'mixer_s16_224' cannot take views of 256 pixels .*data\.size .*\(224\)"):
+        require_forward("mixer_s16_224", 256)
 
 
 def test_normalisation():
