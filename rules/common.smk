@@ -232,7 +232,9 @@ def generator(wildcards):
 
 # inception; timm:<model>; encoder:<pretraining>, which is the study's own backbone.
 EMBEDDING_KIND, _, _model = config["embedding"]["network"].partition(":")
-EMBEDDING_BACKBONE = _model if EMBEDDING_KIND == "timm" else config["model"]["backbone"]
+EMBEDDING_BACKBONE = {"timm": _model, "encoder": study.backbone_of(_model, config) if _model in RUNS else ""}.get(
+    EMBEDDING_KIND, config["model"]["backbone"]
+)
 
 
 def embedding_weights(wildcards):

@@ -31,7 +31,7 @@ rule finetune:
             settings=lambda wildcards: study.finetuning_recipe(EXPERIMENTS[wildcards.experiment], config),
             seed=wildcard("seed"),
             classes=CLASSES,
-            backbone=config["model"]["backbone"],
+            backbone=lambda wildcards: study.backbone_of(EXPERIMENTS[wildcards.experiment].init, config),
             layout=lambda wildcards: start_layout(EXPERIMENTS[wildcards.experiment].init),
         ),
     shell:
@@ -92,7 +92,7 @@ if EXPLAINED:
                 fold=0,
                 arms=list(study.explained_experiments(config)),
                 shown=config["figures"]["explained_views"],
-                backbone=config["model"]["backbone"],
+                backbone=study.backbone_of(config["figures"]["explained"], config),
                 classes=CLASSES,
                 origin=ORIGIN,
             ),

@@ -33,7 +33,7 @@ rule pretrain:
                 RUNS[wildcards.run]["weights"].get(name, 1) for name in RUNS[wildcards.run]["sets"]
             ],
             exclude_fold=excluded_fold,
-            backbone=config["model"]["backbone"],
+            backbone=lambda wildcards: study.backbone_of(wildcards.run, config),
             layout=lambda wildcards: start_layout(RUNS[wildcards.run]["init"]),
         ),
     shell:

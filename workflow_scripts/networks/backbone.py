@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,9 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import atomic_path, refuse_torchscript, verify_recorded_sha256
 from workflow_scripts.core.randomness import philox
 
-LAYOUTS = ("scratch", "scratch_fan_in", "torchvision", "uscl", "timm")
+LAYOUTS = ("scratch", "scratch_fan_in", "torchvision", "uscl", "timm", "original")
 # Options with which timm's networks of a fixed input size take any: Vision Transformers, Swin Transformers, no option.
-ANY_SIZE: tuple[dict[str, bool], ...] = (
+ANY_SIZE: tuple[dict[str, Any], ...] = (
     {"dynamic_img_size": True, "dynamic_img_pad": True}, {"strict_img_size": False}, {},
 )  # fmt: skip
 # Every classifier and encoder gets its input normalised with these (paper, Sec. 4.1).
@@ -27,7 +28,9 @@ MEAN, STD = 0.5, 0.25
 # USCL numbers the children of a torchvision ResNet; those between (ReLU, pooling) have no weights.
 USCL_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 # Names under which training scripts usually store a state dictionary among other things.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "teacher")
+# What self-supervised checkpoints hold beside the encoder: decoders, tokens of what is hidden, classifiers, projections.
+BESIDE_ENCODER = ("decoder", "mask_token", "head.", "lm_head.", "fc.", "dino_head.", "ibot_head.", "projector.")
 
 
 @contextmanager
@@ -52,7 +55,8 @@ def create_backbone(name: str, seed: int = 0) -> nn.Module:
             f"backbone {name!r} is not a timm model (config key model.backbone); "
             + (f"similar names: {', '.join(close)}" if close else "timm.list_models() lists them all")
         )
-    for options in ANY_SIZE if timm.get_pretrained_cfg(name).fixed_input_size else ({},):
+    made_for = timm.get_pretrained_cfg(name)
+    for options in ANY_SIZE if made_for is None or made_for.fixed_input_size else ({},):
         try:
             with seed_weights(seed, "backbone"):
                 return timm.create_model(name, pretrained=False, num_classes=0, **options)
@@ -90,7 +94,9 @@ def load_initialisation(backbone: nn.Module, layout: str, path: Path | None, see
     Layouts: `scratch` draws Kaiming-normal convolutions by their fan out from `seed`, `scratch_fan_in` by their fan in, as
     the released code does (its first convolution is 4.7 times as wide then); neither needs a file.
     `torchvision` is a torchvision ResNet; `uscl` is USCL's `features.<i>.…` over the children of a torchvision ResNet,
-    with projection layers `l…` and `fc…`; `timm` is the network's own keys, as in backbone.safetensors. Classifiers and
+    with projection layers `l…` and `fc…`; `timm` is the network's own keys, as in backbone.safetensors; `original` is a
+    checkpoint with the keys of its method's authors (MAE, BEiT, DINOv2, DeiT, Swin), which timm translates and whose position
+    embeddings it fits to the network's. Classifiers, decoders and
     projections are dropped; every other key must match, both ways. Raises `UserError` on a file that is absent, damaged or
     pickled, that does not have its recorded checksum, or that has other keys or shapes.
     """
@@ -266,6 +272,8 @@ def _in_timm_keys(weights: dict[str, Tensor], layout: str, backbone: nn.Module) 
         classifier = getattr(backbone, "default_cfg", {}).get("classifier") or ()
         names = (classifier,) if isinstance(classifier, str) else classifier
         return {k: v for k, v in weights.items() if not k.startswith(tuple(f"{name}." for name in names))}
+    if layout == "original":
+        return _translated(weights, backbone)
     renamed = {}
     for key, value in weights.items():
         if key.startswith(("l", "fc")):
@@ -275,6 +283,16 @@ def _in_timm_keys(weights: dict[str, Tensor], layout: str, backbone: nn.Module) 
         is_known = features == "features" and child in USCL_CHILDREN
         renamed[f"{USCL_CHILDREN[child]}.{parameter}" if is_known else key] = value
     return renamed
+
+
+def _translated(weights: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    """The encoder of a checkpoint of a method's authors, under timm's keys and with the network's position embeddings."""
+    for prefix in ("backbone.", "encoder."):
+        if any(key.startswith(prefix) for key in weights):
+            weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    kept = {key: value for key, value in weights.items() if not key.startswith(BESIDE_ENCODER)}
+    translate = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    return kept if translate is None else translate(kept, backbone)
 
 
 def _require_match(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:

@@ -110,7 +110,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "holdout_protocol": _choice("none", "per_fold", default="none", help="whether generator and pretraining saw test patients"),
     "images": {"type": int, "help": "images of all shards together"},
     "layout": _choice(
-        "scratch", "scratch_fan_in", "torchvision", "uscl", "timm", default="scratch",
+        "scratch", "scratch_fan_in", "torchvision", "uscl", "timm", "original", default="scratch",
         help="key layout of --weights; scratch and scratch_fan_in start from random weights",
     ),
     "margin": {"type": float, "default": 2.0, "help": "points within which two rows do the same"},

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workflow_scripts.study.config.names import SYNTHETIC_SETS
+from workflow_scripts.study.config.names import BASELINES, SYNTHETIC_SETS
+from workflow_scripts.study.experiments import backbone_of
 
 Facts = Mapping[str, Any]
 
@@ -41,10 +42,11 @@ METRICS = {
 PAPER_VIEWS = 880
 
 
-def classification_facts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts on which numbers of fine-tuned classifiers depend."""
+def classification_facts(table: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts on which a table's numbers of fine-tuned classifiers depend."""
+    starts = [row["init"] for row in config["tables"][table]["rows"] if row["init"] not in BASELINES]
     return {
-        "backbone": config["model"]["backbone"],
+        "backbone": ", ".join(dict.fromkeys(backbone_of(start, config) for start in starts)),
         **{key: config[key] for key in ("holdout", "split_by", "folds")},
         "seeds": len(config["seeds"]),
         "spread": config["tables"]["spread"],
@@ -75,7 +77,7 @@ def table_facts(table: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The facts on which one of the tables of fine-tuning depends: the generator's where a row pretrains on its views."""
     runs = config["pretraining"]["runs"]
     sets = {name for row in config["tables"][table]["rows"] for name in runs.get(row["init"], {}).get("sets", ())}
-    return classification_facts(config) | (generation_facts(config) if sets & set(SYNTHETIC_SETS) else {})
+    return classification_facts(table, config) | (generation_facts(config) if sets & set(SYNTHETIC_SETS) else {})
 
 
 def made_with(facts: Facts, real_views: Sequence[int]) -> str:

@@ -126,6 +126,36 @@ def test_timm_layout_drops_the_classifier(tmp_path, suffix):
     torch.testing.assert_close(load(backbone, "timm", file, image), expected)
 
 
+@pytest.mark.parametrize("kind", ["MAE", "DINO"])
+def test_checkpoints_of_self_supervised_methods_start_a_transformer(tmp_path, kind):
+    """MAE's model holds a decoder, DINO's teacher a prefix; both were made at another size."""
+    made = timm.create_model("test_vit", num_classes=0, img_size=96).eval()
+    state = dict(made.state_dict())
+    if kind == "MAE":
+        more = {
+            "mask_token": torch.zeros(1, 1, 64),
+            "decoder_embed.weight": torch.zeros(4, 64),
+            "decoder_pred.bias": torch.ones(3),
+        }
+        torch.save({"model": {**state, **more}, "epoch": torch.tensor(3)}, tmp_path / "made.pth")
+    else:
+        prefixed = {f"backbone.{key}": value for key, value in state.items()} | {"dino_head.mlp.weight": torch.zeros(2)}
+        torch.save({"teacher": prefixed}, tmp_path / "made.pth")
+    backbone = create_backbone("test_vit").eval()
+    load_initialisation(backbone, "original", tmp_path / "made.pth", seed=0)
+    own = backbone.state_dict()
+    assert own["pos_embed"].shape != state["pos_embed"].shape
+    assert all(torch.equal(own[key], value) for key, value in state.items() if key != "pos_embed")
+    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        similarity = torch.cosine_similarity(backbone(image), made(image))
+    assert float(similarity) > 0.9
+    state["blocks.0.stranger"] = torch.zeros(1)
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="stranger"):
+        load_initialisation(backbone, "original", tmp_path / "other.pth", seed=0)
+
+
 def test_missing_batch_counts_are_no_error(small, tmp_path):
     state = {k: v for k, v in small.state_dict().items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth")

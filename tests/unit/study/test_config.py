@@ -451,6 +451,10 @@ def test_missing_columns_and_files_are_named(tmp_path, data):
         ({"data": {"frames": "every 0"}}, "does not match"),
         ({"diffusion": {"holdout_patients": 0, "select": "last"}}, "release.without_audit: diffusion.holdout_patients is 0"),
         ({"diffusion": {"holdout_patients": 0, "select": "best"}}, "diffusion.select: 'best' judges checkpoints by held-out"),
+        (
+            {"pretraining": {"runs": {"ud_from_imagenet": {"backbone": "resnet50"}}}},
+            "'resnet50' cannot start from 'imagenet', whose weights are of 'resnet18'",
+        ),
         ({"pretraining": {"seeds": 3}, "holdout": "per_fold"}, "pretraining.seeds: 3, but with holdout: per_fold"),
         ({"pretraining": {"seeds": 3}, "seeds": [0, 1, 3, 4]}, "starts from pretraining number 2:"),
     ],

@@ -26,6 +26,15 @@ def test_a_label_policy_of_its_own_is_an_experiment_of_its_own():
     assert study.experiment_of({**row, "labels": "flipped"}, CONFIG).name == "ud-flipped"
 
 
+def test_a_backbone_is_the_runs_that_of_its_start_or_the_studys():
+    initialisations = {**CONFIG["initialisations"], "mae": {"layout": "original", "file": "x", "backbone": "vit_tiny"}}
+    runs = {**CONFIG["pretraining"]["runs"], "a": {"init": "mae"}, "b": {"init": "scratch", "backbone": "resnet50"}}
+    config = {**CONFIG, "initialisations": initialisations, "pretraining": {**CONFIG["pretraining"], "runs": runs}}
+    found = [study.backbone_of(start, config) for start in ("scratch", "mae", "a", "b", "ud")]
+    assert found == ["resnet18", "vit_tiny", "vit_tiny", "resnet50", "resnet18"]
+    assert study.backbones(CONFIG) == ["resnet18"]
+
+
 def test_the_unaugmented_variant_switches_every_augmentation_off():
     recipe = study.finetuning_recipe(study.Experiment("ud", "flipped", "unaugmented"), CONFIG)
     assert {key for key, value in recipe["augmentation"].items() if value != 0} == {"preset"}

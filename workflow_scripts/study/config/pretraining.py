@@ -10,6 +10,7 @@ from pydantic import Field, field_serializer
 from workflow_scripts.study.config.base import (
     Distinct,
     Name,
+    Network,
     Number,
     Positive,
     Probability,
@@ -120,6 +121,7 @@ class PretrainingRun(Settings):
         "time, by the set's name; 1 where left out.",
     )
     init: Name = Field("scratch", description="Initialisation that pretraining itself starts from.")
+    backbone: Network | None = Field(None, description="timm network that is pretrained; that of `init` when left out.")
     title: Text | None = Field(None, description="Default name of its table rows; the key itself when left out.")
     recipe: PretrainingRecipe = Field(
         default_factory=PretrainingRecipe, description="Keys of pretraining.recipe that differ for this run."

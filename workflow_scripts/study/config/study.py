@@ -119,7 +119,7 @@ class Study(Settings):
     def _runs_name_what_exists(self) -> Iterator[Problem]:
         for name, run in self.pretraining.runs.items():
             where = ("pretraining", "runs", name)
-            for check in (self._known_sets, self._known_init, self._a_loss_is_left):
+            for check in (self._known_sets, self._known_init, self._fits_init, self._a_loss_is_left):
                 yield from as_far_as_valid(check(where, run))
 
     def _known_sets(self, where: KeyPath, run: PretrainingRun) -> Iterator[Problem]:
@@ -130,6 +130,14 @@ class Study(Settings):
     def _known_init(self, where: KeyPath, run: PretrainingRun) -> Iterator[Problem]:
         if run.init not in self.initialisations:
             yield (*where, "init"), f"no initialisation {run.init!r}; there are {names(self.initialisations)}"
+
+    def _fits_init(self, where: KeyPath, run: PretrainingRun) -> Iterator[Problem]:
+        start = self.initialisations.get(run.init)
+        if run.backbone is None or start is None or start.layout.startswith("scratch"):
+            return
+        if run.backbone != (weights := start.backbone or self.model.backbone):
+            text = f"{run.backbone!r} cannot start from {run.init!r}, whose weights are of {weights!r}"
+            yield (*where, "backbone"), text
 
     def _a_loss_is_left(self, where: KeyPath, run: PretrainingRun) -> Iterator[Problem]:
         organs = {name if name in self.data.organs else self.data.target_organ for name in run.sets}
