@@ -80,11 +80,14 @@ if workflow.is_main_process and not PATIENT_KEY and not ORIGIN and (_warning := 
     print(_warning, file=sys.stderr)
 COHORTS = cohorts(config)
 READY_MODEL = config["diffusion"]["model"]
+# Synthetic views that were made elsewhere: a folder of images.
+SYNTHETIC_FOLDER = config["synthesis"]["folder"]
+TRAINS_GENERATOR = not READY_MODEL and not SYNTHETIC_FOLDER
 ASKED_CLASSES = CLASSES if config["diffusion"]["class_conditional"] else []
 # Patients whom the generator never saw, for the privacy audit to judge by.
 HELD_OUT = config["diffusion"]["holdout_patients"] > 0
 # A training whose checkpoint is chosen afterwards keeps snapshots beside its last weights.
-SELECTING = config["diffusion"]["select"] != "last" and not READY_MODEL
+SELECTING = config["diffusion"]["select"] != "last" and TRAINS_GENERATOR
 SHOWN_TABLES = [table for table in ROW_TABLES if config["tables"][table]["rows"]]
 # Folds of views have no organ side or patient as a whole.
 LEVELS = config["tables"]["levels"] if config["split_by"] == "patient" else ""
@@ -316,3 +319,5 @@ def table_rows(table):
 CLASSIFIER = [experiment.name for experiment in study.classifier_experiments(config)]
 SHOWN_EXPERIMENTS = list(dict.fromkeys(name for table in SHOWN_TABLES for name in table_experiments(table)))
 PNG_FOLDERS = [result(f"synthesis/{cohort}png") for cohort in COHORTS] if config["synthesis"]["png"] else []
+# A set that others made is theirs to release.
+RELEASES = [] if SYNTHETIC_FOLDER else [result(f"release/{cohort}synthetic.zip") for cohort in COHORTS]

@@ -65,7 +65,7 @@ rule draw_training:
     input:
         metrics=[
             *[result(f"pretraining/{run}/{COHORTS[0]}metrics.jsonl") for run in PRETRAINED],
-            *([result(f"diffusion/{COHORTS[0]}metrics.jsonl")] if not READY_MODEL else []),
+            *([result(f"diffusion/{COHORTS[0]}metrics.jsonl")] if TRAINS_GENERATOR else []),
         ],
     output:
         figure=report(
@@ -82,7 +82,7 @@ rule draw_training:
     params:
         **stage(
             "pretraining.draw_training",
-            names=[*PRETRAINED, *(["diffusion"] if not READY_MODEL else [])],
+            names=[*PRETRAINED, *(["diffusion"] if TRAINS_GENERATOR else [])],
             origin=ORIGIN,
         ),
     shell:

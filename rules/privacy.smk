@@ -1,5 +1,5 @@
 # Does the generator copy? Its snapshots, the copy audit, membership, and the set to release (paper, Sec. 4.2).
-if not READY_MODEL:
+if TRAINS_GENERATOR:
 
     if SELECTING:
 

@@ -66,6 +66,28 @@ def test_repeated_pretrainings_are_dealt_to_the_seeds_of_fine_tuning(tmp_path: P
         assert f"results/pretraining/ud/{folder}backbone.safetensors" in job
 
 
+def test_a_published_set_takes_the_generators_place(tmp_path: Path):
+    (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
+    (tmp_path / "published").mkdir()
+    changes = {
+        "synthesis": {"source": "folder", "folder": "published"},
+        "diffusion": {"holdout_patients": 0, "select": "last"},
+        "manifold": {"recipe": {"filter_rule": "neighbours"}},
+    }
+    planned = Study(tmp_path, []).change("published", changes).planned()
+    assert planned["import_synthetic"] == 1
+    assert planned["filter_manifold"] == 1
+    absent = {
+        "train_diffusion",
+        "sample_shard",
+        "join_shards",
+        "select_checkpoint",
+        "measure_denoising",
+        "pack_release",
+    }
+    assert not absent & set(planned)
+
+
 def test_mistakes_in_config_and_manifest_stop_a_dry_run_with_their_lines(tmp_path: Path):
     lines = (REPOSITORY / "data_manifest.csv").read_text().splitlines()
     (tmp_path / "data_manifest.csv").write_text("\n".join([*lines, lines[-1]]) + "\n")
@@ -198,7 +220,7 @@ def test_every_printed_command_is_one_that_its_stage_takes(tmp_path: Path, chang
         seen.add(module.removeprefix("workflow_scripts."))
     tools = {stage for stage in stages() if stage.startswith("tools.")}
     other = {"data.fetch_weights", "data.make_phantom_manifest", "audit.measure_agreement", "diffusion.export_png",
-             "diffusion.import_guided_diffusion", "classifier.predict"}  # fmt: skip
+             "diffusion.import_guided_diffusion", "diffusion.import_synthetic", "classifier.predict"}  # fmt: skip
     if "diffusion" in changes:
         assert seen | tools | other >= set(stages())
 

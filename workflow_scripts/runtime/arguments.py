@@ -40,7 +40,7 @@ FILES = {
     "features": "features, float32 .npy (N, D), one file per store",
     "filter": "CSV of the manifold filter: index, inside, distance_ratio",
     "flipped": "CSV of the flipped labels",
-    "folder": "the folder to write",
+    "folder": "a folder: of images to read, or to write",
     "folds": "CSV of a seed's folds: view_id, patient_id, fold",
     "frames": "CSV of the frames that were drawn",
     "heads": "projection head and organ head, .safetensors",

@@ -57,11 +57,14 @@ def generation_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     """The facts on which the synthetic sets and what is measured of them depend."""
     diffusion, synthesis, recipe = config["diffusion"], config["synthesis"], config["manifold"]["recipe"]
     network = config["embedding"]["network"]
-    return {
+    made = {
         "held_out": diffusion["holdout_patients"],
         "checkpoint": "a ready model" if diffusion["model"] else diffusion["select"],
         **{key: synthesis["recipe"][key] for key in ("sampler", "steps")},
         "images": synthesis["images"],
+    }
+    return {
+        **(made if synthesis["source"] == "generator" else {}),
         "network": network,
         **({"resize": config["embedding"]["inception"]["resize"]} if network == "inception" else {}),
         **{key: recipe[key] for key in ("filter_rule", "filter_k")},
@@ -88,9 +91,14 @@ def made_with(facts: Facts, real_views: Sequence[int]) -> str:
     low, high = min(real_views), max(real_views)
     size = f"{low}" if low == high else f"{low} to {high}"
     resize = f" (input resized by {facts['resize']})" if "resize" in facts else ""
+    made = "Synthetic views: images from a folder; how they were made is not known here."
+    if "sampler" in facts:
+        made = (
+            f"Synthetic views: {facts['sampler']} sampler, {facts['steps']} steps; checkpoint: {facts['checkpoint']};"
+            f" {facts['held_out']:.0%} of the patients held out from the generator."
+        )
     return (
-        f"Synthetic views: {facts['sampler']} sampler, {facts['steps']} steps; checkpoint: {facts['checkpoint']};"
-        f" {facts['held_out']:.0%} of the patients held out from the generator. Filter: rule {facts['filter_rule']},"
+        f"{made} Filter: rule {facts['filter_rule']},"
         f" k = {facts['filter_k']} of {size} real views, features of {facts['network']}{resize}."
     )
 

@@ -114,7 +114,7 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
     works.append(Work("pretrain", pretraining, len(pretraining) * networks.backbone_parameters * 4 / 1e9))
 
     diffusion, synthesis = config["diffusion"], config["synthesis"]
-    if not diffusion["model"]:
+    if not diffusion["model"] and synthesis["source"] == "generator":
         recipe = diffusion["recipe"]
         passes = recipe["steps"] * recipe["batch_size"] * TRAINING_PASSES
         # The model, and a checkpoint of it with its average and the optimiser's two moments.
@@ -130,6 +130,8 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
     per_shard = synthesis["images"] / synthesis["shards"] * synthesis["recipe"]["steps"] * networks.unet
     shards = {f"{cohort}{shard}": per_shard for cohort in everywhere for shard in range(synthesis["shards"])}
     # Shards, the joined set and what the filter keeps of it.
+    if synthesis["source"] == "folder":
+        shards = {}
     works.append(Work("sample_shard", shards, 3 * len(everywhere) * synthesis["images"] * size**2 / 1e9))
     embedded = (labelled + synthesis["images"]) * networks.embedding
     denoised = labelled * NOISE_LEVELS * config["manifold"]["privacy"]["noises"] * networks.unet

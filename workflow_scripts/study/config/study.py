@@ -232,7 +232,23 @@ class Study(Settings):
             )
 
     @cross_check
+    def _folder_needs_no_generator(self) -> Iterator[Problem]:
+        if self.synthesis.source != "folder":
+            return
+        text = "images from a folder may be of any patient, and no generator is trained: {}"
+        if self.diffusion.holdout_patients:
+            yield ("diffusion", "holdout_patients"), text.format("set it to 0")
+        if self.diffusion.model:
+            yield ("diffusion", "model"), text.format("leave it empty")
+        if self.diffusion.class_conditional:
+            yield ("diffusion", "class_conditional"), text.format("set it to false")
+        if self.holdout == "per_fold":
+            yield ("holdout",), text.format("set it to none")
+
+    @cross_check
     def _release_is_audited(self) -> Iterator[Problem]:
+        if self.synthesis.source == "folder":
+            return
         if not self.diffusion.holdout_patients and not self.release.without_audit:
             yield (
                 ("release", "without_audit"),
