@@ -29,7 +29,7 @@ $(READY): requirements.lock
 
 demo: $(READY)
 	@echo "drawing phantoms, training and testing on them: about 8 minutes on two cores …"
-	@$(BIN)/snakemake --configfile demo/config.yaml --cores $(CORES) --quiet rules host reason
+	@$(BIN)/snakemake --configfile studies/demo.yaml --cores $(CORES) --quiet rules host reason
 	@$(BIN)/python -m workflow_scripts.tools.show_results --results results/demo
 
 test: test-fast
@@ -78,7 +78,7 @@ format: $(READY)
 
 # The README's pictures: the DAG (needs Graphviz) and figures of the demo.
 figures: demo
-	@$(BIN)/snakemake tables synthesis --configfile demo/config.yaml --rulegraph dot 2> /dev/null \
+	@$(BIN)/snakemake tables synthesis --configfile studies/demo.yaml --rulegraph dot 2> /dev/null \
 		| dot -Tsvg > docs/images/dag.svg
 	@cp results/demo/figures/figure1.png results/demo/figures/figure4.png docs/images/
 

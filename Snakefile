@@ -49,7 +49,7 @@ rule all:
     input:
         table_files(),
         [result(f"figures/{figure}.png") for figure in FIGURES],
-        [result(f"release/{cohort}synthetic.zip") for cohort in COHORTS],
+        RELEASES,
         PNG_FOLDERS,
         result("review.html"),
         result("claims.html"),

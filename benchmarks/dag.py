@@ -92,7 +92,7 @@ def planning(folder: Path, environment: Mapping[str, str], repeats: int) -> list
     shutil.copyfile(REPOSITORY / "data_manifest.csv", shipped / "data_manifest.csv")
     write_manifest(paper / "data_manifest.csv", *PAPER)
     studies = {
-        "the demo": (shipped, plan_command(shipped, REPOSITORY / "demo" / "config.yaml")),
+        "the demo": (shipped, plan_command(shipped, REPOSITORY / "studies" / "demo.yaml")),
         "the shipped study": (shipped, plan_command(shipped)),
         "the shipped study, 26 230 frames": (paper, plan_command(paper)),
     }

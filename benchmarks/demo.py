@@ -57,7 +57,7 @@ def main() -> None:
         folder = Path(name)
         shutil.copyfile(REPOSITORY / "data_manifest.csv", folder / "data_manifest.csv")
         environment = bytecode_in(folder / "bytecode")
-        plan = plan_command(folder, REPOSITORY / "demo" / "config.yaml")
+        plan = plan_command(folder, REPOSITORY / "studies" / "demo.yaml")
         _, jobs = planned(plan, folder, environment)
         command = [word for word in plan if word not in ("--dry-run", "--quiet")]
         command += ["--cores", str(arguments.cores), "--quiet", "rules", "host", "reason"]

@@ -72,7 +72,7 @@ rule train_audit:
             record=config["audit"]["record"],
             seed=wildcard("seed"),
             classes=CLASSES,
-            backbone=config["model"]["backbone"],
+            backbone=lambda wildcards: study.backbone_of(wildcards.init, config),
             layout=lambda wildcards: start_layout(wildcards.init),
         ),
     shell:

@@ -27,10 +27,12 @@ from workflow_scripts.study.manifest import (
     filled_sets,
     load_external,
     load_manifest,
+    require_held_out,
     require_patients,
     telling_ids,
     told_apart,
 )
+from workflow_scripts.study.protocol import generation_facts, metric_facts, table_facts
 from workflow_scripts.study.pseudonyms import read_key
 from workflow_scripts.study.weights import require_files, require_known_backbones, require_supplied, weight_files
 
@@ -58,6 +60,7 @@ try:
     REAL_SETS = filled_sets(_frames, config, PRETRAINED)
     TOLD_APART = told_apart(_frames, config)
     require_patients(_frames, config)
+    require_held_out(_frames, config)
     _frames += [row for name in config["external"] for row in load_external(name, config, tuple(_frames))]
     # Jobs of their own read this file too; what is searched for once need not be searched for again.
     if workflow.is_main_process:
@@ -65,6 +68,17 @@ try:
         require_known_backbones(config)
 except UserError as error:
     raise WorkflowError(str(error)) from None
+
+if workflow.is_main_process:
+    for _name in study.backbones(config):
+        # ResNets take any size; trying another network costs the import of torch.
+        if "resnet" not in _name:
+            from workflow_scripts.networks.backbone import require_forward
+
+            try:
+                require_forward(_name, config["data"]["size"])
+            except UserError as error:
+                raise WorkflowError(str(error)) from None
 
 RESULTS = config["results"]
 DATA = config["data"]
@@ -87,9 +101,14 @@ if workflow.is_main_process and not PATIENT_KEY and not ORIGIN and (_warning := 
     print(_warning, file=sys.stderr)
 COHORTS = cohorts(config)
 READY_MODEL = config["diffusion"]["model"]
+# Synthetic views that were made elsewhere: a folder of images.
+SYNTHETIC_FOLDER = config["synthesis"]["folder"]
+TRAINS_GENERATOR = not READY_MODEL and not SYNTHETIC_FOLDER
 ASKED_CLASSES = CLASSES if config["diffusion"]["class_conditional"] else []
+# Patients whom the generator never saw, for the privacy audit to judge by.
+HELD_OUT = config["diffusion"]["holdout_patients"] > 0
 # A training whose checkpoint is chosen afterwards keeps snapshots beside its last weights.
-SELECTING = config["diffusion"]["select"] != "last" and not READY_MODEL
+SELECTING = config["diffusion"]["select"] != "last" and TRAINS_GENERATOR
 SHOWN_TABLES = [table for table in ROW_TABLES if config["tables"][table]["rows"]]
 # Folds of views have no organ side or patient as a whole.
 LEVELS = config["tables"]["levels"] if config["split_by"] != "view" else ""
@@ -252,7 +271,9 @@ def generator(wildcards):
 
 # inception; timm:<model>; encoder:<pretraining>, which is the study's own backbone.
 EMBEDDING_KIND, _, _model = config["embedding"]["network"].partition(":")
-EMBEDDING_BACKBONE = _model if EMBEDDING_KIND == "timm" else config["model"]["backbone"]
+EMBEDDING_BACKBONE = {"timm": _model, "encoder": study.backbone_of(_model, config) if _model in RUNS else ""}.get(
+    EMBEDDING_KIND, config["model"]["backbone"]
+)
 
 
 def embedding_weights(wildcards):
@@ -342,3 +363,5 @@ PROBES = study.probe_titles(config)
 CLASSIFIER = [experiment.name for experiment in study.classifier_experiments(config)]
 SHOWN_EXPERIMENTS = list(dict.fromkeys(name for table in SHOWN_TABLES for name in table_experiments(table)))
 PNG_FOLDERS = [result(f"synthesis/{cohort}png") for cohort in COHORTS] if config["synthesis"]["png"] else []
+# A set that others made is theirs to release.
+RELEASES = [] if SYNTHETIC_FOLDER else [result(f"release/{cohort}synthetic.zip") for cohort in COHORTS]

@@ -24,7 +24,7 @@ rule hold_out_patients:
         "{params.command} --log {log:q}"
 
 
-if not READY_MODEL:
+if TRAINS_GENERATOR:
 
     rule train_diffusion:
         input:
@@ -60,49 +60,68 @@ if not READY_MODEL:
             "{params.command} --log {log:q}"
 
 
-rule sample_shard:
-    input:
-        model=generator,
-    output:
-        shard=result("synthesis/{cohort}shards/{shard}.npy"),
-    log:
-        log_of("sample_shard/{cohort}{shard}"),
-    conda:
-        "../envs/diffusion.yaml"
-    threads: 1
-    resources:
-        runtime=0,
-        gpu=1,
-    params:
-        **stage(
-            "diffusion.sample_shard",
-            resume="{cohort}{shard}",
-            settings=config["synthesis"]["recipe"],
-            shard=wildcard("shard"),
-            shard_count=len(SHARDS),
-            images=config["synthesis"]["images"],
-            size=DATA["size"],
-            asked_classes=ASKED_CLASSES,
-        ),
-    shell:
-        "{params.command} --log {log:q}"
+if SYNTHETIC_FOLDER:
 
+    rule import_synthetic:
+        input:
+            folder=SYNTHETIC_FOLDER,
+        output:
+            views=result("views/{cohort}synthetic.npy"),
+            index=result("views/{cohort}synthetic.csv"),
+        log:
+            log_of("import_synthetic/{cohort}import"),
+        localrule: True
+        conda:
+            "../envs/data.yaml"
+        params:
+            **stage("diffusion.import_synthetic", organ=DATA["target_organ"], size=DATA["size"]),
+        shell:
+            "{params.command} --log {log:q}"
 
-rule join_shards:
-    input:
-        shards=[result(f"synthesis/{{cohort}}shards/{shard}.npy") for shard in SHARDS],
-    output:
-        views=result("views/{cohort}synthetic.npy"),
-        index=result("views/{cohort}synthetic.csv"),
-    log:
-        log_of("join_shards/{cohort}join"),
-    localrule: True
-    conda:
-        "../envs/data.yaml"
-    params:
-        **stage("diffusion.join_shards", organ=DATA["target_organ"], asked_classes=ASKED_CLASSES),
-    shell:
-        "{params.command} --log {log:q}"
+else:
+
+    rule sample_shard:
+        input:
+            model=generator,
+        output:
+            shard=result("synthesis/{cohort}shards/{shard}.npy"),
+        log:
+            log_of("sample_shard/{cohort}{shard}"),
+        conda:
+            "../envs/diffusion.yaml"
+        threads: 1
+        resources:
+            runtime=0,
+            gpu=1,
+        params:
+            **stage(
+                "diffusion.sample_shard",
+                resume="{cohort}{shard}",
+                settings=config["synthesis"]["recipe"],
+                shard=wildcard("shard"),
+                shard_count=len(SHARDS),
+                images=config["synthesis"]["images"],
+                size=DATA["size"],
+                asked_classes=ASKED_CLASSES,
+            ),
+        shell:
+            "{params.command} --log {log:q}"
+
+    rule join_shards:
+        input:
+            shards=[result(f"synthesis/{{cohort}}shards/{shard}.npy") for shard in SHARDS],
+        output:
+            views=result("views/{cohort}synthetic.npy"),
+            index=result("views/{cohort}synthetic.csv"),
+        log:
+            log_of("join_shards/{cohort}join"),
+        localrule: True
+        conda:
+            "../envs/data.yaml"
+        params:
+            **stage("diffusion.join_shards", organ=DATA["target_organ"], asked_classes=ASKED_CLASSES),
+        shell:
+            "{params.command} --log {log:q}"
 
 
 rule export_png:

@@ -33,7 +33,7 @@ rule pretrain:
                 RUNS[wildcards.run]["weights"].get(name, 1) for name in RUNS[wildcards.run]["sets"]
             ],
             exclude_fold=excluded_fold,
-            backbone=config["model"]["backbone"],
+            backbone=lambda wildcards: study.backbone_of(wildcards.run, config),
             layout=lambda wildcards: start_layout(RUNS[wildcards.run]["init"]),
         ),
     shell:
@@ -65,7 +65,7 @@ rule draw_training:
     input:
         metrics=[
             *[result(f"pretraining/{run}/{COHORTS[0]}metrics.jsonl") for run in PRETRAINED],
-            *([result(f"diffusion/{COHORTS[0]}metrics.jsonl")] if not READY_MODEL else []),
+            *([result(f"diffusion/{COHORTS[0]}metrics.jsonl")] if TRAINS_GENERATOR else []),
         ],
     output:
         figure=report(
@@ -82,7 +82,7 @@ rule draw_training:
     params:
         **stage(
             "pretraining.draw_training",
-            names=[*PRETRAINED, *(["diffusion"] if not READY_MODEL else [])],
+            names=[*PRETRAINED, *(["diffusion"] if TRAINS_GENERATOR else [])],
             origin=ORIGIN,
         ),
     shell:

@@ -1,5 +1,5 @@
 # Does the generator copy? Its snapshots, the copy audit, membership, and the set to release (paper, Sec. 4.2).
-if not READY_MODEL:
+if TRAINS_GENERATOR:
 
     if SELECTING:
 
@@ -28,6 +28,7 @@ if not READY_MODEL:
                     settings=config["diffusion"]["monitor"],
                     network=EMBEDDING_KIND,
                     backbone=EMBEDDING_BACKBONE,
+                    resize=config["embedding"]["inception"]["resize"],
                     metric_k=config["manifold"]["recipe"]["metric_k"],
                     shift=config["manifold"]["privacy"]["shift"],
                     false_alarms=config["manifold"]["privacy"]["false_alarms"],
@@ -73,33 +74,35 @@ if not READY_MODEL:
             "{params.command} --log {log:q}"
 
 
-rule measure_denoising:
-    input:
-        model=generator,
-        views=result("views/labelled.npy"),
-        index=result("views/labelled.csv"),
-        holdout=result("diffusion/{cohort}holdout.csv"),
-        folds=left_out_folds,
-    output:
-        denoising=result("synthesis/{cohort}denoising.csv"),
-    log:
-        log_of("measure_denoising/{cohort}denoising"),
-    conda:
-        "../envs/diffusion.yaml"
-    threads: 1
-    resources:
-        runtime=0,
-        gpu=1,
-    params:
-        **stage(
-            "privacy.measure_denoising",
-            resume="{cohort}run",
-            settings={key: config["manifold"]["privacy"][key] for key in ("noises", "seed")},
-            batch_size=config["synthesis"]["recipe"]["batch_size"],
-            exclude_fold=excluded_fold,
-        ),
-    shell:
-        "{params.command} --log {log:q}"
+if HELD_OUT:
+
+    rule measure_denoising:
+        input:
+            model=generator,
+            views=result("views/labelled.npy"),
+            index=result("views/labelled.csv"),
+            holdout=result("diffusion/{cohort}holdout.csv"),
+            folds=left_out_folds,
+        output:
+            denoising=result("synthesis/{cohort}denoising.csv"),
+        log:
+            log_of("measure_denoising/{cohort}denoising"),
+        conda:
+            "../envs/diffusion.yaml"
+        threads: 1
+        resources:
+            runtime=0,
+            gpu=1,
+        params:
+            **stage(
+                "privacy.measure_denoising",
+                resume="{cohort}run",
+                settings={key: config["manifold"]["privacy"][key] for key in ("noises", "seed")},
+                batch_size=config["synthesis"]["recipe"]["batch_size"],
+                exclude_fold=excluded_fold,
+            ),
+        shell:
+            "{params.command} --log {log:q}"
 
 
 rule embed_copies:
@@ -142,7 +145,7 @@ rule audit_privacy:
         copy_real=result("embedding/{cohort}copy_labelled.npy"),
         copy_synthetic=result("embedding/{cohort}copy_synthetic.npy"),
         copy_planted=result("embedding/{cohort}copy_planted.npy"),
-        denoising=result("synthesis/{cohort}denoising.csv"),
+        denoising=result("synthesis/{cohort}denoising.csv") if HELD_OUT else [],
         filter=result("synthesis/{cohort}filter.csv"),
         holdout=result("diffusion/{cohort}holdout.csv"),
         folds=left_out_folds,

@@ -19,6 +19,7 @@ rule embed:
             resume="{cohort}run",
             network=EMBEDDING_KIND,
             backbone=EMBEDDING_BACKBONE,
+            resize=config["embedding"]["inception"]["resize"],
             batch_size=config["embedding"]["batch_size"],
         ),
     shell:
@@ -91,6 +92,6 @@ rule draw_filter:
     conda:
         "../envs/evaluation.yaml"
     params:
-        **stage("synthesis.draw_filter", origin=ORIGIN),
+        **stage("synthesis.draw_filter", protocol=json.dumps(generation_facts(config)), origin=ORIGIN),
     shell:
         "{params.command} --log {log:q}"

@@ -2,6 +2,7 @@
 CALIBRATION = config["figures"]["calibration"] if config["figures"]["calibration"] in SHOWN_TABLES else ""
 LEAK = study.leak_experiments(config)
 LEARNING = study.learning_experiments(config)
+FILTER_CURVES = [result(f"synthesis/{cohort}filter_curve.csv") for cohort in COHORTS]
 NUMBERED_TABLES = [*SHOWN_TABLES, "generation"]
 
 
@@ -9,6 +10,7 @@ rule make_table:
     input:
         lambda wildcards: table_parameters(wildcards.table),
         predictions=lambda wildcards: predictions_of(table_experiments(wildcards.table)),
+        curve=lambda wildcards: FILTER_CURVES if "filter_rule" in table_facts(wildcards.table, config) else [],
     output:
         csv=result("tables/{table}.csv"),
         md=result("tables/{table}.md"),
@@ -41,6 +43,7 @@ rule make_table:
             holdout_protocol=config["holdout"],
             pretraining_seeds=config["pretraining"]["seeds"],
             split_by=config["split_by"],
+            protocol=lambda wildcards: json.dumps(table_facts(wildcards.table, config)),
             reference_numbers=REFERENCE_NUMBERS,
             origin=ORIGIN,
         ),
@@ -52,6 +55,7 @@ rule make_generation_table:
     input:
         metrics=[result(f"synthesis/{cohort}metrics.csv") for cohort in COHORTS],
         filter=[result(f"synthesis/{cohort}filter.csv") for cohort in COHORTS],
+        curve=FILTER_CURVES,
     output:
         csv=result("tables/generation.csv"),
         md=result("tables/generation.md"),
@@ -71,6 +75,7 @@ rule make_generation_table:
         **stage(
             "tables.make_generation_table",
             holdout_protocol=config["holdout"],
+            protocol=json.dumps(metric_facts(config)),
             reference_numbers=REFERENCE_NUMBERS,
             origin=ORIGIN,
         ),

@@ -62,14 +62,14 @@ rule audit:
 
 rule diffusion:
     input:
-        [READY_MODEL or result(f"diffusion/{cohort}model") for cohort in COHORTS],
+        [] if SYNTHETIC_FOLDER else [READY_MODEL or result(f"diffusion/{cohort}model") for cohort in COHORTS],
     localrule: True
 
 
 rule synthesis:
     input:
         [result(f"synthesis/{cohort}{name}") for cohort in COHORTS for name in ("metrics.csv", "privacy.json")],
-        [result(f"release/{cohort}synthetic.zip") for cohort in COHORTS],
+        RELEASES,
         PNG_FOLDERS,
     localrule: True
 

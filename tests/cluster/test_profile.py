@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.cluster.conftest import PACE, Run
 from tests.cluster.slurm import Cluster
 from tests.shared import REPOSITORY
@@ -14,7 +16,7 @@ L40S, RTX = ("l40s", "gpu:l40s"), ("rtx2080ti", "gpu:rtx2080ti")
 ASKED = {
     "pretrain": (*L40S, 2, 16000, 720),
     "train_diffusion": (*L40S, 1, 16000, 1440),
-    "sample": (*L40S, 1, 12000, 240),
+    "sample": (*L40S, 1, 12000, 60),
     "audit_scratch": (*RTX, 1, 12000, 60),
     "finetune": (*RTX, 1, 12000, 60),
     "explain": (*RTX, 1, 8000, 60),
@@ -52,9 +54,10 @@ def test_the_smallest_study_runs_through_the_profile(
     assert max(one[-1] for one in embedded) in (240, 360)
 
 
-def test_the_shipped_study_is_tens_of_submissions(tmp_path: Path):
+@pytest.mark.parametrize("profile", ["slurm", "slurm-constraint"])
+def test_the_shipped_study_is_tens_of_submissions(tmp_path: Path, profile: str):
     (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
-    output = Study(tmp_path, []).snakemake("--profile", "slurm", "--dry-run")
+    output = Study(tmp_path, []).snakemake("--profile", profile, "--dry-run")
     local = {
         rule
         for file in [REPOSITORY / "Snakefile", *(REPOSITORY / "rules").glob("*.smk")]

@@ -66,6 +66,28 @@ def test_repeated_pretrainings_are_dealt_to_the_seeds_of_fine_tuning(tmp_path: P
         assert f"results/pretraining/ud/{folder}backbone.safetensors" in job
 
 
+def test_a_published_set_takes_the_generators_place(tmp_path: Path):
+    (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
+    (tmp_path / "published").mkdir()
+    changes = {
+        "synthesis": {"source": "folder", "folder": "published"},
+        "diffusion": {"holdout_patients": 0, "select": "last"},
+        "manifold": {"recipe": {"filter_rule": "neighbours"}},
+    }
+    planned = Study(tmp_path, []).change("published", changes).planned()
+    assert planned["import_synthetic"] == 1
+    assert planned["filter_manifold"] == 1
+    absent = {
+        "train_diffusion",
+        "sample_shard",
+        "join_shards",
+        "select_checkpoint",
+        "measure_denoising",
+        "pack_release",
+    }
+    assert not absent & set(planned)
+
+
 def test_mistakes_in_config_and_manifest_stop_a_dry_run_with_their_lines(tmp_path: Path):
     lines = (REPOSITORY / "data_manifest.csv").read_text().splitlines()
     (tmp_path / "data_manifest.csv").write_text("\n".join([*lines, lines[-1]]) + "\n")
@@ -169,7 +191,7 @@ def test_the_smallest_study_starts_few_processes_that_import_torch(fresh: Study)
 
 def test_the_demo_starts_few_processes_that_import_torch(tmp_path: Path):
     (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
-    assert torch_processes(Study(tmp_path, [REPOSITORY / "demo" / "config.yaml"]).planned()) <= 26
+    assert torch_processes(Study(tmp_path, [REPOSITORY / "studies" / "demo.yaml"]).planned()) <= 26
 
 
 def test_snakemake_runs_from_the_repository_without_options(tmp_path: Path):
@@ -203,7 +225,7 @@ def test_every_printed_command_is_one_that_its_stage_takes(tmp_path: Path, chang
         "image_id,path,patient_id,organ,label,device,side,truth\n"
         "E1,testicle/E1.png,E1,testicle,homogeneous,esaote_mylab,left,homogeneous\n"
     )
-    study = Study(tmp_path, [REPOSITORY / "demo" / "config.yaml"]).change("more", changes)
+    study = Study(tmp_path, [REPOSITORY / "studies" / "demo.yaml"]).change("more", changes)
     found = commands(study.snakemake("--dry-run", "--printshellcmds", "all", "classifier"))
     seen = set()
     for _exec, _python, _m, module, *words in found:
@@ -214,7 +236,7 @@ def test_every_printed_command_is_one_that_its_stage_takes(tmp_path: Path, chang
         seen.add(module.removeprefix("workflow_scripts."))
     tools = {stage for stage in stages() if stage.startswith("tools.")}
     other = {"data.fetch_weights", "data.make_phantom_manifest", "audit.measure_agreement", "diffusion.export_png",
-             "diffusion.import_guided_diffusion", "classifier.predict"}  # fmt: skip
+             "diffusion.import_guided_diffusion", "diffusion.import_synthetic", "classifier.predict"}  # fmt: skip
     if "diffusion" in changes:
         assert seen | tools | other >= set(stages())
 

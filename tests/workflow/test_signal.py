@@ -27,7 +27,7 @@ from workflow_scripts.synthesis.neighbours import inside, radii
 from workflow_scripts.tools.plan import read_config
 
 pytestmark = pytest.mark.slow
-DEMO_CONFIG = REPOSITORY / "demo" / "config.yaml"
+DEMO_CONFIG = REPOSITORY / "studies" / "demo.yaml"
 
 
 @pytest.fixture(scope="module")

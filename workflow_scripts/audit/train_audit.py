@@ -52,7 +52,7 @@ def main(arguments: argparse.Namespace) -> None:
     sources = (str(arguments.index), str(arguments.folds), str(arguments.index))
     table = join_tables(store.index, read_csv(arguments.folds), None, arguments.classes, sources)
     names = sorted(table["fold"].unique().tolist())
-    models = initial_classifiers(arguments.backbone, arguments.layout, arguments.weights, arguments.seed, names)
+    models = initial_classifiers(arguments.backbone, arguments.layout, arguments.weights, arguments.seed, names, recipe)
     say(f"{len(table)} views, {len(models)} folds, on {run.device}")
 
     run.start(run.identity(recipe))

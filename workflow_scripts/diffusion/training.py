@@ -129,8 +129,9 @@ def ema_decay(largest: float, updates: int) -> float:
 
 
 def learning_rate(recipe: DiffusionRecipe, step: int) -> float:
-    """Linear warm-up, then constant."""
-    return recipe.lr * min(1.0, (step + 1) / max(1, recipe.warmup_steps))
+    """Linear warm-up, then constant or, from the first step on, falling linearly to 0 at the end (`lr_schedule`)."""
+    rate = recipe.lr * min(1.0, (step + 1) / max(1, recipe.warmup_steps))
+    return rate if recipe.lr_schedule == "constant" else rate * (1 - step / recipe.steps)
 
 
 class Trainer:

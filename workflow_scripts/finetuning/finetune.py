@@ -57,7 +57,7 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"--output-weights names {len(arguments.output_weights)} files; {arguments.folds} has {len(names)} folds"
         )
-    models = initial_classifiers(arguments.backbone, arguments.layout, arguments.weights, arguments.seed, names)
+    models = initial_classifiers(arguments.backbone, arguments.layout, arguments.weights, arguments.seed, names, recipe)
     say(f"{len(table)} views, {int(table['keep'].sum())} kept, {len(names)} folds, on {run.device}")
 
     targets = training_targets(table, labels, arguments.classes[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +18,19 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import atomic_path, refuse_torchscript, verify_recorded_sha256
 from workflow_scripts.core.randomness import philox
 
-LAYOUTS = ("scratch", "torchvision", "uscl", "timm")
+LAYOUTS = ("scratch", "scratch_fan_in", "torchvision", "uscl", "timm", "original")
+# Options with which timm's networks of a fixed input size take any: Vision Transformers, Swin Transformers, no option.
+ANY_SIZE: tuple[dict[str, Any], ...] = (
+    {"dynamic_img_size": True, "dynamic_img_pad": True}, {"strict_img_size": False}, {},
+)  # fmt: skip
 # Every classifier and encoder gets its input normalised with these (paper, Sec. 4.1).
 MEAN, STD = 0.5, 0.25
 # USCL numbers the children of a torchvision ResNet; those between (ReLU, pooling) have no weights.
 USCL_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 # Names under which training scripts usually store a state dictionary among other things.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "teacher")
+# What self-supervised checkpoints hold beside the encoder: decoders, tokens of what is hidden, classifiers, projections.
+BESIDE_ENCODER = ("decoder", "mask_token", "head.", "lm_head.", "fc.", "dino_head.", "ibot_head.", "projector.")
 
 
 @contextmanager
@@ -37,7 +44,8 @@ def seed_weights(seed: int, stream: str) -> Iterator[None]:
 def create_backbone(name: str, seed: int = 0) -> nn.Module:
     """A timm network without classifier on CPU, (N, 3, H, W) -> (N, feature_count); its weights are timm's random ones.
 
-    Raises `UserError` on a name that timm does not know.
+    A Vision Transformer interpolates its position embeddings to the views that it is given, whatever their side; a Swin
+    Transformer fits its windows to them. Raises `UserError` on a name that timm does not know.
     """
     import timm
 
@@ -47,8 +55,31 @@ def create_backbone(name: str, seed: int = 0) -> nn.Module:
             f"backbone {name!r} is not a timm model (config key model.backbone); "
             + (f"similar names: {', '.join(close)}" if close else "timm.list_models() lists them all")
         )
-    with seed_weights(seed, "backbone"):
-        return timm.create_model(name, pretrained=False, num_classes=0)
+    made_for = timm.get_pretrained_cfg(name)
+    for options in ANY_SIZE if made_for is None or made_for.fixed_input_size else ({},):
+        try:
+            with seed_weights(seed, "backbone"):
+                return timm.create_model(name, pretrained=False, num_classes=0, **options)
+        except TypeError:
+            # The network's class has no such option; with none at all it is made as timm would.
+            if not options:
+                raise
+    raise AssertionError
+
+
+def require_forward(name: str, side: int) -> None:
+    """Raise `UserError` unless the timm network takes views of that side; computes no numbers (torch's device `meta`)."""
+    with torch.device("meta"), torch.no_grad():
+        network = create_backbone(name).eval()
+        try:
+            network(torch.zeros(1, 3, side, side))
+        except Exception as error:  # networks say in any way that a size does not suit them
+            own = getattr(network, "default_cfg", {}).get("input_size", ("?",))[-1]
+            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"backbone {name!r} cannot take views of {side} pixels ({reason}); set data.size to what it was made for"
+                f" ({own}), or choose another backbone"
+            ) from error
 
 
 def feature_count(backbone: nn.Module) -> int:
@@ -60,16 +91,19 @@ def feature_count(backbone: nn.Module) -> int:
 def load_initialisation(backbone: nn.Module, layout: str, path: Path | None, seed: int) -> None:
     """Set the weights that a training run starts from, in place.
 
-    Layouts: `scratch` draws Kaiming-normal convolutions (as the released code) from `seed` and needs no file;
+    Layouts: `scratch` draws Kaiming-normal convolutions by their fan out from `seed`, `scratch_fan_in` by their fan in, as
+    the released code does (its first convolution is 4.7 times as wide then); neither needs a file.
     `torchvision` is a torchvision ResNet; `uscl` is USCL's `features.<i>.…` over the children of a torchvision ResNet,
-    with projection layers `l…` and `fc…`; `timm` is the network's own keys, as in backbone.safetensors. Classifiers and
+    with projection layers `l…` and `fc…`; `timm` is the network's own keys, as in backbone.safetensors; `original` is a
+    checkpoint with the keys of its method's authors (MAE, BEiT, DINOv2, DeiT, Swin), which timm translates and whose position
+    embeddings it fits to the network's. Classifiers, decoders and
     projections are dropped; every other key must match, both ways. Raises `UserError` on a file that is absent, damaged or
     pickled, that does not have its recorded checksum, or that has other keys or shapes.
     """
-    if layout == "scratch":
+    if layout in ("scratch", "scratch_fan_in"):
         if path is not None:
-            raise UserError(f"layout scratch takes no weights, but {path} is given; name its layout or leave it out")
-        _draw_scratch(backbone, seed)
+            raise UserError(f"layout {layout} takes no weights, but {path} is given; name its layout or leave it out")
+        _draw_scratch(backbone, seed, by_fan_in=layout == "scratch_fan_in")
         return
     if layout not in LAYOUTS:
         raise UserError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
@@ -131,14 +165,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 class Classifier(nn.Module):
     """A backbone and one linear layer with two logits, negative class first; state keys `backbone.*` and `head.*`.
 
-    The head's initial weights (torch's default) are a function of `seed`.
+    The head's initial weights are a function of `seed`: torch's default (`uniform`), or Kaiming-normal by the fan in with
+    biases 0 (`kaiming`, the released code's).
     """
 
-    def __init__(self, backbone: nn.Module, seed: int) -> None:
+    def __init__(self, backbone: nn.Module, seed: int, head: str = "uniform") -> None:
         super().__init__()
         self.backbone = backbone
         with seed_weights(seed, "head"):
             self.head = nn.Linear(feature_count(backbone), 2)
+            if head == "kaiming":
+                nn.init.kaiming_normal_(self.head.weight)
+                nn.init.zeros_(self.head.bias)
 
     def forward(self, views: Tensor) -> Tensor:
         """(N, 3, H, W) normalised views -> (N, 2) logits."""
@@ -203,13 +241,16 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
     return model.eval(), parameters
 
 
-def _draw_scratch(backbone: nn.Module, seed: int) -> None:
+def _draw_scratch(backbone: nn.Module, seed: int, by_fan_in: bool) -> None:
     with seed_weights(seed, "scratch"):
         for module in backbone.modules():
             if isinstance(module, nn.Conv2d):
-                # Kaiming-normal with the fan out of one group; torch's initialiser would ignore the groups.
-                fan_out = module.out_channels // module.groups * math.prod(module.kernel_size)
-                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+                # Kaiming-normal with the fan of one group; torch's initialiser would ignore the groups in a fan out.
+                channels = module.in_channels if by_fan_in else module.out_channels
+                fan = channels // module.groups * math.prod(module.kernel_size)
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan))
+                if by_fan_in and module.bias is not None:
+                    nn.init.zeros_(module.bias)
             elif isinstance(module, nn.BatchNorm2d):
                 # timm starts the last norm of a residual block at 0; torchvision, and so the released code, at 1.
                 nn.init.ones_(module.weight)
@@ -250,6 +291,8 @@ def _in_timm_keys(weights: dict[str, Tensor], layout: str, backbone: nn.Module) 
         classifier = getattr(backbone, "default_cfg", {}).get("classifier") or ()
         names = (classifier,) if isinstance(classifier, str) else classifier
         return {k: v for k, v in weights.items() if not k.startswith(tuple(f"{name}." for name in names))}
+    if layout == "original":
+        return _translated(weights, backbone)
     renamed = {}
     for key, value in weights.items():
         if key.startswith(("l", "fc")):
@@ -259,6 +302,16 @@ def _in_timm_keys(weights: dict[str, Tensor], layout: str, backbone: nn.Module) 
         is_known = features == "features" and child in USCL_CHILDREN
         renamed[f"{USCL_CHILDREN[child]}.{parameter}" if is_known else key] = value
     return renamed
+
+
+def _translated(weights: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    """The encoder of a checkpoint of a method's authors, under timm's keys and with the network's position embeddings."""
+    for prefix in ("backbone.", "encoder."):
+        if any(key.startswith(prefix) for key in weights):
+            weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    kept = {key: value for key, value in weights.items() if not key.startswith(BESIDE_ENCODER)}
+    translate = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    return kept if translate is None else translate(kept, backbone)
 
 
 def _require_match(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:

@@ -87,20 +87,32 @@ class Fold:
     """Their probability of the positive class, float64 (m,) in [0, 1]."""
 
 
-def initial_classifier(backbone: str, layout: str, path: Path | None, seed: int, fold: int) -> Classifier:
-    """The classifier a fold starts from; whatever is random in its weights is a function of (seed, fold)."""
-    fold_seed = int(philox(seed, f"fold{fold}/weights").integers(2**63))
+def initial_classifier(
+    backbone: str, layout: str, path: Path | None, seed: int, fold: int, recipe: FinetuningRecipe | None = None
+) -> Classifier:
+    """The classifier a fold starts from; whatever is random in its weights is a function of (seed, fold).
+
+    Of the seed alone where `recipe` has `shared_start`; `recipe.head` names the head's distribution.
+    """
+    recipe = recipe or FinetuningRecipe()
+    stream = "weights" if recipe.shared_start else f"fold{fold}/weights"
+    fold_seed = int(philox(seed, stream).integers(2**63))
     network = create_backbone(backbone, fold_seed)
     load_initialisation(network, layout, path, fold_seed)
-    return Classifier(network, fold_seed)
+    return Classifier(network, fold_seed, recipe.head)
 
 
 def initial_classifiers(
-    backbone: str, layout: str, weights: Sequence[Path], seed: int, folds: Sequence[int]
+    backbone: str,
+    layout: str,
+    weights: Sequence[Path],
+    seed: int,
+    folds: Sequence[int],
+    recipe: FinetuningRecipe | None = None,
 ) -> dict[int, Classifier]:
     """`initial_classifier` of each fold; `weights` are none, one file for all folds, or one per fold in their order."""
     files = weights_by_fold(weights, folds, layout)
-    return {fold: initial_classifier(backbone, layout, path, seed, fold) for fold, path in files.items()}
+    return {fold: initial_classifier(backbone, layout, path, seed, fold, recipe) for fold, path in files.items()}
 
 
 def draw_order(labels: np.ndarray, sampler: str, seed: int, stream: str, epoch: int) -> np.ndarray:
@@ -151,6 +163,10 @@ def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
 
 def augmentation_draws(settings: FinetuningAugmentation) -> int:
     """Number of uniform draws per view that `augment` takes."""
+    if settings.preset == "released":
+        from workflow_scripts.networks.released_augmentation import UNIFORMS
+
+        return UNIFORMS
     if not settings.markers:
         return GEOMETRY_UNIFORMS
     from workflow_scripts.networks.markers import MARKER_UNIFORMS
@@ -162,8 +178,13 @@ def augment(images: Tensor, draws: np.ndarray, settings: FinetuningAugmentation)
     """Markers, then rotation, flip and shift in one resampling (paper, Sec. 4.3); pixels from outside are black.
 
     `images` float (N, 1, H, W) in [0, 1], `draws` float32 (N, augmentation_draws) in [0, 1). Image i depends on
-    draws[i] alone. Rotation in degrees and shift as a share of the side are uniform, either way.
+    draws[i] alone. Rotation in degrees and shift as a share of the side are uniform, either way. `preset: released` has
+    transforms of its own (`released_augmentation`).
     """
+    if settings.preset == "released":
+        from workflow_scripts.networks.released_augmentation import augment_as_released
+
+        return augment_as_released(images, draws)
     if settings.markers:
         from workflow_scripts.networks.markers import draw_markers
 
@@ -197,7 +218,8 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
     before = sum(task.steps(earlier) for earlier in task.targets if earlier < fold)
 
     # The network and its optimiser; the losses to return, and those of the current epoch's batches.
-    model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _training_mode(model, recipe)
     optimiser = _optimiser(model, recipe)
     losses = np.full((recipe.epochs, len(training)), np.nan)
     drawn: list[Tensor] = []
@@ -256,7 +278,7 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
                 )
             if task.record == "evaluation":
                 losses[epoch] = evaluate(model, task.views, targets, torch.as_tensor(training, device=device))
-                model.train()
+                _training_mode(model, recipe)
             else:
                 losses[epoch] = mean_per_view(order, epoch_losses)
             if board is not None:
@@ -313,9 +335,15 @@ def cross_validate(models: Mapping[int, Classifier], task: CrossValidation, run:
     return results
 
 
+def _training_mode(model: Classifier, recipe: FinetuningRecipe) -> None:
+    model.train()
+    if recipe.freeze_backbone:
+        model.backbone.requires_grad_(False).eval()
+
+
 def _optimiser(model: Classifier, recipe: FinetuningRecipe) -> torch.optim.Optimizer:
     groups = [
-        {"params": list(model.backbone.parameters()), "lr": recipe.backbone_lr},
+        *([] if recipe.freeze_backbone else [{"params": list(model.backbone.parameters()), "lr": recipe.backbone_lr}]),
         {"params": list(model.head.parameters()), "lr": recipe.head_lr},
     ]
     return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)

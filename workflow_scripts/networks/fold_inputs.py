@@ -111,7 +111,7 @@ def weights_by_fold(weights: Sequence[Path], folds: Sequence[int], layout: str) 
     """The file each fold starts from: none for scratch, one for all folds, or one per fold in order."""
     if len(weights) not in (0, 1, len(folds)):
         raise UserError(f"--weights names {len(weights)} files for {len(folds)} folds; give none, one, or one per fold")
-    if not weights and layout != "scratch":
+    if not weights and not layout.startswith("scratch"):
         raise UserError(f"--layout {layout} needs --weights; only scratch starts without a file")
     files: list[Path | None] = list(weights) if len(weights) == len(folds) else [*weights, None][:1] * len(folds)
     return dict(zip(folds, files, strict=True))

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 KINDS = 4
 LINE = 3
 REPEATS = 2
+# Period and length of the dots of a line, in shares of the side.
+DOTS = (0.04, 0.02)
 # Radius of a circle, arm of a plus, half of a dash, in shares of the side.
 SMALLEST, LARGEST = 0.02, 0.04
 # A draw per marker: whether it occurs, two points (x, y), size, brightness.
@@ -33,36 +35,43 @@ def draw_markers(images: torch.Tensor, uniforms: np.ndarray, probability: float)
         return images
     images = images.clone()
     draws = uniforms.reshape(len(images), KINDS, REPEATS, DRAWS)
+    for kind in range(KINDS):
+        for repeat in range(REPEATS):
+            drawn = np.flatnonzero(draws[:, kind, repeat, 0] < probability)
+            burn_in(images, kind, drawn, draws[drawn, kind, repeat, 1:])
+    return images
+
+
+def burn_in(
+    images: torch.Tensor, kind: int, drawn: np.ndarray, draws: np.ndarray, dots: tuple[float, float] = DOTS
+) -> None:
+    """Burn a marker of a kind into each of the images (N, 1, H, W) whose numbers are `drawn` (n,), in place.
+
+    `draws` (n, DRAWS - 1) in [0, 1): two points (x, y), size, brightness; `dots`: period and length of a line's dots.
+    """
+    if not len(drawn):
+        return
     height, width = images.shape[-2:]
     side = min(height, width)
     stroke = max(0.6 / side, 0.004)  # half the width of a line; at least about a pixel, or it would vanish
     reach = LARGEST + stroke + 1 / side
-    for kind in range(KINDS):
-        # A small marker is drawn within a window around it: whole images would cost a hundred times the arithmetic.
-        window = (height, width) if kind == LINE else (min(math.ceil(2 * reach * side) + 1, side),) * 2
-        for repeat in range(REPEATS):
-            drawn = np.flatnonzero(draws[:, kind, repeat, 0] < probability)
-            if not len(drawn):
-                continue
-            x1, y1, x2, y2 = (0.1 + 0.8 * draws[drawn, kind, repeat, i] for i in range(1, 5))
-            corner = [
-                np.clip(np.floor((middle - reach) * side), 0, length - part).astype(np.int64)
-                for middle, length, part in zip((y1, x1), (height, width), window, strict=True)
-            ]
-            on_device = (
-                torch.as_tensor(a, device=images.device) for a in (x1, y1, x2, y2, *draws[drawn, kind, repeat, 5:].T)
-            )
-            x1, y1, x2, y2, scale, bright = (values.view(-1, 1, 1) for values in on_device)
-            image, top, left = (torch.as_tensor(a, device=images.device).view(-1, 1, 1) for a in (drawn, *corner))
-            row = top + torch.arange(window[0], device=images.device).view(1, -1, 1)
-            column = left + torch.arange(window[1], device=images.device).view(1, 1, -1)
-            # Pixel centres in shares of the side, so that all lengths are shares too.
-            ink = _ink(
-                kind, (row + 0.5) / side, (column + 0.5) / side, (x1, y1, x2, y2), SMALLEST * (1 + scale), stroke
-            )
-            here = images[image, 0, row, column]
-            images[image, 0, row, column] = torch.where(ink, (0.85 + 0.15 * bright).to(images.dtype), here)
-    return images
+    # A small marker is drawn within a window around it: whole images would cost a hundred times the arithmetic.
+    window = (height, width) if kind == LINE else (min(math.ceil(2 * reach * side) + 1, side),) * 2
+    points = [0.1 + 0.8 * draws[:, i] for i in range(4)]
+    corner = [
+        np.clip(np.floor((middle - reach) * side), 0, length - part).astype(np.int64)
+        for middle, length, part in zip(points[1::-1], (height, width), window, strict=True)
+    ]
+    on_device = (torch.as_tensor(a, device=images.device) for a in (*points, *draws[:, 4:].T))
+    x1, y1, x2, y2, scale, bright = (values.view(-1, 1, 1) for values in on_device)
+    image, top, left = (torch.as_tensor(a, device=images.device).view(-1, 1, 1) for a in (drawn, *corner))
+    row = top + torch.arange(window[0], device=images.device).view(1, -1, 1)
+    column = left + torch.arange(window[1], device=images.device).view(1, 1, -1)
+    # Pixel centres in shares of the side, so that all lengths are shares too.
+    places = (row + 0.5) / side, (column + 0.5) / side
+    ink = _ink(kind, *places, (x1, y1, x2, y2), SMALLEST * (1 + scale), stroke, dots)
+    here = images[image, 0, row, column]
+    images[image, 0, row, column] = torch.where(ink, (0.85 + 0.15 * bright).to(images.dtype), here)
 
 
 def _ink(
@@ -72,6 +81,7 @@ def _ink(
     ends: tuple[torch.Tensor, ...],
     size: torch.Tensor,
     stroke: float,
+    dots: tuple[float, float] = DOTS,
 ) -> torch.Tensor:
     x1, y1, x2, y2 = ends
     if kind == 0:
@@ -81,7 +91,7 @@ def _ink(
     if kind == 2:
         return _dash(rows, columns, x1, y1, size, stroke)
     crosses = _plus(rows, columns, x1, y1, size, stroke) | _plus(rows, columns, x2, y2, size, stroke)
-    return crosses | _dots(rows, columns, x1, y1, x2, y2, stroke)
+    return crosses | _dots(rows, columns, x1, y1, x2, y2, stroke, dots)
 
 
 def _circle(
@@ -106,14 +116,14 @@ def _dash(
 
 def _dots(
     rows: torch.Tensor, columns: torch.Tensor, x1: torch.Tensor, y1: torch.Tensor, x2: torch.Tensor, y2: torch.Tensor,
-    stroke: float,
+    stroke: float, dots: tuple[float, float],
 ) -> torch.Tensor:  # fmt: skip
-    """A dotted segment: on along half of every 0.03 of its length."""
+    """A dotted segment; `dots`: period and length of its dots."""
     run, rise = x2 - x1, y2 - y1
     length = (run**2 + rise**2).sqrt().clamp_min(1e-6)
     along = ((columns - x1) * run + (rows - y1) * rise) / length
     away = ((columns - x1) * rise - (rows - y1) * run).abs() / length
-    return (away <= stroke) & (along >= 0) & (along <= length) & (along.remainder(0.04) < 0.02)
+    return (away <= stroke) & (along >= 0) & (along <= length) & (along.remainder(dots[0]) < dots[1])
 
 
 # Markers that scanners burnt into views are found by their shape and blacked out (paper, Sec. 4.1); otherwise a network

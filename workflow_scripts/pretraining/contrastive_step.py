@@ -72,6 +72,8 @@ def compute_gradients(
     logits = None if encoder.organ is None else _leaf([part[1] for part in parts if part[1] is not None], processes)
     con = nt_xent(embeddings[0], embeddings[1], recipe.temperature) if recipe.loss_con else None
     sup = None if logits is None else organ_loss(logits.flatten(0, 1), organs.repeat(2))
+    if sup is not None and recipe.organ_loss == "sum":
+        sup = 2 * sup
     loss = total_loss(con, sup, recipe.organ_weight)
     loss.backward()
 

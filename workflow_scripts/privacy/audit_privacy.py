@@ -5,7 +5,8 @@ training view behind the strongest evidence, the distance to the nearest one in 
 normalised cross-correlation over flips and shifts, the best cosine of the copy encoder, the score, whether it lies above
 the threshold, and authenticity. The summary (JSON, and a page) holds counts, the control on held-out patients, the
 membership AUCs from outside and from the generator's weights, the share of planted copies of each kind that are found,
-and in words what may and may not be claimed.
+and in words what may and may not be claimed. Where no patient was held out, no closeness can be called unusual: `copy` and
+the control are left empty, and page and summary say that the audit was not possible.
 
     python -m workflow_scripts.privacy.audit_privacy --real embedding/labelled.npy --real-views views/labelled.npy \\
         --real-index views/labelled.csv --synthetic embedding/synthetic.npy --synthetic-views views/synthetic.npy \\
@@ -34,10 +35,24 @@ from workflow_scripts.study.patients import real_masks
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
+
+NOT_POSSIBLE = "not possible: no patient was held out"
 
 
 def audit_layout(summary: Mapping[str, Any]) -> Table:
     """Table of the kinds of planted copies in `summary`, the audit's; its findings and their limits as notes."""
+    if not summary["possible"]:
+        return Table(
+            label="privacy",
+            title=f"Copy audit: {NOT_POSSIBLE}",
+            header=("synthetic views", "training views", "training patients"),
+            rows=((str(summary["views"]), str(summary["training_views"]), str(summary["training_patients"])),),
+            text_columns=0,
+            notes=(summary["may_say"], summary["may_not_say"], summary["caveats"]),
+            rules=(),
+            origin=summary["origin"],
+        )
     rows = [
         (
             row["kind"],
@@ -95,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
     add_inputs(parser, "real real_views real_index synthetic synthetic_views copy_real copy_synthetic copy_planted")
-    add_inputs(parser, "denoising filter holdout folds?")
+    add_inputs(parser, "denoising? filter holdout folds?")
     add_outputs(parser, "privacy summary page")
     add_parameters(parser, "exclude_fold origin")
     add_settings(parser, PrivacyRecipe)
@@ -130,11 +145,36 @@ def main(arguments: argparse.Namespace) -> None:
         str(arguments.copy_synthetic): len(copy_synthetic), str(arguments.filter): len(answers),
     })  # fmt: skip
     training, held_out = real_masks(index, arguments.holdout, arguments.folds, arguments.exclude_fold)
-    _require_patients(patients[held_out], f"{arguments.holdout} leaves")
     if not training.any():
         raise UserError(f"{arguments.holdout} and the excluded fold leave no training views to compare with")
-
     known = real_views[training], copy_real[training]
+    scale = privacy.scale_of(privacy.closeness_within(*known, patients[training], shift).evidence())
+    found = privacy.closeness(views, np.asarray(copy_synthetic), *known, shift)
+    score, strongest = scale.score(found.evidence())
+    authentic, distance = privacy.authentic(np.asarray(synthetic), real[training])
+    table = pd.DataFrame({
+        "index": np.arange(len(views)),
+        "nearest_view": index["view_id"].to_numpy()[training][found.nearest_rows(strongest)],
+        "feature_distance": distance,
+        "correlation": found.correlation[:, 0].astype(float),
+        "similarity": 1 - found.distance[:, 0] ** 2 / 2,
+        "score": score,
+        "copy": pd.array([pd.NA] * len(views), dtype="Int64"),
+        "authentic": authentic.astype(int),
+    })  # fmt: skip
+    counts = {
+        "origin": arguments.origin,
+        "training_views": int(training.sum()),
+        "training_patients": len(np.unique(patients[training])),
+    }  # fmt: skip
+    if not held_out.any():
+        summary = {"possible": False, "views": len(views), **counts} | privacy.without_held_out(arguments.holdout)
+        _write(table, summary, arguments)
+        return
+    _require_patients(patients[held_out], f"{arguments.holdout} leaves")
+    if arguments.denoising is None:
+        raise UserError("with held-out patients the audit needs --denoising, which measure_denoising makes")
+
     unseen = privacy.closeness(real_views[held_out], copy_real[held_out], *known, shift)
     same = unseen.correlation[:, 0] >= privacy.SAME_PICTURE
     if same.any():
@@ -146,21 +186,16 @@ def main(arguments: argparse.Namespace) -> None:
     usable = privacy.really_unseen(unseen.correlation[:, 0], patients[held_out])
     held_out[np.flatnonzero(held_out)[~usable]] = False
     _require_patients(patients[held_out], "held-out pictures that are also training views leave")
-    scale = privacy.scale_of(privacy.closeness_within(*known, patients[training], shift).evidence())
     held_scores = scale.score(unseen.evidence()[usable])[0]
     threshold = privacy.threshold_of(held_scores, recipe.false_alarms)
-    found = privacy.closeness(views, np.asarray(copy_synthetic), *known, shift)
-    score, strongest = scale.score(found.evidence())
     copies = score > threshold
-
-    authentic, distance = privacy.authentic(np.asarray(synthetic), real[training])
+    table["copy"] = copies.astype(int)
 
     kept = answers["inside"].to_numpy() == 1
     summary = privacy.summarise(copies, kept, held_scores, patients[held_out], recipe.false_alarms, seed)
     summary |= {
-        "origin": arguments.origin,
-        "training_views": int(training.sum()),
-        "training_patients": len(np.unique(patients[training])),
+        "possible": True,
+        **counts,
         "same_pictures": int(same.sum()),
         "shift": shift,
         "threshold": threshold,
@@ -184,21 +219,12 @@ def main(arguments: argparse.Namespace) -> None:
             reach[training], patients[training], reach[held_out], patients[held_out], seed
         )
         summary["membership_auc"][name] = {"value": auc, "low": low, "high": high}
-    summary |= privacy.statements(summary)
+    _write(table, summary | privacy.statements(summary), arguments)
+
+
+def _write(table: pd.DataFrame, summary: dict[str, Any], arguments: argparse.Namespace) -> None:
     page = audit_layout(summary)
     say(f"{markdown(page)}\n{summary['may_say']}\n{summary['caveats']}")
-
-    nearest_rows = found.nearest_rows(strongest)
-    table = pd.DataFrame({
-        "index": np.arange(len(views)),
-        "nearest_view": index["view_id"].to_numpy()[training][nearest_rows],
-        "feature_distance": distance,
-        "correlation": found.correlation[:, 0].astype(float),
-        "similarity": 1 - found.distance[:, 0] ** 2 / 2,
-        "score": score,
-        "copy": copies.astype(int),
-        "authentic": authentic.astype(int),
-    })  # fmt: skip
     write_csv(table, arguments.output_privacy)
     write_json(summary, arguments.output_summary)
     write_text(html_page(page), arguments.output_page)

@@ -44,6 +44,20 @@ def dataset_card(
     """
     stamp = f"**{plain(origin)}**: made from drawn phantoms, not from patients.\n\n" if origin else ""
     text = f"| of the others, left out since OCR found text in them | {counts['text']} |\n" if counts["text"] else ""
+    audited = privacy["possible"]
+    if not audited:
+        stamp += (
+            "**Not audited for copies**: no patient was held out from the generator, so no view could be judged.\n\n"
+        )
+    found = counts["copies"] if audited else "not audited"
+    compared = (
+        """Each
+remaining view was compared with all training views, and left out if it comes closer to one than views of patients that
+the generator never saw come."""
+        if audited
+        else """No view
+was left out as a copy."""
+    )
     source = "drawn phantom frames" if origin else "B-mode ultrasound frames"
     tags = ["synthetic", "ultrasound", *([origin.lower()] if origin else [])]
     front = {"pretty_name": _line(title), "tags": tags} | (
@@ -70,13 +84,11 @@ organ and its number in the generated set. It holds no labels, no real views and
 |---|---|
 | generated | {counts["generated"]} |
 | inside the manifold of the real views (filter) | {counts["filtered"]} |
-| of these, flagged by the copy audit and left out | {counts["copies"]} |
+| of these, flagged by the copy audit and left out | {found} |
 {text}| released | {counts["released"]} |
 
 The filter keeps a generated view if its features lie within one of the real views' balls, whose radius is the
-distance to the k-th nearest real view, scaled where the filter was calibrated on views of unseen patients. Each
-remaining view was compared with all training views, and left out if it comes closer to one than views of patients that
-the generator never saw come.
+distance to the k-th nearest real view, scaled where the filter was calibrated on views of unseen patients. {compared}
 
 ## Quality
 {_metric_table(metrics)}
@@ -126,6 +138,11 @@ def _values(metrics: Sequence[Mapping[str, str]], set_name: str, metric: str) ->
 
 
 def _privacy(privacy: Mapping[str, Any]) -> str:
+    limits = f"""**What this does not show.** {plain(privacy["may_not_say"])}
+
+**Caveats.** {plain(privacy["caveats"])}"""
+    if not privacy["possible"]:
+        return f"{plain(privacy['may_say'])}\n\n{limits}"
     auc, attack = privacy["membership_auc"]["filtered"], privacy["generator"]["auc"]
     weights = (
         f"a training patient's views are denoised better than a held-out one's with probability {attack['value']:.2f} (95 %"
@@ -137,9 +154,7 @@ Membership: training views lie nearer to the filtered set than held-out ones wit
 interval {auc["low"]:.2f} to {auc["high"]:.2f}; 0.5 is no difference). Whoever has the generator's weights, which are not
 part of this set, could try this: {plain(weights)}
 
-**What this does not show.** {plain(privacy["may_not_say"])}
-
-**Caveats.** {plain(privacy["caveats"])}"""
+{limits}"""
 
 
 def _line(text: str) -> str:

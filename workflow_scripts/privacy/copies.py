@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -333,3 +334,15 @@ def statements(summary: Mapping[str, Any]) -> dict[str, str]:
             " patients concerned were left out of the calibration. Remove duplicates from the study and run again.",
         )
     return {"may_say": may, "may_not_say": may_not, "caveats": " ".join(caveats)}
+
+
+def without_held_out(source: Path) -> dict[str, str]:
+    """What may and may not be claimed of a set whose generator saw every labelled patient (`source` names none)."""
+    return {
+        "may_say": "The audit was not possible: no patient was held out from the generator, so there is no telling how"
+        f" close to a training view a view comes that is no copy ({source.name} names no patient). No view was judged.",
+        "may_not_say": "Not: that the set holds no copies; that it was audited; that it is anonymous, differentially"
+        " private or safe under any law; that no patient can be identified.",
+        "caveats": "The closest pairs are drawn without verdicts. Look at them before you show the set to anyone. To have"
+        " it audited, set diffusion.holdout_patients (0.15 by default) and train the generator again.",
+    }

@@ -19,8 +19,11 @@ CONTEXT = {
 COLUMNS = {"file_name": "sc:Text", "organ": "sc:Text", "index": "sc:Integer", "origin": "sc:Text"}
 
 
-def croissant(title: str, licence: str, organ: str, origin: str, released: int, table_sha256: str) -> str:
-    """The JSON-LD text; `table_sha256` is the checksum of train/metadata.csv."""
+def croissant(
+    title: str, licence: str, organ: str, origin: str, released: int, table_sha256: str, audited: bool
+) -> str:
+    """The JSON-LD text; `table_sha256` is the checksum of train/metadata.csv, `audited`: the copy audit was possible."""
+    made = "made and audited" if audited else "made, NOT audited for copies of training views"
     stamp = f"{origin}: made from drawn phantoms, not from patients. " if origin else ""
     fields = [
         {
@@ -42,7 +45,7 @@ def croissant(title: str, licence: str, organ: str, origin: str, released: int, 
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": " ".join(title.split()),
         "description": f"{stamp}{released} synthetic {organ} ultrasound views drawn by a diffusion model; README.md says"
-        " how they were made and audited, and what they must not be used for.",
+        f" how they were {made}, and what they must not be used for.",
         "license": " ".join(licence.split()) or "not chosen",
         "distribution": [
             {

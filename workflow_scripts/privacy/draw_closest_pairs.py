@@ -1,6 +1,7 @@
 """The synthetic views that score highest in the copy audit, each beside its nearest training view.
 
-For the group's own eyes: it shows real views.
+For the group's own eyes: it shows real views. Without held-out patients the audit judges no view, and none is framed as a
+copy or as none.
 
     python -m workflow_scripts.privacy.draw_closest_pairs --real-views views/labelled.npy --real-index views/labelled.csv \\
         --synthetic-views views/synthetic.npy --privacy synthesis/privacy.csv --output-figure figures/closest_pairs.png
@@ -54,20 +55,27 @@ def main(arguments: argparse.Namespace) -> None:
         for number, score, view, correlation in zip(*columns, strict=True)
     ]
     pictures = synthetic[closest["index"].to_numpy()], real.pixels[rows]
-    figure = pairs_figure(*pictures, titles, list(closest["copy"] == 1))
+    judged = bool(answers["copy"].notna().all())
+    figure = pairs_figure(*pictures, titles, list(closest["copy"] == 1) if judged else None)
     stamp(figure, arguments.origin)
     save(figure, arguments.output_figure)
 
 
-def pairs_figure(synthetic: np.ndarray, real: np.ndarray, titles: list[tuple[str, str]], flagged: list[bool]) -> Figure:
-    """Pairs of synthetic and real views (P, side, side) side by side, closest first; flagged ones framed red."""
+def pairs_figure(
+    synthetic: np.ndarray, real: np.ndarray, titles: list[tuple[str, str]], flagged: list[bool] | None
+) -> Figure:
+    """Pairs of synthetic and real views (P, side, side) side by side, closest first; flagged ones framed red.
+
+    `flagged` is None where no view was judged.
+    """
     from matplotlib.figure import Figure
 
     columns = min(5, len(titles))
     lines = -(-len(titles) // columns)
     figure = Figure(figsize=(3.2 * columns, 1.95 * lines + 0.7), layout="constrained")
+    verdict = "no verdict: no patient was held out" if flagged is None else "red = counted as a copy"
     figure.suptitle(
-        "Closest pairs: synthetic view (left), nearest training view (right); red = counted as a copy\n"
+        f"Closest pairs: synthetic view (left), nearest training view (right); {verdict}\n"
         "shows training views: not for release",
         fontsize=11,
     )
@@ -76,7 +84,7 @@ def pairs_figure(synthetic: np.ndarray, real: np.ndarray, titles: list[tuple[str
         axis.axis("off")
     for place, (synthetic_title, real_title) in enumerate(titles):
         left, right = grid[place // columns, 2 * (place % columns) : 2 * (place % columns) + 2]
-        colour = DISCARDED if flagged[place] else REAL
+        colour = DISCARDED if flagged is not None and flagged[place] else REAL
         draw_view(left, synthetic[place], colour)
         draw_view(right, real[place], colour)
         left.set_title(synthetic_title, fontsize=7, color=colour)

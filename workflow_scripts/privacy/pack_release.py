@@ -3,7 +3,8 @@ deterministic archive.
 
 The zip holds `train/synthetic_<number>.png` with `train/metadata.csv` (the ImageFolder layout of dataset hubs),
 `README.md` (a dataset card), `croissant.json` (the same for machines) and `checksums.sha256`. The same inputs give the
-same bytes. Nothing of real views is in it.
+same bytes. Nothing of real views is in it. A set that could not be audited, since no patient was held out, is refused
+unless --without-audit is given; then card and metadata say so.
 
     python -m workflow_scripts.privacy.pack_release --views views/synthetic.npy --filter synthesis/filter.csv \\
         --privacy synthesis/privacy.csv --summary synthesis/privacy.json --metrics synthesis/metrics.csv --organ testicle \\
@@ -57,6 +58,13 @@ def main(arguments: argparse.Namespace) -> None:
     check_rows({
         str(arguments.views): len(views), str(arguments.filter): len(filtered), str(arguments.privacy): len(audited),
     })  # fmt: skip
+    privacy = read_json(arguments.summary)
+    if not privacy["possible"] and not release.without_audit:
+        raise UserError(
+            f"{arguments.summary} says that the copy audit was not possible, since no patient was held out: the set is not"
+            " released. Set diffusion.holdout_patients and train the generator again, or set release.without_audit: true;"
+            " the cards then say that the set was not audited"
+        )
     kept = [row["inside"] == "1" for row in filtered]
     copies = [row["copy"] == "1" for row in audited]
     original = [number for number, inside in enumerate(kept) if inside and not copies[number]]
@@ -83,17 +91,20 @@ def main(arguments: argparse.Namespace) -> None:
         origin=arguments.origin,
         counts=counts,
         size=views.shape[1],
-        privacy=read_json(arguments.summary),
+        privacy=privacy,
         metrics=read_rows(arguments.metrics),
     )
     table = metadata(released, arguments.organ, arguments.origin)
     digest = hashlib.sha256(table).hexdigest()
-    about = croissant(release.title, release.licence, arguments.organ, arguments.origin, len(released), digest)
+    about = croissant(
+        release.title, release.licence, arguments.organ, arguments.origin, len(released), digest, privacy["possible"]
+    )
     documents = {"README.md": card.encode(), "croissant.json": about.encode(), "train/metadata.csv": table}
     with atomic_path(arguments.output_archive) as temporary:
         files = members(views, released, documents)
         pack(progress(files, "pack", "file", total=len(released) + len(documents)), temporary)
-    say(f"released {len(released)} of {len(views)} synthetic views, {counts['copies']} left out as possible copies")
+    verdict = f"{counts['copies']} left out as possible copies" if privacy["possible"] else "not audited for copies"
+    say(f"released {len(released)} of {len(views)} synthetic views, {verdict}")
 
 
 def find_text(arguments: argparse.Namespace, views: np.ndarray, numbers: Sequence[int]) -> dict[int, list[Text]]:

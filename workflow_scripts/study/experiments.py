@@ -137,11 +137,28 @@ def pretraining_runs(config: Mapping[str, Any]) -> list[str]:
     return [run for run in config["pretraining"]["runs"] if run in asked]
 
 
+def backbones(config: Mapping[str, Any]) -> list[str]:
+    """The timm networks that the study trains, each once."""
+    started = {experiment.init for experiment in experiments(config).values() if not experiment.is_baseline}
+    starts = [*config["audit"]["initialisations"], *pretraining_runs(config), *sorted(started)]
+    return list(dict.fromkeys(backbone_of(start, config) for start in starts))
+
+
+def backbone_of(start: str, config: Mapping[str, Any]) -> str:
+    """The timm network of an initialisation or pretraining run: its own, that of the run's start, or the study's."""
+    if (run := config["pretraining"]["runs"].get(start)) is not None:
+        return run.get("backbone") or backbone_of(run["init"], config)
+    return config["initialisations"][start].get("backbone") or config["model"]["backbone"]
+
+
 def finetuning_recipe(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
     """The fine-tuning settings of an experiment."""
     recipe = dict(config["finetuning"]["recipe"])
-    kept = AUGMENTATIONS_KEPT.get(experiment.variant, recipe["augmentation"].keys())
-    return recipe | {"augmentation": {k: v if k in kept else 0.0 for k, v in recipe["augmentation"].items()}}
+    if (kept := AUGMENTATIONS_KEPT.get(experiment.variant)) is not None:
+        # What is left is said in the magnitudes, which the released code's preset does not look at.
+        magnitudes = {k: v if k in kept else 0.0 for k, v in recipe["augmentation"].items()}
+        recipe["augmentation"] = {**magnitudes, "preset": "paper"}
+    return recipe
 
 
 def repeats(config: Mapping[str, Any]) -> list[str]:

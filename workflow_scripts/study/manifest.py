@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -227,3 +228,16 @@ def filled_sets(rows: list[dict[str, str]], config: Mapping[str, Any], runs: Ite
                     "label; take the set out of the run"
                 )
     return sets
+
+
+def require_held_out(rows: Iterable[Mapping[str, str]], config: Mapping[str, Any]) -> None:
+    """Raise `UserError` where a share of held-out patients is asked for and too few patients are labelled to give two."""
+    share = config["diffusion"]["holdout_patients"]
+    patients = {row["patient_id"] for row in rows if row["label"]}
+    # A cohort lacks the patients of one fold.
+    known = len(patients) if config["holdout"] == "none" else len(patients) * (config["folds"] - 1) // config["folds"]
+    if share and math.floor(share * known + 0.5) < 2:
+        raise UserError(
+            f"diffusion.holdout_patients: {share} of {known} labelled patients is fewer than two, and the privacy audit needs"
+            " at least two; raise the share, or set it to 0 and release.without_audit: true"
+        )

@@ -35,7 +35,7 @@ def weight_files(config: Mapping[str, Any]) -> dict[str, WeightFile]:
     """Every file of weights that the config names, by path."""
     found: dict[str, WeightFile] = {}
     for name, start in config["initialisations"].items():
-        if start["layout"] == "scratch":
+        if start["layout"].startswith("scratch"):
             continue
         weight = found.setdefault(start["file"], WeightFile(start["file"], start["url"], start["sha256"]))
         if name in config["audit"]["initialisations"]:

@@ -11,11 +11,13 @@ lies in the others, so it shows where the sets are, not the filter's border.
 from __future__ import annotations
 
 import argparse
+import json
 
 from workflow_scripts.core.files import read_csv, read_npy
 from workflow_scripts.core.store import check_rows, open_pixels
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
+from workflow_scripts.study.protocol import made_with
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     parser = stage_parser(__doc__)
     add_inputs(parser, "real synthetic views filter curve")
     add_outputs(parser, "figure")
-    add_parameters(parser, "origin")
+    add_parameters(parser, "protocol origin")
     return parser
 
 
@@ -41,6 +43,9 @@ def main(arguments: argparse.Namespace) -> None:
     })  # fmt: skip
     inside = answers["inside"].to_numpy() == 1
     figure = filter_figure(views, inside, np.asarray(real), np.asarray(synthetic), curve)
+    if arguments.protocol:
+        made = made_with(json.loads(arguments.protocol), [int(curve["real_views"].iloc[0])])
+        figure.suptitle(f"{figure.get_suptitle()}\n{made}", fontsize=10)
     stamp(figure, arguments.origin)
     save(figure, arguments.output_figure)
 

@@ -1,6 +1,7 @@
 """Embedding networks: what turns views into the features of the manifold.
 
-`inception`: the FID network on images that are resized and normalised as clean-fid does ("clean" mode, 2048 features).
+`inception`: the FID network on images that are resized and normalised as clean-fid does (2048 features): its mode `clean`,
+or `legacy_tensorflow`, the bilinear resizing inside TensorFlow's graph of 2015.
 `timm`: a network of timm with its own input size and normalisation, from a file supplied manually.
 `encoder`: a backbone pretrained by this workflow, seen as fine-tuning sees it (input (x/255 - 0.5) / 0.25).
 Features are float32 and do not depend on the batch size but for the last bits of float32 sums.
@@ -18,6 +19,7 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import refuse_torchscript, verify_recorded_sha256
 from workflow_scripts.networks.backbone import create_backbone, load_initialisation, normalise
 
+INCEPTION_SIDE = 299
 # A network takes uint8 views (B, side, side) on the CPU and gives float32 features (B, D) on the CPU.
 Network = Callable[[np.ndarray], np.ndarray]
 
@@ -30,10 +32,10 @@ def exact_float32() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def load_network(kind: str, backbone: str, weights: Path, device: torch.device) -> Network:
-    """The embedding network of a kind: `inception`; `encoder` and `timm` are the timm network `backbone`."""
+def load_network(kind: str, backbone: str, weights: Path, device: torch.device, resize: str = "clean") -> Network:
+    """The embedding network of a kind: `inception`, with `resize`; `encoder` and `timm` are the timm network `backbone`."""
     if kind == "inception":
-        return load_inception(weights, device)
+        return load_inception(weights, device, resize)
     return {"encoder": load_encoder, "timm": load_timm}[kind](backbone, weights, device)
 
 
@@ -81,7 +83,23 @@ def load_timm(model_name: str, weights: Path, device: torch.device) -> Network:
     return network
 
 
-def load_inception(weights: Path, device: torch.device) -> Network:
+def resize_like_tensorflow(images: torch.Tensor, side: int) -> torch.Tensor:
+    """float (B, C, side, side): bilinear as TensorFlow 1 resizes (B, C, H, H), corners and not centres of pixels aligned.
+
+    Neither half-pixel offset nor antialiasing, so that neither `interpolate` of torch gives it.
+    """
+    for dimension in (-2, -1):
+        size = images.shape[dimension]
+        place = torch.arange(side, device=images.device) * (size / side)
+        low = place.long()
+        high = (low + 1).clamp_max(size - 1)
+        share = (place - low).view((-1, 1) if dimension == -2 else (-1,))
+        below, above = images.index_select(dimension, low), images.index_select(dimension, high)
+        images = below + (above - below) * share
+    return images
+
+
+def load_inception(weights: Path, device: torch.device, resize: str = "clean") -> Network:
     """The FID network with weights from a local state dictionary; nothing is downloaded, and nothing in the file is run."""
     from cleanfid.resize import build_resizer
 
@@ -89,7 +107,7 @@ def load_inception(weights: Path, device: torch.device) -> Network:
 
     verify_recorded_sha256(_existing(weights))
     refuse_torchscript(weights)
-    resize = build_resizer("clean")
+    clean = build_resizer("clean")
     model = fid_inception()
     try:
         model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True), strict=True)
@@ -104,8 +122,12 @@ def load_inception(weights: Path, device: torch.device) -> Network:
 
     @torch.inference_mode()
     def network(views: np.ndarray) -> np.ndarray:
-        resized = np.stack([resize(np.repeat(view[:, :, None], 3, axis=2)) for view in views])
-        images = torch.from_numpy(resized).to(device).permute(0, 3, 1, 2)
+        if resize == "legacy_tensorflow":
+            grey = torch.from_numpy(views).to(device).float()[:, None]
+            images = resize_like_tensorflow(grey, INCEPTION_SIDE).expand(-1, 3, -1, -1)
+        else:
+            resized = np.stack([clean(np.repeat(view[:, :, None], 3, axis=2)) for view in views])
+            images = torch.from_numpy(resized).to(device).permute(0, 3, 1, 2)
         return model((images - 128) / 128).float().cpu().numpy()
 
     return network

@@ -1,9 +1,9 @@
 """The manifold filter (Algorithm 1 of the paper): keep synthetic views inside the manifold of the real labelled views.
 
 Writes `index, inside, distance_ratio` per synthetic view, the view store of those that are kept, and a curve of what
-other rules would keep (rule, k, scale, kept, share, held_out_share, precision, recall). Patients of --holdout and of the
-excluded fold are not part of the manifold; the held-out ones show in the curve what share of perfect samples a rule would
-keep, and calibrate the radii where `filter_rule` is calibrated.
+other rules would keep (rule, k, real_views, scale, kept, share, held_out_share, precision, recall). Patients of --holdout
+and of the excluded fold are not part of the manifold; the held-out ones show in the curve what share of perfect samples a
+rule would keep, and calibrate the radii where `filter_rule` is calibrated.
 
     python -m workflow_scripts.synthesis.filter_manifold --real embedding/labelled.npy --real-index views/labelled.csv \\
         --synthetic embedding/synthetic.npy --views views/synthetic.npy --index views/synthetic.csv \\
@@ -45,7 +45,7 @@ ROWS = 1024  # views copied at a time: a paper-sized store does not fit into a s
 class Filtered:
     """`inside`, `ratio` (at most 1 exactly where inside): per synthetic view; `k`: the neighbour that set the radii.
 
-    `curve`: rows of rule, k, scale, kept, share, held_out_share, precision, recall.
+    `curve`: rows of rule, k, real_views, scale, kept, share, held_out_share, precision, recall.
     """
 
     inside: np.ndarray
@@ -85,6 +85,7 @@ def filter_manifold(real: np.ndarray, generated: np.ndarray, held_out: np.ndarra
         return {
             "rule": name,
             "k": other,
+            "real_views": len(real),
             "scale": scale,
             "kept": int(kept.sum()),
             "share": float(kept.mean()),

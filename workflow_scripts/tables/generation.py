@@ -133,12 +133,19 @@ def _has(row: pd.Series, metric: str) -> bool:
 
 
 def generation_layout(
-    values: pd.DataFrame, batches: int, generators: int, generated: int, kept: int, holdout: str, origin: str
+    values: pd.DataFrame,
+    batches: int,
+    generators: int,
+    generated: int,
+    kept: int,
+    holdout: str,
+    made: Sequence[str],
+    origin: str,
 ) -> Table:
     """The paper's layout: set, precision, recall, FID, size; the paper's numbers beside it where `values` has them.
 
     `batches` reference batches per generator; the filter kept `kept` of `generated` views of all generators; `holdout` is
-    the protocol, none or per_fold.
+    the protocol, none or per_fold; `made` are sentences on how the sets were made.
     """
     shown = {key: title for key, title in SHOWN.items() if f"{key}_mean" in values}
     paper = [key for key in shown if f"paper_{key}_mean" in values]
@@ -155,6 +162,7 @@ def generation_layout(
         "Precision and recall in percent (k nearest neighbours, Eq. 5-6), FID (Eq. 7). Mean ± std (n − 1) over "
         f"{batches} disjoint reference batches of real views{of_each}, each against the whole set.",
         f"{HOLDOUTS[holdout]}.",
+        *made,
         f"The manifold filter kept {kept} of {generated} generated views ({kept / generated:.1%}).",
         "These metrics depend on the sizes of both sides: compare rows of different size with care; the rows of equal "
         "size are random subsamples. Recall is high for a generator that copies.",

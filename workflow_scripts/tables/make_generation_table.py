@@ -14,15 +14,16 @@ from workflow_scripts.core.tables import write_table
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.tables.generation import generation_layout, generation_numbers
+from workflow_scripts.tables.rows import protocol_notes
 from workflow_scripts.tables.tables import with_paper_numbers
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    add_inputs(parser, "metrics+ filter+")
+    add_inputs(parser, "metrics+ filter+ curve*")
     add_outputs(parser, "csv md tex html")
-    add_parameters(parser, "holdout_protocol reference_numbers origin")
+    add_parameters(parser, "holdout_protocol protocol reference_numbers origin")
     return parser
 
 
@@ -44,6 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
         generated=sum(map(len, inside)),
         kept=sum(int(column.sum()) for column in inside),
         holdout=arguments.holdout_protocol,
+        made=protocol_notes(arguments.protocol, arguments.curve, arguments.reference_numbers),
         origin=arguments.origin,
     )
     write_table(

@@ -17,16 +17,16 @@ from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_para
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.tables import tables
 from workflow_scripts.tables.forest import forest_figure, marks
-from workflow_scripts.tables.rows import read_predictions, read_table_rows
+from workflow_scripts.tables.rows import protocol_notes, read_predictions, read_table_rows
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    add_inputs(parser, "predictions+")
+    add_inputs(parser, "predictions+ curve*")
     add_outputs(parser, "csv md tex html figure?")
     add_parameters(parser, "table rows experiments classes spread holdout_protocol pretraining_seeds split_by")
-    add_parameters(parser, "reference_numbers origin")
+    add_parameters(parser, "protocol reference_numbers origin")
     return parser
 
 
@@ -45,6 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     if arguments.reference_numbers:
         caption.append("Columns (paper): Morelli et al., ICIAP 2025, on their own data.")
+    caption += protocol_notes(arguments.protocol, arguments.curve, arguments.reference_numbers)
     page = tables.layout(table, rows, values, reference, caption, arguments.origin)
     write_table(
         page,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, read_json
 from workflow_scripts.study.config.names import BASELINES
+from workflow_scripts.study.protocol import made_with, not_comparable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,20 @@ def read_predictions(
         raise UserError(f"--rows: no predictions for the experiment {missing[0]}; there are {', '.join(predictions)}")
     check_predictions(predictions, classes)
     return predictions
+
+
+def protocol_notes(protocol: str, curves: Sequence[Path], beside_the_papers: bool) -> list[str]:
+    """Sentences of a caption from the JSON of `--protocol`: how the synthetic views were made, and what is not the paper's.
+
+    `curves`: the filter's curve of each generator, where the numbers depend on one; `beside_the_papers`: whether the paper's
+    numbers are printed too.
+    """
+    if not protocol:
+        return []
+    facts = json.loads(protocol)
+    real_views = [int(read_csv(curve)["real_views"].iloc[0]) for curve in curves]
+    sentences = [made_with(facts, real_views)] if real_views else []
+    return [*sentences, *filter(None, [not_comparable(facts, real_views)] if beside_the_papers else [])]
 
 
 def read_table_rows(text: str) -> list[Row]:

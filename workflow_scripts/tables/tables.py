@@ -193,13 +193,19 @@ def notes(
     positives = int((first["label_original"] == positive).sum())
     policies = list(dict.fromkeys(row.label_policy for row in rows))
     same_labels = share_labels(rows, predictions)
+    together = first.groupby("patient_id")["fold"].nunique().max() == 1
     result = [
         f"Percent, mean ± std over {folds} folds × {seeds} seeds of {first['patient_id'].nunique()} patients with "
-        f"{len(first)} views ({positives} {positive} in the original labels; {positive} is the positive class). No "
-        "patient is split between folds, every view is predicted once per seed.",
+        f"{len(first)} views ({positives} {positive} in the original labels; {positive} is the positive class). "
+        + (
+            "No patient is split between folds"
+            if together
+            else "PATIENTS ARE SPLIT between folds, so tested ones are learnt"
+        )
+        + "; every view is predicted once per seed.",
         f"{SPREADS[spread]}.",
-        f"Label policy: {', '.join(policies)}. A row is scored with its policy's labels on the views that it keeps, "
-        f"as in the paper. A view is called {positive} where its probability exceeds 0.5.",
+        f"Label policy: {', '.join(policies)}. A row is scored with its policy's labels on the views that it keeps. "
+        f"A view is called {positive} where its probability exceeds 0.5.",
         f"{HOLDOUTS[holdout]}.",
     ]
     if split_by in GROUPS:

@@ -2,7 +2,7 @@
 
     python -m workflow_scripts.tools.plan                             the config's study on the cluster profile's GPUs
     python -m workflow_scripts.tools.plan --gpus l40s=2 rtx2080ti=4   wall hours with that many GPUs at once
-    python -m workflow_scripts.tools.plan --configfile demo/config.yaml --profile ""   on this machine, once jobs have run
+    python -m workflow_scripts.tools.plan --configfile studies/demo.yaml --profile ""   on this machine, once jobs have run
     python -m workflow_scripts.tools.plan --actual                    what finished and unfinished jobs have taken
 
 The networks' floating-point operations are counted from the config. GPU hours are these over a small table of guessed
@@ -114,7 +114,7 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
     works.append(Work("pretrain", pretraining, len(pretraining) * networks.backbone_parameters * 4 / 1e9))
 
     diffusion, synthesis = config["diffusion"], config["synthesis"]
-    if not diffusion["model"]:
+    if not diffusion["model"] and synthesis["source"] == "generator":
         recipe = diffusion["recipe"]
         passes = recipe["steps"] * recipe["batch_size"] * TRAINING_PASSES
         # The model, and a checkpoint of it with its average and the optimiser's two moments.
@@ -130,10 +130,13 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
     per_shard = synthesis["images"] / synthesis["shards"] * synthesis["recipe"]["steps"] * networks.unet
     shards = {f"{cohort}{shard}": per_shard for cohort in everywhere for shard in range(synthesis["shards"])}
     # Shards, the joined set and what the filter keeps of it.
+    if synthesis["source"] == "folder":
+        shards = {}
     works.append(Work("sample_shard", shards, 3 * len(everywhere) * synthesis["images"] * size**2 / 1e9))
     embedded = (labelled + synthesis["images"]) * networks.embedding
     denoised = labelled * NOISE_LEVELS * config["manifold"]["privacy"]["noises"] * networks.unet
-    works.append(Work("measure_denoising", {f"{cohort}denoising": denoised for cohort in everywhere}, 0.0))
+    if diffusion["holdout_patients"]:
+        works.append(Work("measure_denoising", {f"{cohort}denoising": denoised for cohort in everywhere}, 0.0))
     works.append(Work("embed", {f"{cohort}embed": embedded for cohort in everywhere}, 0.0))
     # Two views of each image of a batch, and of each embedded view also its mirror image.
     learnt = config["manifold"]["privacy"]["encoder_steps"] * min(COPY_BATCH, labelled) * TRAINING_PASSES
@@ -167,7 +170,9 @@ def lines(
 
 
 def _line(work: Work, asked: Mapping[str, Any], costs: Sequence[Cost], gpus: Mapping[str, int]) -> Line:
-    model, each = str(asked.get("gpu_model", "")), int(asked.get("gpu", 1))
+    # A constraint may name several features that will do: the first is planned with.
+    feature = str(asked.get("constraint", "")).strip("'").partition("|")[0]
+    model, each = str(asked.get("gpu_model", feature)), int(asked.get("gpu", 1))
     speeds, device = _measured(work, costs, model)
     if speeds:
         # All the operations over all the seconds, so that long jobs count for more than short ones.

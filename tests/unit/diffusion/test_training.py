@@ -138,6 +138,8 @@ def test_average_and_learning_rate() -> None:
     assert ema_decay(0.9999, 999) == pytest.approx(1 - 1000**-0.75)
     assert ema_decay(0.99, 10**6) == 0.99
     assert [learning_rate(DiffusionRecipe(**TINY), step) for step in range(3)] == [0.5e-3, 1e-3, 1e-3]
+    annealed = DiffusionRecipe(lr=8.0, steps=4, warmup_steps=0, lr_schedule="linear")
+    assert [learning_rate(annealed, step) for step in range(4)] == [8, 6, 4, 2]
 
 
 def test_the_weights_that_are_kept_are_the_averaged_ones(tmp_path: Path) -> None:

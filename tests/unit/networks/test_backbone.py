@@ -25,6 +25,7 @@ from workflow_scripts.networks.backbone import (
     normalise,
     read_parameters,
     read_weights,
+    require_forward,
     save_weights,
     seed_weights,
     to_unit,
@@ -123,6 +124,36 @@ def test_timm_layout_drops_the_classifier(tmp_path, suffix):
         expected = whole.forward_head(whole.forward_features(image), pre_logits=True)
     backbone = create_backbone("test_resnet").eval()
     torch.testing.assert_close(load(backbone, "timm", file, image), expected)
+
+
+@pytest.mark.parametrize("kind", ["MAE", "DINO"])
+def test_checkpoints_of_self_supervised_methods_start_a_transformer(tmp_path, kind):
+    """MAE's model holds a decoder, DINO's teacher a prefix; both were made at another size."""
+    made = timm.create_model("test_vit", num_classes=0, img_size=96).eval()
+    state = dict(made.state_dict())
+    if kind == "MAE":
+        more = {
+            "mask_token": torch.zeros(1, 1, 64),
+            "decoder_embed.weight": torch.zeros(4, 64),
+            "decoder_pred.bias": torch.ones(3),
+        }
+        torch.save({"model": {**state, **more}, "epoch": torch.tensor(3)}, tmp_path / "made.pth")
+    else:
+        prefixed = {f"backbone.{key}": value for key, value in state.items()} | {"dino_head.mlp.weight": torch.zeros(2)}
+        torch.save({"teacher": prefixed}, tmp_path / "made.pth")
+    backbone = create_backbone("test_vit").eval()
+    load_initialisation(backbone, "original", tmp_path / "made.pth", seed=0)
+    own = backbone.state_dict()
+    assert own["pos_embed"].shape != state["pos_embed"].shape
+    assert all(torch.equal(own[key], value) for key, value in state.items() if key != "pos_embed")
+    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        similarity = torch.cosine_similarity(backbone(image), made(image))
+    assert float(similarity) > 0.9
+    state["blocks.0.stranger"] = torch.zeros(1)
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="stranger"):
+        load_initialisation(backbone, "original", tmp_path / "other.pth", seed=0)
 
 
 def test_missing_batch_counts_are_no_error(small, tmp_path):
@@ -262,6 +293,22 @@ def test_scratch_is_kaiming_normal(backbone):
     assert bool((backbone.layer1[0].bn2.weight == 1).all())
 
 
+@pytest.mark.parametrize(
+    ("layout", "first", "second"), [("scratch", 0.0252, 0.0417), ("scratch_fan_in", 0.1166, 0.0589)]
+)
+def test_fan_in_and_fan_out_differ_where_channels_change(backbone, layout, first, second):
+    """The first convolution, 3 to 64 channels, and that of layer 2, 64 to 128: sqrt(2 / fan)."""
+    load_initialisation(backbone, layout, None, seed=0)
+    assert float(backbone.conv1.weight.detach().std()) == pytest.approx(first, rel=0.02)
+    assert float(backbone.layer2[0].conv1.weight.detach().std()) == pytest.approx(second, rel=0.02)
+
+
+def test_the_released_head_is_kaiming_with_biases_of_zero(backbone):
+    head = Classifier(backbone, 1, "kaiming").head
+    assert float(head.weight.detach().std()) == pytest.approx((2 / 512) ** 0.5, rel=0.1)
+    assert not head.bias.any()
+
+
 def test_head_is_a_function_of_the_seed():
     backbone = create_backbone("test_resnet")
     assert torch.equal(Classifier(backbone, 1).head.weight, Classifier(backbone, 1).head.weight)
@@ -275,6 +322,32 @@ def test_any_timm_network_will_do(name):
     views = torch.zeros(2, size, size, dtype=torch.uint8)
     assert network(normalise(views)).shape == (2, feature_count(network))
     assert Classifier(network, 0).eval()(normalise(views)).shape == (2, 2)
+
+
+@pytest.mark.parametrize("side", [40, 256])
+@pytest.mark.parametrize(
+    "name", ["test_vit", "vit_tiny_patch16_224", "vit_small_patch14_dinov2", "swin_tiny_patch4_window7_224"]
+)
+def test_transformers_take_views_of_any_size(name, side):
+    with torch.device("meta"):
+        network = create_backbone(name)
+        assert network.eval()(torch.zeros(2, 3, side, side)).shape == (2, feature_count(network))
+
+
+def test_a_vision_transformer_has_its_usual_weights_and_at_its_own_size_its_usual_features():
+    network = create_backbone("test_vit").eval()
+    plain = timm.create_model("test_vit", num_classes=0).eval()
+    plain.load_state_dict(network.state_dict())
+    image = torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(network(image), plain(image))
+        assert network(image[..., :100, :100]).shape == (1, feature_count(network))
+
+
+def test_a_size_that_does_not_suit_is_said_before_anything_runs():
+    require_forward("test_vit", 100)
+    with pytest.raises(UserError, match=r"'mixer_s16_224' cannot take views of 256 pixels .*data\.size .*\(224\)"):
+        require_forward("mixer_s16_224", 256)
 
 
 def test_normalisation():

@@ -18,6 +18,7 @@ from workflow_scripts.core.files import read_csv, sha256, write_csv, write_npy
 from workflow_scripts.core.randomness import uniforms
 from workflow_scripts.finetuning import finetune
 from workflow_scripts.networks import cross_validation as finetuning
+from workflow_scripts.networks import released_augmentation
 from workflow_scripts.networks.backbone import Classifier, create_backbone, load_classifier, standardise, to_unit
 from workflow_scripts.networks.cross_validation import (
     CrossValidation,
@@ -166,6 +167,42 @@ def test_augmentation_switches():
     torch.testing.assert_close(turned, torch.rot90(images, 1, (-2, -1)))
 
 
+RELEASED = FinetuningAugmentation(preset="released")
+
+
+def test_the_released_augmentation_does_not_depend_on_the_batch():
+    images = torch.rand(9, 1, 60, 60, generator=torch.Generator().manual_seed(0))
+    draws = uniforms(0, "x", 0, np.arange(9), augmentation_draws(RELEASED))
+    together = augment(images, draws, RELEASED)
+    for part in (slice(0, 1), slice(2, 7)):
+        assert torch.equal(augment(images[part], draws[part], RELEASED), together[part])
+
+
+def test_the_released_augmentation_cuts_flips_marks_and_shifts():
+    ramp = torch.arange(300.0).expand(1, 1, 300, 300) / 300
+
+    def released(**values):
+        draws = np.full((1, released_augmentation.UNIFORMS), 0.99, np.float32)
+        for place, value in values.items():
+            draws[0, int(place[1:])] = value
+        return augment(ramp, draws, RELEASED)
+
+    torch.testing.assert_close(released(), ramp, atol=1e-5, rtol=0)
+    # 25 pixels off the left, off the right, or both: the rest is stretched over the side.
+    for cuts, low, high in (({"_0": 0}, 25, 300), ({"_1": 0}, 0, 275), ({"_0": 0, "_1": 0}, 25, 275)):
+        row = 300 * released(**cuts)[0, 0, 0]
+        assert float(row[0]) == pytest.approx(low, abs=1)
+        assert float(row[-1]) == pytest.approx(high - 1, abs=1)
+    torch.testing.assert_close(released(_2=0), ramp.flip(-1), atol=1e-5, rtol=0)
+    down = released(_3=0)
+    assert float(down[0, 0, :59].max()) < 1e-5
+    torch.testing.assert_close(down[..., 59:, :], ramp[..., :241, :], atol=1e-4, rtol=0)
+    # Up to four circles and plus signs, and three lines: each writes on the image.
+    circles, lines = (released(_5=0) != ramp).sum(), (released(_59=0) != ramp).sum()
+    assert circles > 100
+    assert lines > 100
+
+
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +289,25 @@ def test_the_two_learning_rates_and_the_start_of_each_fold(tmp_path):
             elif "running" not in name and "tracked" not in name:
                 assert torch.equal(value, start[name])
     assert not torch.equal(results[0].weights["backbone.conv1.0.weight"], results[1].weights["backbone.conv1.0.weight"])
+
+
+def test_the_folds_of_a_seed_share_a_start_where_the_recipe_says_so():
+    shared = replace(TINY, shared_start=True)
+    models = initial_classifiers("test_resnet", "scratch", [], 3, [0, 1], shared)
+    first, second = (model.state_dict() for model in models.values())
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = initial_classifier("test_resnet", "scratch", None, 4, 0, shared).state_dict()
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+def test_a_frozen_backbone_stays_as_it_starts(tmp_path):
+    table = study()
+    labels = (table["label"] == CLASSES[1]).to_numpy(np.int64)
+    for fold in run_folds(table, labels, replace(TINY, freeze_backbone=True), tmp_path / "w"):
+        start = initial_classifier("test_resnet", "scratch", None, 0, fold.fold).state_dict()
+        for name, value in fold.weights.items():
+            # Running statistics too.
+            assert torch.equal(value, start[name]) != name.startswith("head.")
 
 
 def test_divergence_names_fold_and_epoch(tmp_path):

@@ -160,6 +160,18 @@ def plain_gradients(encoder: Encoder, recipe: PretrainingRecipe, ghosts: int) ->
     return loss.item(), {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
 
 
+def test_the_released_organ_loss_is_twice_that_of_equation_3() -> None:
+    found = {}
+    for kind in ("mean", "sum"):
+        recipe = replace(TINY, loss_con=False, organ_loss=kind)
+        encoder, (pairs, organs) = encoder_for(recipe), batch(0)
+        losses = compute_gradients(encoder, pairs, organs, recipe, Processes())
+        gradients = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
+        found[kind] = float(losses.total), gradients
+    assert found["sum"][0] == pytest.approx(2 * found["mean"][0])
+    assert_close({name: 2 * value for name, value in found["mean"][1].items()}, found["sum"][1])
+
+
 @pytest.mark.parametrize(
     ("chunk", "training", "ghosts"),
     [(0, True, 8), (8, True, 8), (4, True, 4), (2, True, 2), (2, False, 8), (1, False, 8)],

@@ -255,8 +255,8 @@ def test_stage_survives_a_duplicate_among_the_held_out(tmp_path: Path) -> None:
     ("damage", "message"),
     [
         (
-            lambda f: pd.DataFrame({"patient_id": []}).to_csv(f / "holdout.csv", index=False),
-            r"0 held-out.*diffusion.holdout_patients",
+            lambda f: pd.DataFrame({"patient_id": ["h00"]}).to_csv(f / "holdout.csv", index=False),
+            r"1 held-out.*diffusion.holdout_patients",
         ),
         (lambda f: np.save(f / "synthetic.npy", np.zeros((3, 32), "f4")), r"synthetic.npy 3"),
         (lambda f: np.save(f / "real.npy", np.zeros((90, 7), "f4")), r"7"),
@@ -268,6 +268,26 @@ def test_stage_refuses(tmp_path: Path, damage: Callable[[Path], None], message: 
     damage(tmp_path)
     with pytest.raises(UserError, match=message):
         run_audit(tmp_path)
+
+
+def test_without_held_out_patients_the_page_says_so_and_no_view_is_judged(tmp_path: Path) -> None:
+    write_study(tmp_path, np.concatenate([OTHERS, TRAINED[:4]]))
+    pd.DataFrame({"patient_id": []}).to_csv(tmp_path / "holdout.csv", index=False)
+    table, summary = run_audit(tmp_path)
+    assert not summary["possible"]
+    assert table["copy"].isna().all()
+    # The order of the pairs needs no held-out patients: the four copies come first.
+    assert set(table["score"].nlargest(4).index) == set(range(len(OTHERS), len(OTHERS) + 4))
+    assert "not possible: no patient was held out" in (tmp_path / "privacy.html").read_text()
+    privacy_figure.main(privacy_figure.parser().parse_args([
+        "--privacy", f"{tmp_path}/privacy.csv", "--real-views", f"{tmp_path}/views.npy", "--real-index",
+        f"{tmp_path}/index.csv",
+        "--synthetic-views", f"{tmp_path}/synthetic_views.npy", "--output-figure", f"{tmp_path}/pairs.png",
+    ]))  # fmt: skip
+    from PIL import Image
+
+    picture = np.asarray(Image.open(tmp_path / "pairs.png").convert("RGB")).astype(int)
+    assert not (picture == [0xD7, 0x19, 0x1C]).all(axis=2).any()
 
 
 def test_shift_must_leave_something(tmp_path: Path) -> None:

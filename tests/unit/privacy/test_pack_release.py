@@ -16,6 +16,7 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_rows
 from workflow_scripts.privacy import pack_release as release
 from workflow_scripts.privacy.card import dataset_card, plain
+from workflow_scripts.privacy.copies import without_held_out
 
 INSIDE, COPY = [1, 0, 1, 1, 0, 1], [0, 0, 1, 0, 1, 0]
 
@@ -32,6 +33,7 @@ def study(tmp_path: Path) -> Path:
     }).to_csv(tmp_path / "privacy.csv", index=False)  # fmt: skip
     interval = {"value": 0.52, "low": 0.45, "high": 0.6}
     summary = {
+        "possible": True,
         "membership_auc": {"filtered": interval},
         "generator": {"auc": {"value": 0.61, "low": 0.55, "high": 0.67}},
         "may_say": "May <b>say</b>",
@@ -126,6 +128,20 @@ def test_card_states_counts_metrics_privacy_and_what_is_not_chosen(study: Path) 
     assert "May &lt;b&gt;say" in card
     assert "PHANTOM" not in card
     assert "Must not be used for" in card
+
+
+def test_a_set_without_an_audit_is_refused_unless_asked_for_and_then_every_card_says_so(study: Path) -> None:
+    (study / "privacy.json").write_text(json.dumps({"possible": False, **without_held_out(Path("holdout.csv"))}))
+    pd.read_csv(study / "privacy.csv").assign(copy="").to_csv(study / "privacy.csv", index=False)
+    with pytest.raises(UserError, match=r"no patient was held out.*release\.without_audit: true"):
+        run_release(study)
+    archive = run_release(study, "--without-audit")
+    card = archive.read("README.md").decode()
+    assert "**Not audited for copies**" in card
+    assert "| of these, flagged by the copy audit and left out | not audited |" in card
+    assert "| released | 4 |" in card
+    assert "left out if it comes closer" not in card
+    assert "NOT audited" in json.loads(archive.read("croissant.json"))["description"]
 
 
 def test_origin_is_stamped_on_card_and_metadata(study: Path) -> None:

@@ -15,6 +15,7 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.study.config import load_config
 from workflow_scripts.study.config.schema import SCHEMA_PATH, schema_text
 from workflow_scripts.study.config.schema import main as write_schema
+from workflow_scripts.study.experiments import pretraining_recipe, pretraining_runs
 from workflow_scripts.study.manifest import load_external, load_manifest, told_apart
 
 SHIPPED = REPOSITORY / "config.yaml"
@@ -122,9 +123,24 @@ def test_shipped_config_is_valid_and_is_the_papers(shipped):
 
 
 def test_demo_config_changes_the_shipped_one_and_stays_valid(shipped):
-    demo = yaml.safe_load((REPOSITORY / "demo" / "config.yaml").read_text())
+    demo = yaml.safe_load((REPOSITORY / "studies" / "demo.yaml").read_text())
     merged = merge(shipped, demo)
-    assert load_config(merged, [SHIPPED, REPOSITORY / "demo" / "config.yaml"])["data"]["source"] == "phantoms"
+    assert load_config(merged, [SHIPPED, REPOSITORY / "studies" / "demo.yaml"])["data"]["source"] == "phantoms"
+
+
+@pytest.mark.parametrize("name", ["paper", "released"])
+def test_each_overlay_is_short_changes_what_it_names_and_stays_valid(shipped, name):
+    file = REPOSITORY / "studies" / f"{name}.yaml"
+    assert len(file.read_text().splitlines()) <= 30
+    config = load_config(merge(shipped, yaml.safe_load(file.read_text())), [SHIPPED, file])
+    assert config["diffusion"]["holdout_patients"] == 0
+    assert config["diffusion"]["select"] == "last"
+    assert config["manifold"]["recipe"]["filter_rule"] == "neighbours"
+    assert config["embedding"]["inception"]["resize"] == "legacy_tensorflow"
+    if name == "paper":
+        assert pretraining_recipe("ud_lars_0_001", config)["lr"] == 1e-3
+    else:
+        assert {config["pretraining"]["runs"][run]["init"] for run in pretraining_runs(config)} == {"imagenet"}
 
 
 def merge(base, change):
@@ -491,7 +507,12 @@ def test_missing_columns_and_files_are_named(tmp_path, data):
             "nested labels need a method that scores the training itself",
         ),
         ({"data": {"frames": "every 0"}}, "does not match"),
+        ({"diffusion": {"holdout_patients": 0, "select": "last"}}, "release.without_audit: diffusion.holdout_patients is 0"),
         ({"diffusion": {"holdout_patients": 0, "select": "best"}}, "diffusion.select: 'best' judges checkpoints by held-out"),
+        (
+            {"pretraining": {"runs": {"ud_from_imagenet": {"backbone": "resnet50"}}}},
+            "'resnet50' cannot start from 'imagenet', whose weights are of 'resnet18'",
+        ),
         ({"pretraining": {"seeds": 3}, "holdout": "per_fold"}, "pretraining.seeds: 3, but with holdout: per_fold"),
         ({"pretraining": {"seeds": 3}, "seeds": [0, 1, 3, 4]}, "starts from pretraining number 2:"),
     ],

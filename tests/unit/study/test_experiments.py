@@ -26,9 +26,18 @@ def test_a_label_policy_of_its_own_is_an_experiment_of_its_own():
     assert study.experiment_of({**row, "labels": "flipped"}, CONFIG).name == "ud-flipped"
 
 
+def test_a_backbone_is_the_runs_that_of_its_start_or_the_studys():
+    initialisations = {**CONFIG["initialisations"], "mae": {"layout": "original", "file": "x", "backbone": "vit_tiny"}}
+    runs = {**CONFIG["pretraining"]["runs"], "a": {"init": "mae"}, "b": {"init": "scratch", "backbone": "resnet50"}}
+    config = {**CONFIG, "initialisations": initialisations, "pretraining": {**CONFIG["pretraining"], "runs": runs}}
+    found = [study.backbone_of(start, config) for start in ("scratch", "mae", "a", "b", "ud")]
+    assert found == ["resnet18", "vit_tiny", "vit_tiny", "resnet50", "resnet18"]
+    assert study.backbones(CONFIG) == ["resnet18"]
+
+
 def test_the_unaugmented_variant_switches_every_augmentation_off():
     recipe = study.finetuning_recipe(study.Experiment("ud", "flipped", "unaugmented"), CONFIG)
-    assert set(recipe["augmentation"].values()) == {0.0}
+    assert {key for key, value in recipe["augmentation"].items() if value != 0} == {"preset"}
     assert recipe["epochs"] == 30
 
 
@@ -37,7 +46,15 @@ def test_markers_alone_are_as_frequent_as_in_the_full_augmentation():
         study.finetuning_recipe(study.Experiment("ud", "flipped", variant), CONFIG)["augmentation"]
         for variant in ("", "markers_only")
     )
-    assert alone == {key: full[key] if key == "markers" else 0.0 for key in full}
+    assert alone == {key: full[key] if key in ("markers", "preset") else 0.0 for key in full}
+
+
+def test_variants_of_the_released_augmentation_go_by_the_magnitudes():
+    recipe = {**CONFIG["finetuning"]["recipe"], "augmentation": {"preset": "released", "markers": 0.3, "flip": 0.5}}
+    config = {**CONFIG, "finetuning": {**CONFIG["finetuning"], "recipe": recipe}}
+    kept = study.finetuning_recipe(study.Experiment("ud", "flipped", "markers_only"), config)["augmentation"]
+    assert kept == {"preset": "paper", "markers": 0.3, "flip": 0.0}
+    assert study.finetuning_recipe(study.Experiment("ud", "flipped"), config) == recipe
 
 
 def test_a_repeated_pretraining_moves_its_seed_on():

@@ -12,7 +12,7 @@ from workflow_scripts.runtime import run as run_module
 from workflow_scripts.runtime.work import Clock, Interrupted
 from workflow_scripts.synthesis import embed
 from workflow_scripts.synthesis.features import embed as embed_views
-from workflow_scripts.synthesis.features import load_encoder, load_inception
+from workflow_scripts.synthesis.features import load_encoder, load_inception, resize_like_tensorflow
 from workflow_scripts.synthesis.inception import fid_inception
 
 CPU = torch.device("cpu")
@@ -229,3 +229,26 @@ def test_features_that_are_not_finite_are_refused() -> None:
     views[5, 0, 0] = 255
     with pytest.raises(UserError, match="NaN or infinity for view 5"):
         list(embed_views(views, network, 2, 2))
+
+
+def test_the_legacy_resize_is_tensorflows(inception: Path) -> None:
+    """Output pixel i lies at i * 40 / 299 between the input's pixels, whose corners, not centres, are aligned."""
+    views = np.random.default_rng(0).integers(0, 256, (2, 40, 40)).astype(np.uint8)
+    images = torch.from_numpy(views).float()[:, None]
+    found = resize_like_tensorflow(images, 299).numpy()
+    place = np.arange(299) * 40 / 299
+    for row, column in ((0, 0), (7, 290), (150, 3), (298, 298)):
+        (y, dy), (x, dx) = ((int(place[i]), place[i] % 1) for i in (row, column))
+        corner = views[:, [y, y, min(y + 1, 39), min(y + 1, 39)], [x, min(x + 1, 39), x, min(x + 1, 39)]]
+        weights = [(1 - dy) * (1 - dx), (1 - dy) * dx, dy * (1 - dx), dy * dx]
+        np.testing.assert_allclose(found[:, 0, row, column], corner @ np.array(weights), atol=1e-2)
+    clean, legacy = (load_inception(inception, CPU, mode)(views) for mode in ("clean", "legacy_tensorflow"))
+    assert np.abs(clean - legacy).max() > 1e-3 * np.abs(clean).max()
+
+
+def test_the_legacy_resize_is_torch_fidelitys() -> None:
+    reason = "torch-fidelity is in the group bench"
+    theirs = pytest.importorskip("torch_fidelity.interpolate_compat_tensorflow", reason=reason)
+    images = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 255
+    expected = theirs.interpolate_bilinear_2d_like_tensorflow1x(images, (299, 299), align_corners=False)
+    torch.testing.assert_close(resize_like_tensorflow(images, 299), expected, atol=1e-2, rtol=0)

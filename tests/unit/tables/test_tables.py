@@ -25,6 +25,7 @@ from workflow_scripts.core.tables import Table, html_page, latex, markdown, p_va
 from workflow_scripts.finetuning import predict_baseline
 from workflow_scripts.study.config import BASELINES, load_config
 from workflow_scripts.study.paper import paper_rows
+from workflow_scripts.study.protocol import metric_facts
 from workflow_scripts.tables import make_generation_table as generation_table
 from workflow_scripts.tables import make_table as table
 from workflow_scripts.tables.aggregation import aggregate, run_scores
@@ -318,7 +319,7 @@ def test_the_shipped_config_repeats_the_papers_rows_under_their_names() -> None:
 
 
 def test_the_demo_has_the_papers_reference_rows() -> None:
-    demo = yaml.safe_load((REPOSITORY / "demo" / "config.yaml").read_text(encoding="utf-8"))["tables"]
+    demo = yaml.safe_load((REPOSITORY / "studies" / "demo.yaml").read_text(encoding="utf-8"))["tables"]
     for name, reference in REFERENCES.items():
         assert reference in [row.get("paper") for row in demo[name]["rows"]]
 
@@ -464,6 +465,11 @@ def test_generation_table(tmp_path, generators: int) -> None:
     words = itertools.chain.from_iterable((f"--output-{suffix}", str(path)) for suffix, path in outputs.items())
     arguments = ["--metrics", *map(str, metrics), "--filter", *map(str, filters), "--reference-numbers", *words]
     arguments += ["--holdout-protocol", "none" if generators == 1 else "per_fold"]
+    curves = [tmp_path / f"curve{g}.csv" for g in range(generators)]
+    for g, curve in enumerate(curves):
+        write_csv(pd.DataFrame({"rule": ["neighbours"], "k": [30], "real_views": [700 + g]}), curve)
+    facts = metric_facts(load_config(yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8")), []))
+    arguments += ["--curve", *map(str, curves), "--protocol", json.dumps(facts)]
     generation_table.main(generation_table.parser().parse_args(arguments))
     values = read_csv(outputs["csv"]).set_index("name")
     assert list(values.index) == ["unfiltered", "filtered", "real"]
@@ -494,6 +500,9 @@ def test_generation_table(tmp_path, generators: int) -> None:
     )
     assert "MMD with a Gaussian kernel against all real views: unfiltered 0.3, filtered 0.3, real 0.3." in notes
     assert "extrapolated, against all real views: unfiltered 98.77, filtered 98.77." in notes
+    size = "700" if generators == 1 else "700 to 701"
+    assert f"rule calibrated, k = 50 of {size} real views, features of inception (input resized by clean)" in notes
+    assert "Not comparable with the paper's numbers: 15% of the patients held out" in notes
     assert f"kept {40 * generators} of {100 * generators} generated views (40.0%)" in outputs["md"].read_text(
         encoding="utf-8"
     )

@@ -69,7 +69,11 @@ class DiffusionRecipe(Settings):
         description="Arithmetic inside the network; weights and losses stay float32. auto: bf16 on GPUs that "
         "have it, fp16 with scaled gradients on older ones (Turing), float32 on a CPU.",
     )
-    lr: Number = Field(0.0001, gt=0, description="AdamW learning rate, constant after the warm-up.")
+    lr: Number = Field(0.0001, gt=0, description="AdamW learning rate after the warm-up.")
+    lr_schedule: Literal["constant", "linear"] = Field(
+        "constant",
+        description="Learning rate after the warm-up: constant, or falling linearly to 0 over all steps (the released code).",
+    )
     warmup_steps: Whole = Field(1000, ge=0, description="Steps of linear warm-up.")
     ema: Number = Field(
         0.9999, ge=0, lt=1, description="Largest decay of the averaged weights, reached as 1-(1+t)^-0.75."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from pydantic import Field
 
@@ -34,6 +35,11 @@ class Inception(Settings):
         description="Expected SHA-256, by default the published file's. Empty means unknown; then it is recorded beside "
         "the file at the first fetch.",
     )
+    resize: Literal["clean", "legacy_tensorflow"] = Field(
+        "clean",
+        description="How views become 299 x 299. clean: clean-fid's, bicubic with antialiasing. legacy_tensorflow: the bilinear "
+        "one inside TensorFlow's graph, with which the released code measured; numbers of the two do not compare.",
+    )
 
 
 class TimmNetwork(Settings):
@@ -52,7 +58,7 @@ class Embedding(Settings):
     network: str = Field(
         "inception",
         pattern="^(inception|encoder:[A-Za-z][A-Za-z0-9_]*|timm:[A-Za-z0-9_.]+)$",
-        description="inception (FID features of images resized as clean-fid does), encoder:<pretraining run>, a run on "
+        description="inception (FID features), encoder:<pretraining run>, a run on "
         "real sets only, or timm:<model>, with embedding.timm.file.",
     )
     inception: Inception = Field(default_factory=Inception, description="The FID Inception network.")

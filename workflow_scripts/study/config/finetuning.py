@@ -10,6 +10,11 @@ from workflow_scripts.study.config.base import Distinct, Labels, Number, Probabi
 class FinetuningAugmentation(Settings):
     """Per-image augmentation of fine-tuning (paper, Sec. 4.3)."""
 
+    preset: Literal["paper", "released"] = Field(
+        "paper",
+        description="paper: the paper's list, by the magnitudes below. released: the released code's transforms (docs/paper.md), "
+        "drawn per image, and none of the magnitudes.",
+    )
     markers: Probability = Field(
         0.3, description="Probability of each kind of calliper marker (circles, crosses, dashes, dotted line)."
     )
@@ -32,6 +37,19 @@ class FinetuningRecipe(Settings):
         "weighted",
         description="weighted: each class is drawn equally often, with replacement; shuffle: every view once per "
         "epoch.",
+    )
+    freeze_backbone: bool = Field(
+        False,
+        description="Train the linear head alone: the backbone, its running statistics included, stays as it starts.",
+    )
+    shared_start: bool = Field(
+        False,
+        description="Whether the folds of a seed start from one draw of what is random in the initial weights (the released "
+        "code); otherwise each fold draws its own.",
+    )
+    head: Literal["uniform", "kaiming"] = Field(
+        "uniform",
+        description="Initial weights of the head. uniform: torch's; kaiming: normal by the fan in, biases 0 (the released code).",
     )
     augmentation: FinetuningAugmentation = Field(
         default_factory=FinetuningAugmentation, description="Per-image augmentation of fine-tuning (paper, Sec. 4.3)."

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from workflow_scripts.study.config.base import (
     FilePath,
+    Network,
     Problem,
     Settings,
     Sha256,
@@ -21,9 +22,14 @@ from workflow_scripts.study.config.base import (
 class Initialisation(Settings):
     """Weights to start from."""
 
-    layout: Literal["scratch", "torchvision", "uscl", "timm"] = Field(
-        description="Key layout of the weights: torchvision ResNet, USCL's Sequential, timm's own; scratch needs "
-        "no file (Kaiming-normal convolutions)."
+    layout: Literal["scratch", "scratch_fan_in", "torchvision", "uscl", "timm", "original"] = Field(
+        description="Key layout of the weights: torchvision ResNet, USCL's Sequential, timm's own; original: those of the "
+        "method's authors (MAE, BEiT, DINOv2, DeiT, Swin), which timm translates. scratch and "
+        "scratch_fan_in need no file (Kaiming-normal convolutions by their fan out, or by their fan in as the released code "
+        "draws them)."
+    )
+    backbone: Network | None = Field(
+        None, description="timm network that the weights are of; model.backbone when left out."
     )
     file: FilePath | None = Field(None, description="Local file of the weights; fetched from url when absent.")
     url: Url = Field(
@@ -37,5 +43,5 @@ class Initialisation(Settings):
 
     @cross_check
     def _weights_have_a_file(self) -> Iterator[Problem]:
-        if self.layout != "scratch" and self.file is None:
+        if not self.layout.startswith("scratch") and self.file is None:
             yield ("file",), f"this key is required with layout: {self.layout}"

@@ -10,6 +10,7 @@ from pydantic import Field, field_serializer
 from workflow_scripts.study.config.base import (
     Distinct,
     Name,
+    Network,
     Number,
     Positive,
     Probability,
@@ -82,6 +83,10 @@ class PretrainingRecipe(Settings):
         ge=0,
         description="Weight lambda of the organ loss L_sup (Eq. 4); 0, and mixes of one organ, use L_con alone.",
     )
+    organ_loss: Literal["mean", "sum"] = Field(
+        "mean",
+        description="L_sup over the two views of each image. mean: Eq. 3; sum: twice that (the released code).",
+    )
     temperature: Number = Field(0.5, gt=0, description="Temperature tau of Eq. 1.")
     projection: list[Positive] = Field(
         [2048, 2048], min_length=1, description="Layer widths of the projection head g after the backbone."
@@ -116,6 +121,7 @@ class PretrainingRun(Settings):
         "time, by the set's name; 1 where left out.",
     )
     init: Name = Field("scratch", description="Initialisation that pretraining itself starts from.")
+    backbone: Network | None = Field(None, description="timm network that is pretrained; that of `init` when left out.")
     title: Text | None = Field(None, description="Default name of its table rows; the key itself when left out.")
     recipe: PretrainingRecipe = Field(
         default_factory=PretrainingRecipe, description="Keys of pretraining.recipe that differ for this run."

@@ -11,3 +11,8 @@ class Release(Settings):
     title: Text = Field("Synthetic ultrasound views", description="Title of the released set's card.")
     licence: Text = Field("", description='Licence of the released set; the card says "not chosen" while it is empty.')
     contact: Text = Field("", description="Whom to ask about the released set.")
+    without_audit: bool = Field(
+        False,
+        description="Pack the set although no patient was held out (diffusion.holdout_patients: 0), so that it is not known"
+        " whether it holds copies; its cards then say so.",
+    )

@@ -125,7 +125,7 @@ class Study(Settings):
     def _runs_name_what_exists(self) -> Iterator[Problem]:
         for name, run in self.pretraining.runs.items():
             where = ("pretraining", "runs", name)
-            for check in (self._known_sets, self._known_init, self._a_loss_is_left):
+            for check in (self._known_sets, self._known_init, self._fits_init, self._a_loss_is_left):
                 yield from as_far_as_valid(check(where, run))
 
     def _known_sets(self, where: KeyPath, run: PretrainingRun) -> Iterator[Problem]:
@@ -136,6 +136,14 @@ class Study(Settings):
     def _known_init(self, where: KeyPath, run: PretrainingRun) -> Iterator[Problem]:
         if run.init not in self.initialisations:
             yield (*where, "init"), f"no initialisation {run.init!r}; there are {names(self.initialisations)}"
+
+    def _fits_init(self, where: KeyPath, run: PretrainingRun) -> Iterator[Problem]:
+        start = self.initialisations.get(run.init)
+        if run.backbone is None or start is None or start.layout.startswith("scratch"):
+            return
+        if run.backbone != (weights := start.backbone or self.model.backbone):
+            text = f"{run.backbone!r} cannot start from {run.init!r}, whose weights are of {weights!r}"
+            yield (*where, "backbone"), text
 
     def _a_loss_is_left(self, where: KeyPath, run: PretrainingRun) -> Iterator[Problem]:
         organs = {name if name in self.data.organs else self.data.target_organ for name in run.sets}
@@ -231,6 +239,31 @@ class Study(Settings):
                 ("manifold", "recipe", "filter_rule"),
                 "calibrated radii need patients that the generator never saw, and diffusion.holdout_patients is 0; "
                 "raise it, or set filter_rule: neighbours",
+            )
+
+    @cross_check
+    def _folder_needs_no_generator(self) -> Iterator[Problem]:
+        if self.synthesis.source != "folder":
+            return
+        text = "images from a folder may be of any patient, and no generator is trained: {}"
+        if self.diffusion.holdout_patients:
+            yield ("diffusion", "holdout_patients"), text.format("set it to 0")
+        if self.diffusion.model:
+            yield ("diffusion", "model"), text.format("leave it empty")
+        if self.diffusion.class_conditional:
+            yield ("diffusion", "class_conditional"), text.format("set it to false")
+        if self.holdout == "per_fold":
+            yield ("holdout",), text.format("set it to none")
+
+    @cross_check
+    def _release_is_audited(self) -> Iterator[Problem]:
+        if self.synthesis.source == "folder":
+            return
+        if not self.diffusion.holdout_patients and not self.release.without_audit:
+            yield (
+                ("release", "without_audit"),
+                "diffusion.holdout_patients is 0, so no audit can tell copies of patients' views from similarity, and the "
+                "set is not released; hold patients out, or set release.without_audit: true, which every card then says",
             )
 
     @cross_check

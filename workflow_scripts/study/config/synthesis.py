@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from workflow_scripts.study.config.base import Number, Problem, Settings, Whole, cross_check
+from workflow_scripts.study.config.base import FilePath, Number, Problem, Settings, Whole, cross_check
 
 
 class SynthesisRecipe(Settings):
@@ -34,12 +34,23 @@ class SynthesisRecipe(Settings):
 class Synthesis(Settings):
     """The synthetic views."""
 
+    source: Literal["generator", "folder"] = Field(
+        "generator",
+        description="generator: sampled by the diffusion model. folder: images that were made elsewhere (docs/published.md); "
+        "no generator is trained then, no privacy audit is possible and no set is released.",
+    )
+    folder: FilePath = Field("", description="Folder of images with `source: folder`.")
     images: Whole = Field(20000, ge=1, description="Number of synthetic views.")
     shards: Whole = Field(20, ge=1, description="Number of jobs that share the sampling.")
     png: bool = Field(
         False, description="Whether the synthetic views are also written as PNG files (`synthesis/png/`)."
     )
     recipe: SynthesisRecipe = Field(default_factory=SynthesisRecipe, description="How the views are sampled.")
+
+    @cross_check
+    def _folder_is_named(self) -> Iterator[Problem]:
+        if (self.source == "folder") != bool(self.folder):
+            yield ("folder",), "`source: folder` and this key belong together: set both or neither"
 
     @cross_check
     def _no_empty_shard(self) -> Iterator[Problem]:
