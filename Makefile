@@ -53,7 +53,7 @@ bench-check: $(READY)
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/snakefmt --check Snakefile rules
+	@$(BIN)/snakefmt --check Snakefile workflow/Snakefile rules
 	@$(BIN)/snakemake --lint
 	@$(BIN)/mypy
 	@$(BIN)/codespell
@@ -61,7 +61,7 @@ lint: $(READY)
 format: $(READY)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
-	@$(BIN)/snakefmt Snakefile rules
+	@$(BIN)/snakefmt Snakefile workflow/Snakefile rules
 
 # The README's pictures: the DAG (needs Graphviz) and figures of the demo.
 figures: demo

@@ -1,12 +1,55 @@
 # What the rules share: the validated study, artefact paths, cohorts, and how a rule becomes a command. Rules that take
 # seconds are local (`localrule: True`): on a cluster they run where Snakemake does, and no submission is spent on them.
+import io
 import json
 import sys
+import tarfile
+import tempfile
 from pathlib import Path
 from shlex import join, quote
 
-sys.path.insert(0, workflow.basedir)
 from snakemake.exceptions import WorkflowError
+from snakemake.sourcecache import LocalSourceFile
+
+
+def unpacked_commit(git, ref):
+    """A folder below .snakemake with the files of a commit, as `git archive` writes them."""
+    commit = git.commit(ref)
+    folder = Path(".snakemake", "tusflow", commit.hexsha).absolute()
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        archive = io.BytesIO()
+        git.archive(archive, commit)
+        archive.seek(0)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary, tarfile.open(fileobj=archive) as files:
+            files.extractall(Path(temporary, "files"), filter="data")
+            # Every job of a cluster reads this file, and may do so at once.
+            try:
+                Path(temporary, "files").rename(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+    return folder
+
+
+def repository():
+    """The folder of this repository; of a module that Snakemake reads from Git, the unpacked commit.
+
+    It is neither the working directory nor, for a module, that of the main Snakefile. The stages are programs in it.
+    """
+    rules = workflow.current_basedir
+    if isinstance(rules, LocalSourceFile):
+        return Path(rules.get_path_or_uri(secret_free=True)).parent
+    if rules.is_local:  # gitfile(...)
+        from git import Repo
+
+        return unpacked_commit(Repo(rules.repo_path), rules.ref)
+    rules.fetch_if_required()
+    return unpacked_commit(rules.hosted_repo.repo, rules.ref)
+
+
+REPOSITORY = repository()
+sys.path.insert(0, str(REPOSITORY))
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.runtime.arguments import flags
@@ -26,11 +69,11 @@ from workflow_scripts.study.manifest import filled_sets, load_manifest, telling_
 from workflow_scripts.study.pseudonyms import read_key
 from workflow_scripts.study.weights import require_files, weight_files
 
-use_for_stages(workflow.basedir)
+use_for_stages(str(REPOSITORY))
 stay_with_squeue()
 remove_stale_locks(Path(".snakemake"))
 
-# The config.yaml of the working directory, then what --configfile and --config change in it.
+# The Snakefile's configfile, then what --configfile and --config change in it.
 _changes = [str(file) for file in workflow.overwrite_configfiles]
 _words = workflow.config_settings.config_args or []
 CONFIG_FLAGS = " ".join(
@@ -39,7 +82,8 @@ CONFIG_FLAGS = " ".join(
 )
 
 try:
-    config = load_config(config, [Path("config.yaml"), *map(Path, _changes)])
+    _files = [str(file) for file in workflow.configfiles if str(file) not in _changes]
+    config = load_config(config, [*map(Path, _files), *map(Path, _changes)])
     if config["data"]["patient_key"]:
         read_key(Path(config["data"]["patient_key"]))
     EXPERIMENTS = study.experiments(config)
