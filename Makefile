@@ -1,5 +1,6 @@
 # make demo   the whole workflow on phantoms, on a laptop        make test         every test
 # make lint   formatters, linters, type checker, spelling        make test-fast    the tests that take under three minutes
+# make docs   the documentation as a site, and the commands on its pages
 # make test-cluster   the cluster profile on a SLURM that the tests start    make bench-check   speed against the baseline
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
@@ -9,10 +10,10 @@ READY := .venv/ready
 # One thread per job: the demo's training runs are small, so several at once are faster than one that is split.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fast test-cluster bench bench-check lint format lock figures clean help
+.PHONY: demo docs test test-fast test-cluster bench bench-check lint format lock figures clean help
 
 help:
-	@sed -n '1,3s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -50,6 +51,12 @@ bench: $(READY)
 bench-check: $(READY)
 	@$(BIN)/python -m benchmarks.check
 
+# site/index.html works without a server. No link or anchor is broken, and the commands that pages call "run by the build" run.
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@$(BIN)/python -m workflow_scripts.tools.documentation
+	@echo "site/index.html"
+
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -63,15 +70,15 @@ format: $(READY)
 	@$(BIN)/ruff format .
 	@$(BIN)/snakefmt Snakefile workflow/Snakefile rules
 
-# The README's pictures: the DAG (needs Graphviz) and figures of the demo.
+# The pictures of README and tutorial: the DAG (needs Graphviz) and figures of the demo.
 figures: demo
 	@$(BIN)/snakemake tables synthesis --configfile demo/config.yaml --rulegraph dot 2> /dev/null \
 		| dot -Tsvg > docs/images/dag.svg
-	@cp results/demo/figures/figure1.png results/demo/figures/figure4.png docs/images/
+	@cd results/demo/figures && cp figure1.png figure4.png views_labelled.png audit_votes.png augmented.png ../../../docs/images/
 
 lock: $(READY)
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --group bench --generate-hashes --no-emit-index-url \
 		pyproject.toml --output-file requirements.lock
 
 clean:
-	rm -rf .venv results data/phantoms
+	rm -rf .venv results data/phantoms site
