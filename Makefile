@@ -29,7 +29,8 @@ $(READY): requirements.lock
 
 demo: $(READY)
 	@echo "drawing phantoms, training and testing on them: about 8 minutes on two cores …"
-	@$(BIN)/snakemake --configfile demo/config.yaml --cores $(CORES) --quiet rules host reason
+	@$(BIN)/python -m workflow_scripts.tools.show_progress --results results/demo -- \
+		$(BIN)/snakemake --configfile demo/config.yaml --cores $(CORES)
 	@$(BIN)/python -m workflow_scripts.tools.show_results --results results/demo
 
 test: test-fast

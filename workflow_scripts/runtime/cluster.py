@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +100,12 @@ def _dead_owner(folder: Path) -> dict[str, Any] | None:
         owner = read_json(folder / NOTE)
     except UserError:  # no run is noted, or the note is damaged
         return None
-    here = owner["host"] == platform.node()
-    return owner if here and owner["started"] != _identity(owner["pid"])["started"] else None
+    return owner if is_dead(owner) else None
+
+
+def is_dead(owner: Mapping[str, Any]) -> bool:
+    """Whether a noted run is known to be over: it ran on this host and does not any more."""
+    return owner["host"] == platform.node() and owner["started"] != _identity(owner["pid"])["started"]
 
 
 def _slurm_name(logs: Iterable[Path]) -> str:
