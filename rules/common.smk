@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import join, quote
 
 from snakemake.exceptions import WorkflowError
-from snakemake.sourcecache import LocalSourceFile
+from snakemake.sourcecache import HostingProviderFile, LocalSourceFile
 
 
 def unpacked_commit(git, ref):
@@ -33,17 +33,17 @@ def unpacked_commit(git, ref):
 
 
 def repository():
-    """The folder of this repository; of a module that Snakemake reads from Git, the unpacked commit.
+    """The folder of this repository; of a module that Snakemake reads from a host, the unpacked commit.
 
     It is neither the working directory nor, for a module, that of the main Snakefile. The stages are programs in it.
     """
     rules = workflow.current_basedir
     if isinstance(rules, LocalSourceFile):
         return Path(rules.get_path_or_uri(secret_free=True)).parent
-    if rules.is_local:  # gitfile(...)
-        from git import Repo
-
-        return unpacked_commit(Repo(rules.repo_path), rules.ref)
+    if not isinstance(rules, HostingProviderFile):
+        raise WorkflowError(
+            f"the module's snakefile {rules} is neither a path nor github(...) or gitlab(...); use one of these"
+        )
     rules.fetch_if_required()
     return unpacked_commit(rules.hosted_repo.repo, rules.ref)
 

@@ -3,7 +3,6 @@
 import ast
 import csv
 import importlib
-import os
 import re
 import shlex
 import subprocess
@@ -220,11 +219,10 @@ def test_a_config_value_stays_one_word_of_a_command(tmp_path: Path):
 def test_snakedeploy_deploys_the_workflow_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from snakedeploy.deploy import WorkflowDeployer
 
-    bare = bare_copy(tmp_path / "github" / "owner" / "tusflow.git")
     # The deployed Snakefile names the repository at GitHub; Git takes it from here.
-    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
-    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.file://{tmp_path}/github/.insteadOf")
-    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://github.com/")
+    bare, variables = bare_copy(tmp_path)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     deployed = tmp_path / "deployed"
     with WorkflowDeployer(f"file://{bare}", deployed, tag="v1") as deployer:
         # What the catalogue reads, and its table of parameters.
@@ -240,7 +238,7 @@ def test_snakedeploy_deploys_the_workflow_of_a_repository(tmp_path: Path, monkey
     (deployed / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
     done = subprocess.run(
         [SNAKEMAKE, "--dry-run", "--printshellcmds", "crop"], cwd=deployed, capture_output=True, text=True,
-        env={**ENVIRONMENT, **os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        env={**ENVIRONMENT, **variables},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert job_counts(done.stdout) == {"draw_phantoms": 1, "crop_views": 3}

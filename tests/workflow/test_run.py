@@ -209,12 +209,12 @@ def test_the_classifier_is_packed_and_reads_a_new_frame(finished: Study, tmp_pat
     assert set(predictions["origin"]) == {"PHANTOM"}
 
 
-# A workflow that has this one as a module, from a bare repository: no file of it lies where Snakemake was started.
+# A workflow that has this one as a module, from a repository elsewhere: no file of it lies where Snakemake was started.
 FOREIGN = """
 configfile: "config.yaml"
 
 module tusflow:
-    snakefile: gitfile({repository!r}, path="workflow/Snakefile", tag="v1")
+    snakefile: github("owner/tusflow", path="workflow/Snakefile", tag="v1")
     config: config
 
 use rule * from tusflow as tusflow_*
@@ -228,10 +228,14 @@ rule all:
 """
 
 
-def test_a_module_killed_in_the_middle_and_continued_gives_the_same_tables(finished: Study, tmp_path: Path):
+def test_a_module_killed_in_the_middle_and_continued_gives_the_same_tables(
+    finished: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in bare_copy(tmp_path)[1].items():
+        monkeypatch.setitem(ENVIRONMENT, name, value)
     foreign = tmp_path / "foreign" / "Snakefile"
     foreign.parent.mkdir()
-    foreign.write_text(FOREIGN.format(repository=str(bare_copy(tmp_path / "tusflow.git"))))
+    foreign.write_text(FOREIGN)
     study = replace(smallest_study(tmp_path / "study"), snakefile=foreign)
     process = subprocess.Popen(
         study.command("--cores", "2"), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
