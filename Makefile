@@ -1,5 +1,6 @@
 # make demo   the whole workflow on phantoms, on a laptop        make test         every test
 # make lint   formatters, linters, type checker, spelling        make test-fast    the tests that take under three minutes
+# make docs   the documentation as a site, and the commands on its pages
 # make test-cluster   the cluster profile on a SLURM that the tests start    make bench-check   speed against the baseline
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
@@ -10,10 +11,10 @@ READY := .venv/ready
 # One thread per job: the demo's training runs are small, so several at once are faster than one that is split.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fast test-cluster test-faults audit bench bench-check lint format lock figures clean help
+.PHONY: demo docs test test-fast test-cluster test-faults audit bench bench-check lint format lock figures clean help
 
 help:
-	@sed -n '1,3s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -29,7 +30,8 @@ $(READY): requirements.lock
 
 demo: $(READY)
 	@echo "drawing phantoms, training and testing on them: about 8 minutes on two cores …"
-	@$(BIN)/snakemake --configfile studies/demo.yaml --cores $(CORES) --quiet rules host reason
+	@$(BIN)/python -m workflow_scripts.tools.show_progress --results results/demo -- \
+		$(BIN)/snakemake --configfile studies/demo.yaml --cores $(CORES)
 	@$(BIN)/python -m workflow_scripts.tools.show_results --results results/demo
 
 test: test-fast
@@ -63,10 +65,16 @@ bench: $(READY)
 bench-check: $(READY)
 	@$(BIN)/python -m benchmarks.check
 
+# site/index.html works without a server. No link or anchor is broken, and the commands that pages call "run by the build" run.
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@$(BIN)/python -m workflow_scripts.tools.documentation
+	@echo "site/index.html"
+
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/snakefmt --check Snakefile rules
+	@$(BIN)/snakefmt --check Snakefile workflow/Snakefile rules
 	@$(BIN)/snakemake --lint
 	@$(BIN)/mypy
 	@$(BIN)/codespell
@@ -74,17 +82,17 @@ lint: $(READY)
 format: $(READY)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
-	@$(BIN)/snakefmt Snakefile rules
+	@$(BIN)/snakefmt Snakefile workflow/Snakefile rules
 
-# The README's pictures: the DAG (needs Graphviz) and figures of the demo.
+# The pictures of README and tutorial: the DAG (needs Graphviz) and figures of the demo.
 figures: demo
 	@$(BIN)/snakemake tables synthesis --configfile studies/demo.yaml --rulegraph dot 2> /dev/null \
 		| dot -Tsvg > docs/images/dag.svg
-	@cp results/demo/figures/figure1.png results/demo/figures/figure4.png docs/images/
+	@cd results/demo/figures && cp figure1.png figure4.png views_labelled.png audit_votes.png augmented.png ../../../docs/images/
 
 lock: $(READY)
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --group bench --generate-hashes --no-emit-index-url \
 		pyproject.toml --output-file requirements.lock
 
 clean:
-	rm -rf .venv results data/phantoms
+	rm -rf .venv results data/phantoms site

@@ -226,7 +226,7 @@ rule draw_votes:
 
 rule make_review_page:
     input:
-        sorted(map(str, Path(workflow.basedir, "workflow_scripts/audit/review_page").iterdir())),
+        sorted(map(str, Path(REPOSITORY, "workflow_scripts/audit/review_page").iterdir())),
         votes=result("audit/votes.csv"),
         losses=LOSSES,
         views=result("views/labelled.npy"),

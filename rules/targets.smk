@@ -41,7 +41,7 @@ rule make_report:
         config=CONFIG_FLAGS,
     shell:
         "snakemake --snakefile {params.snakefile} {params.config} --nolock --cores 1"
-        " --report {output.html:q} tables figures 2> {log:q}"
+        " --report {output.html:q} {input:q} 2> {log:q}"
 
 
 rule crop:

@@ -25,11 +25,12 @@ class Study:
     folder: Path
     changes: list[Path]
     repository: Path = REPOSITORY
+    snakefile: Path | None = None  # another workflow that has this one as a module
 
     def command(self, *arguments: str) -> list[str]:
         """A Snakemake command line; without --cores it is a dry run."""
         return [
-            SNAKEMAKE, "--snakefile", str(self.repository / "Snakefile"), "--directory", str(self.folder),
+            SNAKEMAKE, "--snakefile", str(self.snakefile or self.repository / "Snakefile"), "--directory", str(self.folder),
             "--workflow-profile", str(self.repository / "profiles" / "default"),
             "--configfile", str(self.repository / "config.yaml"), *map(str, self.changes), *arguments,
         ]  # fmt: skip
@@ -56,6 +57,28 @@ class Study:
     def tables(self) -> dict[str, bytes]:
         """The CSV tables by file name."""
         return {file.name: file.read_bytes() for file in sorted((self.folder / "results" / "tables").glob("*.csv"))}
+
+
+def bare_copy(folder: Path) -> tuple[Path, dict[str, str]]:
+    """A bare Git repository with one commit, tagged v1: the repository's files as they are now.
+
+    The variables beside it let Git find it as https://github.com/owner/tusflow, and Snakemake keep what it caches in `folder`.
+    """
+    variables = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.file://{folder}/github/.insteadOf",
+        "GIT_CONFIG_VALUE_0": "https://github.com/",
+        "XDG_CACHE_HOME": str(folder / "cache"),
+    }
+    folder = folder / "github" / "owner" / "tusflow.git"
+    folder.parent.mkdir(parents=True)
+    git = ["git", f"--git-dir={folder}", f"--work-tree={REPOSITORY}"]
+    name = ["-c", "user.name=tests", "-c", "user.email=tests@localhost"]
+    subprocess.run(["git", "init", "--quiet", "--bare", folder], check=True)
+    subprocess.run([*git, "add", "--all"], cwd=REPOSITORY, check=True)
+    subprocess.run([*git, *name, "commit", "--quiet", "--message", "v1"], cwd=REPOSITORY, check=True)
+    subprocess.run([*git, "tag", "v1"], check=True)
+    return folder, variables
 
 
 def job_counts(output: str) -> dict[str, int]:

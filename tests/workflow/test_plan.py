@@ -9,9 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.shared import REPOSITORY, stages
-from tests.workflow.study import ENVIRONMENT, SNAKEMAKE, Study
+from tests.workflow.study import ENVIRONMENT, SNAKEMAKE, Study, bare_copy, job_counts
 from workflow_scripts.runtime.code_version import reached_modules
 
 HEADER = ["image_id", "path", "patient_id", "organ", "label", "device", "side", "truth"]
@@ -251,3 +252,33 @@ def test_a_config_value_stays_one_word_of_a_command(tmp_path: Path):
     assert "model.backbone" in output
     assert "Traceback" not in output
     assert not (tmp_path / "pwned").exists()
+
+
+def test_snakedeploy_deploys_the_workflow_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from snakedeploy.deploy import WorkflowDeployer
+
+    # The deployed Snakefile names the repository at GitHub; Git takes it from here.
+    bare, variables = bare_copy(tmp_path)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    deployed = tmp_path / "deployed"
+    with WorkflowDeployer(f"file://{bare}", deployed, tag="v1") as deployer:
+        # What the catalogue reads, and its table of parameters.
+        assert deployer.get_json_schema("config")["properties"]["seeds"]
+        settings = yaml.safe_load(Path(deployer.repo_clone, ".snakemake-workflow-catalog.yml").read_text())
+        assert settings["usage"]["software-stack-deployment"] == {
+            "conda": True, "apptainer": True, "apptainer+conda": False,
+        }  # fmt: skip
+        deployer.deploy("tusflow")
+    assert (deployed / "config" / "README.md").is_file()
+    assert (deployed / "config" / "config.yaml").read_text() == (REPOSITORY / "config.yaml").read_text()
+    assert not (deployed / "config" / "config.yaml").is_symlink()
+    (deployed / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
+    done = subprocess.run(
+        [SNAKEMAKE, "--dry-run", "--printshellcmds", "crop"], cwd=deployed, capture_output=True, text=True,
+        env={**ENVIRONMENT, **variables},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert job_counts(done.stdout) == {"draw_phantoms": 1, "crop_views": 3}
+    (unpacked,) = (deployed / ".snakemake" / "tusflow").iterdir()
+    assert (unpacked / "workflow_scripts" / "data" / "crop_views.py").is_file()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.shared import REPOSITORY
-from tests.workflow.study import ENVIRONMENT, Study, smallest_study
+from tests.workflow.study import ENVIRONMENT, Study, bare_copy, smallest_study
 from tests.workflow.test_real import holds
 from workflow_scripts.core.files import read_csv, read_npy
 
@@ -238,8 +238,34 @@ def test_the_classifier_is_packed_and_reads_a_new_frame(finished: Study, tmp_pat
     assert set(predictions["origin"]) == {"PHANTOM"}
 
 
-def test_a_run_killed_in_the_middle_and_continued_gives_the_same_tables(finished: Study, tmp_path: Path):
-    study = smallest_study(tmp_path / "study")
+# A workflow that has this one as a module, from a repository elsewhere: no file of it lies where Snakemake was started.
+FOREIGN = """
+configfile: "config.yaml"
+
+module tusflow:
+    snakefile: github("owner/tusflow", path="workflow/Snakefile", tag="v1")
+    config: config
+
+use rule * from tusflow as tusflow_*
+
+onstart:
+    tusflow.onstart()
+
+rule all:
+    default_target: True
+    input: rules.tusflow_all.input
+"""
+
+
+def test_a_module_killed_in_the_middle_and_continued_gives_the_same_tables(
+    finished: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in bare_copy(tmp_path)[1].items():
+        monkeypatch.setitem(ENVIRONMENT, name, value)
+    foreign = tmp_path / "foreign" / "Snakefile"
+    foreign.parent.mkdir()
+    foreign.write_text(FOREIGN)
+    study = replace(smallest_study(tmp_path / "study"), snakefile=foreign)
     process = subprocess.Popen(
         study.command("--cores", "2"), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -250,7 +276,9 @@ def test_a_run_killed_in_the_middle_and_continued_gives_the_same_tables(finished
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (study.folder / "results" / "diffusion" / "trained").exists()
-    study.snakemake("--cores", "2")
+    output = study.snakemake("--cores", "2")
+    assert "rule tusflow_make_report" in output
+    assert list((study.folder / ".snakemake" / "tusflow").glob("*/workflow_scripts"))
     assert study.tables() == finished.tables()
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 SURROUNDINGS = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG,
 }  # fmt: skip
+# For GNU's OpenMP, which PyTorch's wheels hold, and for Intel's and LLVM's.
+IDLE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 FEWER_COLLECTIONS = 20_000  # objects made between two; Python's own is 700
 
 
@@ -147,6 +149,9 @@ def run(
     if threads:
         for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ[variable] = str(threads)
+    # Idle OpenMP threads sleep instead of spinning, which takes the cores from other jobs: docs/how-to/environments.md.
+    for variable, value in IDLE_THREADS.items():
+        os.environ.setdefault(variable, value)
     on_gpus = getattr(arguments, "device", "") == "auto"
     if on_gpus:
         claim_gpus(getattr(arguments, "processes", 0) or 1)

@@ -70,8 +70,8 @@ def note_run(folder: Path, logs: Sequence[str] = ()) -> None:
 def remove_stale_locks(folder: Path) -> bool:
     """Remove the locks below `.snakemake` if all other runs that are noted there are dead; returns whether it did."""
     locks = list((folder / "locks").glob("*.lock"))
-    others = [run for file, run in _noted(folder) if file.stem != str(os.getpid()) or _is_dead(run)]
-    if not locks or not others or not all(map(_is_dead, others)):
+    others = [run for file, run in noted_runs(folder) if file.stem != str(os.getpid()) or is_dead(run)]
+    if not locks or not others or not all(map(is_dead, others)):
         return False
     for lock in locks:
         lock.unlink(missing_ok=True)
@@ -84,8 +84,8 @@ def cancel_orphans(folder: Path) -> list[str]:
     Snakemake names every job after its run and writes that name into its log.
     """
     cancelled = []
-    for file, run in _noted(folder):
-        if _is_dead(run):
+    for file, run in noted_runs(folder):
+        if is_dead(run):
             cancelled += _cancel(_slurm_name(map(Path, run.get("logs", [])))) if shutil.which("squeue") else []
             file.unlink(missing_ok=True)
     return cancelled
@@ -102,16 +102,19 @@ def _cancel(name: str) -> list[str]:
     return jobs
 
 
-def _noted(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The runs that are noted, each with its file; a damaged note, or one that another run just removed, is no run."""
+def noted_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The runs that are noted below `.snakemake`, each with its file, the latest last.
+
+    A damaged note, or one that another run just removed, is not a run.
+    """
     runs = []
-    for file in sorted((folder / NOTES).glob("*.json")):
-        with suppress(UserError):
-            runs.append((file, read_json(file)))
-    return runs
+    for file in (folder / NOTES).glob("*.json"):
+        with suppress(UserError, FileNotFoundError):
+            runs.append((file.stat().st_mtime, file, read_json(file)))
+    return [(file, run) for _, file, run in sorted(runs, key=lambda found: found[:2])]
 
 
-def _is_dead(run: Mapping[str, Any]) -> bool:
+def is_dead(run: Mapping[str, Any]) -> bool:
     """Whether a noted run ran on this host and does not any more."""
     return run["host"] == platform.node() and run["started"] != _identity(run["pid"])["started"]
 

@@ -174,6 +174,12 @@ def read_costs(logs: Path) -> list[Cost]:
     return costs
 
 
+def last_start(log: Path) -> float | None:
+    """When the last attempt of a stage with this log started, in seconds since 1970; None where none is recorded."""
+    starts = [row["started"] for row in _rows(log.with_suffix(SUFFIX)) if "started" in row]
+    return starts[-1] if starts else None
+
+
 def _summary(job: str, rows: list[dict[str, Any]]) -> Cost:
     ends = [i for i, row in enumerate(rows) if row["finished"]]
     # What the last result took: its tries since the result before.

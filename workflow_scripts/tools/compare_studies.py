@@ -1,6 +1,6 @@
-"""Write the README's table of what the studies beside config.yaml change, from the files themselves.
+"""Write the table of what the studies beside config.yaml change, from the files themselves, into docs/paper.md.
 
-python -m workflow_scripts.tools.compare_studies --readme README.md
+python -m workflow_scripts.tools.compare_studies --page docs/paper.md
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ def parser() -> argparse.ArgumentParser:
     parser = stage_parser(__doc__)
     parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="the recommended study")
     parser.add_argument("--studies", type=Path, default=Path("studies"), help="folder of the others")
-    parser.add_argument("--readme", type=Path, default=Path("README.md"), help="file with the two marks of the table")
+    parser.add_argument("--page", type=Path, default=Path("docs/paper.md"), help="file with the two marks of the table")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Replace what lies between the marks."""
     files = {name: arguments.studies / f"{name}.yaml" for name in STUDIES}
-    text = arguments.readme.read_text(encoding="utf-8")
+    text = arguments.page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise UserError(f"{arguments.readme} needs one line {BEGIN.strip()!r} and one {END!r} after it")
+        raise UserError(f"{arguments.page} needs one line {BEGIN.strip()!r} and one {END!r} after it")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
-    write_text(f"{before}{BEGIN}{table(arguments.config, files)}{END}{after}", arguments.readme)
+    write_text(f"{before}{BEGIN}{table(arguments.config, files)}{END}{after}", arguments.page)
 
 
 def table(config: Path, files: Mapping[str, Path]) -> str:

@@ -1,6 +1,7 @@
 """Flags from the models: config -> flags -> settings is the identity."""
 
 import errno
+import os
 import subprocess
 import sys
 
@@ -155,3 +156,12 @@ def test_a_stage_with_torch_ends_at_once_and_closes_what_is_open(tmp_path):
     assert (tmp_path / "stage.log").exists()
     failed = subprocess.run(command, capture_output=True, text=True)
     assert (failed.returncode, failed.stderr) == (1, "error: no log\n")
+
+
+def test_idle_threads_sleep_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("KMP_BLOCKTIME", "200")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    seen = {}
+    cli.run(lambda arguments: seen.update(os.environ), cli.stage_parser("x"), ["--threads", "2"])
+    assert (seen["OMP_WAIT_POLICY"], seen["KMP_BLOCKTIME"], seen["OMP_NUM_THREADS"]) == ("PASSIVE", "200", "2")

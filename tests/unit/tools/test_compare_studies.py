@@ -1,17 +1,17 @@
-"""The README's table of studies."""
+"""The table of studies."""
 
 from tests.shared import REPOSITORY
 from workflow_scripts.tools import compare_studies as tool
 
 
-def test_the_readme_holds_the_table_of_the_files(tmp_path):
+def test_the_page_holds_the_table_of_the_files(tmp_path):
     """Changed by hand, or not made again after a change of a study: python -m workflow_scripts.tools.compare_studies."""
-    readme = (REPOSITORY / "README.md").read_text()
-    copy = tmp_path / "README.md"
-    copy.write_text(readme)
-    flags = ["--config", f"{REPOSITORY}/config.yaml", "--studies", f"{REPOSITORY}/studies", "--readme", f"{copy}"]
+    page = (REPOSITORY / "docs" / "paper.md").read_text()
+    copy = tmp_path / "paper.md"
+    copy.write_text(page)
+    flags = ["--config", f"{REPOSITORY}/config.yaml", "--studies", f"{REPOSITORY}/studies", "--page", f"{copy}"]
     tool.main(tool.parser().parse_args(flags))
-    assert copy.read_text() == readme
+    assert copy.read_text() == page
 
 
 def test_a_row_is_what_the_studies_change(tmp_path):
