@@ -45,7 +45,7 @@ def product_step(encoder: Any, views: Any, recipe: Any, device: Any) -> Callable
     """The product's step, each call the next one; it returns the loss, for which a GPU is waited for."""
     import torch
 
-    from workflow_scripts.pretraining.augmentation import augment_pairs, view_recipes
+    from workflow_scripts.pretraining.augmentation import augment_pairs, pair_draws, view_recipes
     from workflow_scripts.pretraining.contrastive_step import compute_gradients
     from workflow_scripts.pretraining.mix import batch_indices
     from workflow_scripts.pretraining.optimisers import learning_rate, make_optimiser
@@ -64,7 +64,7 @@ def product_step(encoder: Any, views: Any, recipe: Any, device: Any) -> Callable
         rows = batch_indices(views, recipe.seed, recipe.batch_size, done)
         images = to_device(views.take(rows), device)
         with torch.profiler.record_function("augmentation"):
-            pairs = augment_pairs(images, view_recipes(recipe.augmentation), recipe.seed, done, rows)
+            pairs = augment_pairs(images, view_recipes(recipe.augmentation), pair_draws(recipe.seed, done, rows))
         optimiser.zero_grad()
         losses = compute_gradients(encoder, pairs, to_device(views.organs[rows], device), recipe, processes)
         optimiser.step()

@@ -17,6 +17,7 @@ import torch
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import refuse_torchscript, verify_recorded_sha256
 from workflow_scripts.networks.backbone import create_backbone, load_initialisation, normalise
+from workflow_scripts.runtime.device import to_device, to_numpy
 
 # A network takes uint8 views (B, side, side) on the CPU and gives float32 features (B, D) on the CPU.
 Network = Callable[[np.ndarray], np.ndarray]
@@ -45,7 +46,7 @@ def load_encoder(backbone: str, weights: Path, device: torch.device) -> Network:
 
     @torch.inference_mode()
     def network(views: np.ndarray) -> np.ndarray:
-        return model(normalise(torch.from_numpy(views).to(device))).float().cpu().numpy()
+        return to_numpy(model(normalise(to_device(views, device))).float())
 
     return network
 
@@ -74,9 +75,9 @@ def load_timm(model_name: str, weights: Path, device: torch.device) -> Network:
 
     @torch.inference_mode()
     def network(views: np.ndarray) -> np.ndarray:
-        images = torch.from_numpy(views).to(device).float().div(255)[:, None]
+        images = to_device(views, device).float().div(255)[:, None]
         images = torch.nn.functional.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-        return model((images.expand(-1, 3, -1, -1) - mean) / std).float().cpu().numpy()
+        return to_numpy(model((images.expand(-1, 3, -1, -1) - mean) / std).float())
 
     return network
 
@@ -105,8 +106,8 @@ def load_inception(weights: Path, device: torch.device) -> Network:
     @torch.inference_mode()
     def network(views: np.ndarray) -> np.ndarray:
         resized = np.stack([resize(np.repeat(view[:, :, None], 3, axis=2)) for view in views])
-        images = torch.from_numpy(resized).to(device).permute(0, 3, 1, 2)
-        return model((images - 128) / 128).float().cpu().numpy()
+        images = to_device(resized, device).permute(0, 3, 1, 2)
+        return to_numpy(model((images - 128) / 128).float())
 
     return network
 
