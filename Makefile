@@ -1,6 +1,7 @@
 # make demo   the whole workflow on phantoms, on a laptop        make test         every test
 # make lint   formatters, linters, type checker, spelling        make test-fast    the tests that take under three minutes
 # make test-cluster   the cluster profile on a SLURM that the tests start    make bench-check   speed against the baseline
+# make test-gpu   the tests that need a GPU        make bench-gpu    speed and memory on a GPU, beside other implementations
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 UV_VERSION := 0.13.9
@@ -9,10 +10,10 @@ READY := .venv/ready
 # One thread per job: the demo's training runs are small, so several at once are faster than one that is split.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fast test-cluster bench bench-check lint format lock figures clean help
+.PHONY: demo test test-fast test-cluster test-gpu bench bench-gpu bench-check lint format lock figures clean help
 
 help:
-	@sed -n '1,3s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -42,9 +43,17 @@ test-fast: $(READY)
 test-cluster: $(READY)
 	@$(BIN)/python -m pytest tests/cluster --durations 10
 
+# On a machine without a GPU all of them are skipped.
+test-gpu: $(READY)
+	@$(BIN)/python -m pytest -m gpu --durations 10
+
 # Writes docs/performance.md: speed compared with other implementations. Keep the machine otherwise idle.
 bench: $(READY)
 	@$(BIN)/python -m benchmarks
+
+# Writes the rows of docs/performance.md that need a GPU, in at most nine minutes on one.
+bench-gpu: $(READY)
+	@$(BIN)/python -m benchmarks.gpu
 
 # Fails where a hot path has become slower relative to its peer. About three minutes on two cores; see docs/performance.md.
 bench-check: $(READY)

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 0)
 REPOSITORY = Path(__file__).parents[1]
-FOLDERS = (str(REPOSITORY / "workflow_scripts"), str(REPOSITORY / "tests" / "unit"))
+FOLDERS = (str(REPOSITORY / "workflow_scripts"), str(REPOSITORY / "tests" / "network_stages.py"))
 SEAM = str(REPOSITORY / "workflow_scripts" / "runtime" / "device.py")
 # Attributes of a tensor that name its device.
 DEVICE, IS_CUDA = torch.Tensor.device.__get__, torch.Tensor.is_cuda.__get__  # type: ignore[attr-defined]
