@@ -53,7 +53,8 @@ bench: $(READY)
 
 # Writes the rows of docs/performance.md that need a GPU, in at most nine minutes on one.
 bench-gpu: $(READY)
-	@$(BIN)/python -m benchmarks.gpu
+	@$(BIN)/python -m benchmarks.gpu --write-plan
+	@$(BIN)/python -m benchmarks.report
 
 # Fails where a hot path has become slower relative to its peer. About three minutes on two cores; see docs/performance.md.
 bench-check: $(READY)

@@ -7,6 +7,7 @@ the same batch, and they train the same network whatever their number.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -101,16 +102,7 @@ def pretrain(encoder: Encoder, views: ViewUnion, recipe: PretrainingRecipe, run:
     part = processes.part(recipe.batch_size)
     neighbours = Neighbours(views, recipe.seed, min(LARGEST, 2 * recipe.batch_size))
     reported, since, collapsed = done, time.perf_counter(), False
-
-    def draw(step: int) -> dict[str, Any]:
-        indices = batch_indices(views, recipe.seed, recipe.batch_size, step)
-        return {
-            "images": torch.from_numpy(views.take(indices[part])),
-            "organs": torch.from_numpy(views.organs[indices]),
-            "numbers": pair_draws(recipe.seed, step, indices[part]),
-        }
-
-    drawn = Ahead(draw, device, recipe.steps)
+    drawn = Ahead(partial(draw_step, views, recipe, part), device, recipe.steps)
 
     for step in run.steps(recipe.steps, state, start=done, every=recipe.checkpoint_every, label="pretraining"):
         # Learning rate of the step.
@@ -148,6 +140,17 @@ def pretrain(encoder: Encoder, views: ViewUnion, recipe: PretrainingRecipe, run:
             say(f"warning: the embeddings have collapsed to a point at step {done} (std {width:.2g}; 1 is even)")
     if board is not None:
         board.close()
+
+
+def draw_step(views: ViewUnion, recipe: PretrainingRecipe, part: slice, step: int) -> dict[str, Any]:
+    """What a step draws, on the CPU: `images` (n, H, W) of this process's `part` of the batch, the `numbers` that choose
+    both views of each, and the `organs` (N,) of the whole batch."""
+    indices = batch_indices(views, recipe.seed, recipe.batch_size, step)
+    return {
+        "images": torch.from_numpy(views.take(indices[part])),
+        "organs": torch.from_numpy(views.organs[indices]),
+        "numbers": pair_draws(recipe.seed, step, indices[part]),
+    }
 
 
 def _metrics(losses: Losses) -> dict[str, Any]:
