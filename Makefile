@@ -2,6 +2,7 @@
 # make lint   formatters, linters, type checker, spelling        make test-fast    the tests that take under three minutes
 # make docs   the documentation as a site, and the commands on its pages
 # make test-cluster   the cluster profile on a SLURM that the tests start    make bench-check   speed against the baseline
+# make test-gpu   the tests that need a GPU        make bench-gpu    speed and memory on a GPU, beside other implementations
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 MOMENTS ?= 100
@@ -11,7 +12,7 @@ READY := .venv/ready
 # One thread per job: the demo's training runs are small, so several at once are faster than one that is split.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo docs test test-fast test-cluster test-faults audit bench bench-check lint format lock figures clean help
+.PHONY: demo docs test test-fast test-cluster test-gpu test-faults audit bench bench-gpu bench-check lint format lock figures clean help
 
 help:
 	@sed -n '1,4s/^# //p' Makefile
@@ -45,6 +46,10 @@ test-fast: $(READY)
 test-cluster: $(READY)
 	@$(BIN)/python -m pytest tests/cluster --durations 10
 
+# On a machine without a GPU all of them are skipped.
+test-gpu: $(READY)
+	@$(BIN)/python -m pytest -m gpu --durations 10
+
 # Writes docs/reliability.md: MOMENTS interruptions, each as long as two runs of the smallest study. For a night, not for CI.
 test-faults: $(READY)
 	@$(BIN)/python -m tests.faults --moments $(MOMENTS)
@@ -60,6 +65,11 @@ audit: $(READY)
 # Writes docs/performance.md: speed compared with other implementations. Keep the machine otherwise idle.
 bench: $(READY)
 	@$(BIN)/python -m benchmarks
+
+# Writes the rows of docs/performance.md that need a GPU, in at most nine minutes on one.
+bench-gpu: $(READY)
+	@$(BIN)/python -m benchmarks.gpu --write-plan
+	@$(BIN)/python -m benchmarks.report
 
 # Fails where a hot path has become slower relative to its peer. About three minutes on two cores; see docs/performance.md.
 bench-check: $(READY)

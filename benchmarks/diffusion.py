@@ -93,16 +93,21 @@ def sizes(gpu: bool) -> tuple[Any, int, int]:
 
 def sides(task: str, threads: int) -> dict[str, Callable[[], None]]:
     """Our step of `training`, or batch of `sampling`, and the plain loop's."""
+    from workflow_scripts.runtime.device import select_device
+
+    device = select_device("auto", threads)
+    return sides_of(task, *sizes(device.type == "cuda"), device)
+
+
+def sides_of(task: str, recipe: Any, side: int, steps: int, device: Any) -> dict[str, Callable[[], None]]:
+    """The same for a recipe, a side of the views and a number of sampling steps."""
     import numpy as np
 
     from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas, spaced_timesteps
     from workflow_scripts.diffusion.sampler import image_noise, reverse_steps
     from workflow_scripts.diffusion.training import Trainer, TrainingViews, unet_of
-    from workflow_scripts.runtime.device import select_device
     from workflow_scripts.runtime.processes import Processes
 
-    device = select_device("auto", threads)
-    recipe, side, steps = sizes(device.type == "cuda")
     batch = recipe.batch_size
     views = np.random.default_rng(0).integers(0, 256, (64, side, side), dtype=np.uint8)
     trainer = Trainer(TrainingViews(views, np.arange(len(views))), recipe, device, Processes())

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks.augmentation import torchvision_view
@@ -47,26 +48,27 @@ def product_step(encoder: Any, views: Any, recipe: Any, device: Any) -> Callable
 
     from workflow_scripts.pretraining.augmentation import augment_pairs, view_recipes
     from workflow_scripts.pretraining.contrastive_step import compute_gradients
-    from workflow_scripts.pretraining.mix import batch_indices
+    from workflow_scripts.pretraining.loop import draw_step
     from workflow_scripts.pretraining.optimisers import learning_rate, make_optimiser
-    from workflow_scripts.runtime.device import to_device
+    from workflow_scripts.runtime.device import Ahead, to_device
     from workflow_scripts.runtime.processes import Processes
 
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     encoder.to(device).to(memory_format=layout).train()
     optimiser = make_optimiser([encoder], recipe.optimiser, recipe.lr, recipe.weight_decay)
     processes, done = Processes(), 0
+    drawn = Ahead(partial(draw_step, views, recipe, slice(None)), device, recipe.steps)
 
     def step() -> float:
         nonlocal done
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(done, recipe.steps, recipe.lr, recipe.warmup)
-        rows = batch_indices(views, recipe.seed, recipe.batch_size, done)
-        images = to_device(views.take(rows), device)
+        batch = drawn(done)
+        images = to_device(batch["images"], device)
         with torch.profiler.record_function("augmentation"):
-            pairs = augment_pairs(images, view_recipes(recipe.augmentation), recipe.seed, done, rows)
+            pairs = augment_pairs(images, view_recipes(recipe.augmentation), batch["numbers"])
         optimiser.zero_grad()
-        losses = compute_gradients(encoder, pairs, to_device(views.organs[rows], device), recipe, processes)
+        losses = compute_gradients(encoder, pairs, to_device(batch["organs"], device), recipe, processes)
         optimiser.step()
         done += 1
         return losses.total.item()

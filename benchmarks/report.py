@@ -19,7 +19,7 @@ from benchmarks.scaling import figure
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 PRODUCT, CONVOLUTION = "a large matrix product", "a large convolution"
-GPU = ("diffusion_gpu", "embedding_gpu", "pretraining_step_gpu")
+GPU = "gpu"  # what benchmarks.gpu measures, where there is one
 STAGES = 12  # of the demo that have a line of their own
 # Each fast path has a plain reference version that a test compares it with.
 TESTS = {
@@ -269,6 +269,39 @@ def guard(results: Path) -> list[str]:
     return lines
 
 
+def gpu(results: Path) -> list[str]:
+    """The section on GPUs: each stage beside its peer, and where the time of ours goes."""
+    lines = ["## GPUs", ""]
+    if not (results / f"{GPU}.json").is_file():
+        return [
+            *lines,
+            "Not measured yet, for lack of a GPU: `make bench-gpu` measures every stage in nine minutes.",
+        ]
+    record = _read(results, GPU)
+    lines += [
+        f"`make bench-gpu` on one {record['device']} ({record['date']}), shipped recipes, 256 pixels. Ours and the peer ran",
+        "alternately; ± is the range of the calls. The peak is a large matrix product's or convolution's, whichever is faster,",
+        "in the same arithmetic and run. `idle` is the share of a call of ours in which the GPU had nothing to do.", "",
+        "| stage | ours | peer | times the peer | share of the peak | peak memory (peer's) | where ours spends its time |",
+        "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for task in dict.fromkeys(row["task"] for row in record["rows"]):
+        ours, peer = (row for row in record["rows"] if row["task"] == task)
+        spread = (
+            max(ours["images_per_s_max"] / ours["images_per_s"], ours["images_per_s"] / ours["images_per_s_min"]) - 1
+        )
+        total = sum(ours["seconds_by_kind"].values())
+        kinds = sorted(ours["seconds_by_kind"].items(), key=lambda item: -item[1])
+        shares = ", ".join(f"{kind} {100 * value / total:.0f} %" for kind, value in kinds if value >= 0.02 * total)
+        lines.append(
+            f"| {task}, {ours['arithmetic']} | {ours['images_per_s']:.1f} images/s ± {100 * spread:.0f} %"
+            f" | {peer['method']} {peer['images_per_s']:.1f} | {ours['images_per_s'] / peer['images_per_s']:.2f}"
+            f" | {100 * ours['share_of_peak']:.0f} % | {ours['peak_memory_mib']:.0f} MiB ({peer['peak_memory_mib']:.0f})"
+            f" | {shares} |"
+        )
+    return lines
+
+
 def limits(results: Path) -> str:
     """The machine's own limits, in the runs that the shares come from."""
     step, frames = _read(results, "pretraining_step"), _read(results, "view_store")
@@ -329,14 +362,12 @@ def page(results: Path) -> str:
             compared = f"{row.path} | {row.ours} | {row.peer} | {row.times:.2f}"
             lines.append(f"| {compared} | {row.memory or '–'} | {row.limit or '–'} | {record['date']} |")
     machine = sorted({f"{r['machine']['processor']}, {r['machine']['cores']} cores" for r in records.values()})
-    missing = [name for name in GPU if not (results / f"{name}.json").is_file()]
     lines += ["", f"Machine: {'; '.join(machine)}. {limits(results)}"]
     if slower:
         lines += ["", f"More than 5 % slower than a peer: {'; '.join(slower)}."]
-    if missing:
-        lines += ["", f"Not measured, for lack of a GPU: {', '.join(missing)}."]
     lines += [
         "",
+        *gpu(results), "",
         *startup(results), "",
         *scaling(results), "",
         *demo(results), "",

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
 from workflow_scripts.core.randomness import normals, uniforms
 from workflow_scripts.networks.geometry import affine_matrices, warp
+from workflow_scripts.runtime.device import rows_where
 
 # EDM's probability for small data sets, and its standard deviations; EDM rotates by any angle, this by a few degrees.
 PROBABILITY = 0.15
@@ -35,15 +35,18 @@ def draw_labels(seed: int, step: int, places: range, probability: float = PROBAB
 
 
 def transform(images: Tensor, labels: Tensor) -> Tensor:
-    """Images (B, 1, S, S) as their labels (B, 5) say, mirrored beyond their edges; those of label zero stay as they are."""
+    """Images (B, 1, S, S) as their labels (B, 5) say, mirrored beyond their edges; those of label zero stay as they are.
+
+    The labels are on the CPU, the images on any device.
+    """
     touched = (labels != 0).any(dim=1)
     scale, turn, stretch, right, down = labels[touched].T
     width = torch.exp2(-LOG2_SCALE * scale - LOG2_STRETCH * stretch)
     height = torch.exp2(-LOG2_SCALE * scale + LOG2_STRETCH * stretch)
     shift = 2 * SHIFT_SIDES  # a side is 2 long
-    theta = affine_matrices(DEGREES * turn, width, height, -shift * right, -shift * down, np.zeros(len(scale)))
-    result = images.clone()
-    result[touched] = warp(images[touched], theta, padding="reflection")
+    theta = affine_matrices(DEGREES * turn, width, height, -shift * right, -shift * down, torch.zeros_like(scale))
+    result, rows = images.clone(), rows_where(touched.numpy(), images.device)
+    result[rows] = warp(images[rows], theta, padding="reflection")
     return result
 
 

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 
 from workflow_scripts.core.errors import UserError
+from workflow_scripts.runtime.device import to_device
 
+CPU = torch.device("cpu")
 # Floor of the probabilities in the discretised likelihood.
 SMALLEST_PROBABILITY = 1e-12
 
@@ -71,7 +73,7 @@ class GaussianProcess:
     timesteps; `timesteps[t]` is what the network is given. Tables are float64, values float32 after the look-up.
     """
 
-    def __init__(self, betas: np.ndarray, kept: np.ndarray | None = None, device: torch.device | str = "cpu") -> None:
+    def __init__(self, betas: np.ndarray, kept: np.ndarray | None = None, device: torch.device = CPU) -> None:
         kept = np.arange(len(betas)) if kept is None else kept
         full = np.cumprod(1 - betas)
         # Skipping timesteps multiplies their alphas together.
@@ -93,8 +95,8 @@ class GaussianProcess:
             "previous_signal": np.sqrt(previous),
             "previous_noise": np.sqrt(1 - previous),
         }
-        self._tables = {name: torch.from_numpy(table).to(device) for name, table in tables.items()}
-        self.timesteps = torch.from_numpy(kept).to(device)
+        self._tables = {name: to_device(table, device) for name, table in tables.items()}
+        self.timesteps = to_device(kept, device)
         self.full_betas, self.full_length = betas, len(betas)
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from diffusers import DPMSolverMultistepScheduler, UNet2DModel
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.randomness import normals
 from workflow_scripts.diffusion.process import GaussianProcess, spaced_timesteps
-from workflow_scripts.runtime.device import autocast
+from workflow_scripts.runtime.device import autocast, to_device, to_numpy
 
 STREAM = "sample"
 DPM = "dpmsolver++"
@@ -35,7 +35,7 @@ class Condition:
 
     def labels(self, images: Sequence[int], device: torch.device) -> torch.Tensor:
         """int64 (N,): the class that each image is conditioned on."""
-        return torch.tensor([image % self.classes for image in images], device=device)
+        return to_device(torch.tensor([image % self.classes for image in images]), device)
 
 
 def predict(
@@ -138,7 +138,7 @@ class _Solver:
             algorithm_type="dpmsolver++",
             solver_order=2,
         )
-        self.scheduler.set_timesteps(timesteps=process.timesteps.cpu().numpy()[::-1].tolist())
+        self.scheduler.set_timesteps(timesteps=to_numpy(process.timesteps)[::-1].tolist())
         self.scheduler.set_begin_index(done)
         self.scheduler.lower_order_nums = min(done, 2)
 
@@ -155,4 +155,4 @@ def to_grey(x: torch.Tensor) -> np.ndarray:
     """uint8 (N, S, S) of images, the first channel of (N, C, S, S), in [-1, 1]; UserError if one is not finite."""
     if not bool(torch.isfinite(x[:, 0]).all()):
         raise UserError("the model samples values that are not finite; its training must have failed")
-    return ((x[:, 0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return to_numpy(((x[:, 0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))

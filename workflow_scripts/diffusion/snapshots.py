@@ -16,7 +16,7 @@ from workflow_scripts.core.randomness import normals
 from workflow_scripts.diffusion.process import GaussianProcess
 from workflow_scripts.diffusion.sampler import Condition, image_noise, reverse_steps, to_grey
 from workflow_scripts.diffusion.training import SNAPSHOTS
-from workflow_scripts.runtime.device import autocast
+from workflow_scripts.runtime.device import autocast, to_device, to_numpy
 
 # Noise levels at which denoising is measured: the middles of so many equal parts of the timesteps.
 LEVELS = 8
@@ -75,18 +75,18 @@ def denoising_errors(
     classes = unet.config.num_class_embeds
     for start in range(first, len(views), batch_size):
         rows = range(start, min(start + batch_size, len(views)))
-        losses = np.zeros(len(rows))
-        x0 = torch.from_numpy(views[rows.start : rows.stop].astype(np.float32) / 127.5 - 1)[:, None].to(device)
+        losses = torch.zeros(len(rows), dtype=torch.float64, device=device)
+        x0 = to_device(views[rows.start : rows.stop].astype(np.float32) / 127.5 - 1, device)[:, None]
         for level in range(LEVELS):
             t = torch.full((len(rows),), (2 * level + 1) * length // (2 * LEVELS), device=device)
             drawn = normals(seed, STREAM, LEVELS * noise_round + level, rows, tuple(x0.shape[1:]))
-            noise = torch.from_numpy(drawn).to(device)
+            noise = to_device(drawn, device)
             with torch.no_grad(), autocast(device):
                 labels = torch.full_like(t, classes - 1) if classes else None  # the last label means none
                 predicted = unet(process.q_sample(x0, t, noise), t, class_labels=labels).sample[:, :1]
             errors = ((predicted.float() - noise) ** 2).flatten(1).mean(dim=1)
-            losses += errors.double().cpu().numpy() / LEVELS
-        yield losses
+            losses += errors.double() / LEVELS
+        yield to_numpy(losses)
 
 
 def denoising_loss(

@@ -30,7 +30,7 @@ from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas, 
 from workflow_scripts.diffusion.sampler import Condition, image_noise, reverse_steps, to_grey
 from workflow_scripts.diffusion.tally import Tally
 from workflow_scripts.diffusion.unet import build_unet
-from workflow_scripts.runtime.device import Precision
+from workflow_scripts.runtime.device import Ahead, Precision, to_device
 from workflow_scripts.runtime.processes import Processes
 from workflow_scripts.runtime.run import CHECKPOINT, Run
 from workflow_scripts.study.config.diffusion import DiffusionRecipe
@@ -167,6 +167,7 @@ class Trainer:
         few = spaced_timesteps(len(betas), min(GRID_STEPS, len(betas)))
         self.short_process = GaussianProcess(betas, few, device)
         self.tally = Tally(recipe.timesteps, device)
+        self.drawn = Ahead(self.draw, device, recipe.steps)
         if processes.count > 1:
             self.network = DistributedDataParallel(self.network)
 
@@ -186,16 +187,14 @@ class Trainer:
 
     def step(self, number: int) -> None:
         """One optimisation step."""
-        recipe, parts = self.recipe, self.recipe.accumulate
-        size = recipe.batch_size // (self.processes.count * parts)
+        recipe = self.recipe
 
         # Gradients of this process's share of the batch, part by part; processes exchange them once, with the last part.
         self.optimiser.zero_grad(set_to_none=True)
-        for part in range(parts):
-            start = (self.processes.rank * parts + part) * size
-            exchanges = part == parts - 1 or self.processes.count == 1
+        for part, drawn in enumerate(self.drawn(number)):
+            exchanges = part == recipe.accumulate - 1 or self.processes.count == 1
             with nullcontext() if exchanges else self.network.no_sync():  # type: ignore[operator]
-                self._add_gradient(number, range(start, start + size))
+                self._add_gradient(number, self._places(part), drawn)
 
         # Step of the optimiser.
         scaler = self.precision.scaler
@@ -212,27 +211,45 @@ class Trainer:
             torch._foreach_lerp_(self.averaged, list(self.unet.parameters()), 1 - ema_decay(recipe.ema, number))
             self.tally.add_step(norm.detach(), may_skip=scaler.is_enabled())
 
-    def _add_gradient(self, number: int, places: range) -> None:
+    def _places(self, part: int) -> range:
+        """The places of the batch that make a part of this process's share."""
+        parts = self.recipe.accumulate
+        size = self.recipe.batch_size // (self.processes.count * parts)
+        start = (self.processes.rank * parts + part) * size
+        return range(start, start + size)
+
+    def draw(self, number: int) -> list[dict[str, torch.Tensor]]:
+        """What each part of this process's share of a step draws, on the CPU."""
+        recipe, data, parts = self.recipe, self.data, []
+        for part in range(recipe.accumulate):
+            places = self._places(part)
+            images, timesteps, noise = draw_batch(data.pixels, data.rows, recipe, number, places)
+            drawn = {"images": images, "timesteps": timesteps, "noise": noise}
+            if recipe.augment != "none":
+                drawn["augmentation"] = draw_labels(recipe.seed, number, places)
+            if data.labels is not None:
+                rows = batch_rows(data.rows, recipe.seed, number, recipe.batch_size)
+                drawn["classes"] = data.labels.draw(recipe, rows, number, places)
+            parts.append(drawn)
+        return parts
+
+    def _add_gradient(self, number: int, places: range, drawn: Mapping[str, torch.Tensor]) -> None:
         """Add the gradient of some places of a step's batch, one of `accumulate` parts."""
-        recipe, data = self.recipe, self.data
+        recipe = self.recipe
 
         # Images, timesteps and noise; with augmentation the network is also given its label.
-        drawn = draw_batch(data.pixels, data.rows, recipe, number, places)
-        x0, t, noise = (tensor.to(self.device, non_blocking=True) for tensor in drawn)
+        on_device = {name: to_device(tensor, self.device) for name, tensor in drawn.items()}
+        x0, t, noise = (on_device[name] for name in ("images", "timesteps", "noise"))
         augmentation: tuple[torch.Tensor, ...] = ()
         if recipe.augment != "none":
-            augmentation = (draw_labels(recipe.seed, number, places).to(self.device),)
-            x0 = transform(x0, *augmentation)
-        classes = None
-        if data.labels is not None:
-            rows = batch_rows(data.rows, recipe.seed, number, recipe.batch_size)
-            classes = data.labels.draw(recipe, rows, number, places).to(self.device)
+            augmentation = (on_device["augmentation"],)
+            x0 = transform(x0, drawn["augmentation"])
 
         # Dropout draws from torch's own generator, which is therefore seeded for every part of a step.
         torch.manual_seed(_torch_seed(recipe.seed, "dropout", number, places.start))
         xt = self.process.q_sample(x0, t, noise).contiguous(memory_format=self.layout)
         with self.precision.cast():
-            output = self.network(xt, t, classes, *augmentation).sample
+            output = self.network(xt, t, on_device.get("classes"), *augmentation).sample
         mse, vb = self.process.losses(output, x0, xt, t, noise)  # in float32
         self.precision.scaler.scale((mse + vb).mean() * (1 / recipe.accumulate)).backward()
         self.tally.add_samples(mse, vb, t)

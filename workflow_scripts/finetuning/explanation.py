@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.figures import stamp
+from workflow_scripts.runtime.device import to_numpy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +58,7 @@ def heat_maps(model: nn.Module, layer: nn.Module, images: Tensor, target: int, b
 def positive_probability(model: nn.Module, images: Tensor, batch_size: int = 64) -> np.ndarray:
     """Probability of the second class, float32 (N,), of a classifier with two logits."""
     model.eval()
-    return torch.cat([model(chunk).softmax(dim=1)[:, 1] for chunk in images.split(batch_size)]).cpu().numpy()
+    return to_numpy(torch.cat([model(chunk).softmax(dim=1)[:, 1] for chunk in images.split(batch_size)]))
 
 
 def heat_share(maps: np.ndarray, mask: np.ndarray) -> np.ndarray:

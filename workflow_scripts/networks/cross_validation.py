@@ -28,7 +28,7 @@ from workflow_scripts.networks.backbone import (
 )
 from workflow_scripts.networks.fold_inputs import weights_by_fold
 from workflow_scripts.networks.geometry import affine_matrices, warp
-from workflow_scripts.runtime.device import autocast
+from workflow_scripts.runtime.device import Ahead, autocast, to_device, to_numpy
 from workflow_scripts.runtime.run import Run
 from workflow_scripts.study.config.finetuning import FinetuningAugmentation, FinetuningRecipe
 
@@ -214,7 +214,7 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
     recipe, device, stream = task.recipe, task.views.device, f"fold{fold}"
     training, labels = task.training(fold), task.targets[fold]
     bounds = batch_bounds(len(training), recipe.batch_size)
-    targets = torch.as_tensor(labels, device=device)
+    targets = to_device(labels, device)
     before = sum(task.steps(earlier) for earlier in task.targets if earlier < fold)
 
     # The network and its optimiser; the losses to return, and those of the current epoch's batches.
@@ -239,19 +239,24 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
             "drawn": torch.cat(drawn) if drawn else torch.empty(0),
         }  # fmt: skip
 
+    # Of an epoch: the order of its views and the random numbers of their augmentation.
+    def draw(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        order = draw_order(labels[training], recipe.sampler, task.seed, stream, epoch)
+        samples = draw_samples(order, training, len(task.views))
+        count = augmentation_draws(recipe.augmentation)
+        return order, uniforms(task.seed, f"{stream}/augmentation", epoch, samples, count)
+
+    drawn_epochs = Ahead(draw, device, recipe.epochs)
+
     for step in run.steps(
         task.steps(fold), state, start=first, seconds=CHECKPOINT_SECONDS, checkpoint=f"{stream}.pt", before=before,
         label=f"seed {task.seed}, fold {fold}",
     ):  # fmt: skip
         epoch, batch = divmod(step, len(bounds))
 
-        # At the start of an epoch: the order of its views and the random numbers of their augmentation.
         if batch == 0 or step == first:
-            order = draw_order(labels[training], recipe.sampler, task.seed, stream, epoch)
-            samples = draw_samples(order, training, len(task.views))
-            count = augmentation_draws(recipe.augmentation)
-            draws = uniforms(task.seed, f"{stream}/augmentation", epoch, samples, count)
-            rows = torch.as_tensor(training[order], device=device)
+            order, draws = drawn_epochs(epoch)
+            rows = to_device(training[order], device)
 
         # The batch, augmented on the device.
         part = slice(*bounds[batch])
@@ -269,7 +274,7 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
 
         # At the end of an epoch: its losses, in one transfer, since each makes the CPU wait for the GPU.
         if batch == len(bounds) - 1:
-            epoch_losses = torch.cat(drawn).double().cpu().numpy()
+            epoch_losses = to_numpy(torch.cat(drawn).double())
             drawn.clear()
             if not np.isfinite(epoch_losses).all():
                 raise UserError(
@@ -277,7 +282,7 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
                     f"Lower head_lr ({recipe.head_lr}) or backbone_lr ({recipe.backbone_lr})"
                 )
             if task.record == "evaluation":
-                losses[epoch] = evaluate(model, task.views, targets, torch.as_tensor(training, device=device))
+                losses[epoch] = evaluate(model, task.views, targets, to_device(training, device))
                 _training_mode(model, recipe)
             else:
                 losses[epoch] = mean_per_view(order, epoch_losses)
@@ -297,8 +302,8 @@ def evaluate(model: nn.Module, views: Tensor, targets: Tensor, rows: Tensor) -> 
     with torch.inference_mode():
         for part in rows.split(PREDICTION_BATCH):
             logits = model(normalise(views[part]).contiguous(memory_format=torch.channels_last))
-            parts.append(F.cross_entropy(logits.double(), targets[part], reduction="none").cpu())
-    return torch.cat(parts).numpy()
+            parts.append(F.cross_entropy(logits.double(), targets[part], reduction="none"))
+    return to_numpy(torch.cat(parts))
 
 
 def predict(model: nn.Module, views: Tensor) -> np.ndarray:
@@ -311,8 +316,8 @@ def predict(model: nn.Module, views: Tensor) -> np.ndarray:
     with torch.inference_mode():
         for part in views.split(PREDICTION_BATCH):
             logits = model(normalise(part).contiguous(memory_format=torch.channels_last))
-            parts.append(logits.double().softmax(dim=1)[:, 1].cpu())
-    return torch.cat(parts).numpy()
+            parts.append(logits.double().softmax(dim=1)[:, 1])
+    return to_numpy(torch.cat(parts))
 
 
 def cross_validate(models: Mapping[int, Classifier], task: CrossValidation, run: Run) -> list[Fold]:
@@ -325,7 +330,7 @@ def cross_validate(models: Mapping[int, Classifier], task: CrossValidation, run:
     for fold, model in sorted(models.items()):
         training, test = task.training(fold), task.test(fold)
         losses = train_fold(model, task, fold, run)
-        probabilities = predict(model, task.views[torch.from_numpy(test).to(task.views.device)])
+        probabilities = predict(model, task.views[to_device(test, task.views.device)])
         weights = {name: value.cpu() for name, value in model.state_dict().items()}
         results.append(Fold(fold, weights, training, losses, test, probabilities))
         say(

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from workflow_scripts.runtime.device import to_device
+
 Array = np.ndarray | Tensor
 
 
@@ -15,7 +17,8 @@ def affine_matrices(
 ) -> Tensor:
     """Maps from output to input coordinates, float32 (N, 2, 3): mirror, then scale, then turn, then shift.
 
-    Coordinates run from -1 (left, top edge) to 1 (right, bottom edge) of a square image. All arguments are (N,).
+    Coordinates run from -1 (left, top edge) to 1 (right, bottom edge) of a square image. All arguments are (N,),
+    arrays or tensors of one device.
     `angle` in degrees turns the content counter-clockwise; `flip` (true or non-zero) mirrors left and right; the output
     shows a window of `scale_x` x `scale_y` times the input's sides (below 1 magnifies) centred at (`shift_x`,
     `shift_y`), so a positive shift moves the content left and up, 2 being a whole side.
@@ -36,7 +39,9 @@ def warp(images: Tensor, theta: Tensor, padding: str = "zeros") -> Tensor:
     `images` (N, C, H, W) float with H = W, `theta` (N, 2, 3) as from `affine_matrices`, on any device. `padding` says
     what lies outside: `zeros`, `border` or `reflection`. An image's result does not depend on the others in the batch.
     """
-    theta = theta.to(device=images.device, dtype=images.dtype)
+    if theta.device != images.device:
+        theta = to_device(theta, images.device)
+    theta = theta.to(images.dtype)
     rows, columns = (
         (2 * torch.arange(side, device=images.device, dtype=images.dtype) + 1) / side - 1 for side in images.shape[-2:]
     )

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from workflow_scripts.runtime.device import to_device
+
 # Four kinds (circles, plus signs, dashes, a dotted line between two plus signs); each may occur twice on an image.
 KINDS = 4
 LINE = 3
@@ -62,9 +64,8 @@ def burn_in(
         np.clip(np.floor((middle - reach) * side), 0, length - part).astype(np.int64)
         for middle, length, part in zip(points[1::-1], (height, width), window, strict=True)
     ]
-    on_device = (torch.as_tensor(a, device=images.device) for a in (*points, *draws[:, 4:].T))
-    x1, y1, x2, y2, scale, bright = (values.view(-1, 1, 1) for values in on_device)
-    image, top, left = (torch.as_tensor(a, device=images.device).view(-1, 1, 1) for a in (drawn, *corner))
+    x1, y1, x2, y2, scale, bright = to_device(np.stack([*points, *draws[:, 4:].T]), images.device)[..., None, None]
+    image, top, left = to_device(np.stack([drawn, *corner]), images.device)[..., None, None]
     row = top + torch.arange(window[0], device=images.device).view(1, -1, 1)
     column = left + torch.arange(window[1], device=images.device).view(1, 1, -1)
     # Pixel centres in shares of the side, so that all lengths are shares too.
@@ -146,8 +147,7 @@ def mask_markers(images: torch.Tensor) -> torch.Tensor:
     if side < SMALLEST_SIDE:
         return images
     found = torch.zeros_like(images, dtype=torch.bool)
-    for templates in _templates(side):
-        ink = templates.to(images)
+    for ink in _templates(side, images.device, images.dtype):
         width = ink.shape[-1]
         # Edges are replicated: a dark frame of zeros would look like contrast.
         padded = F.pad(images, (width // 2,) * 4, mode="replicate")
@@ -172,7 +172,7 @@ def _box_mean(values: torch.Tensor, width: int) -> torch.Tensor:
 
 
 @cache
-def _templates(side: int) -> tuple[torch.Tensor, ...]:
+def _templates(side: int, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     """For each radius the ink of every shape (shapes, w, w), w odd: 1 on the marker, 0 elsewhere."""
     stroke = max(0.6 / side, 0.004)
     templates = []
@@ -182,5 +182,5 @@ def _templates(side: int) -> tuple[torch.Tensor, ...]:
         centre = (torch.zeros(1, 1),) * 4
         rows, columns = place.view(-1, 1), place.view(1, -1)
         shapes = [_ink(kind, rows, columns, centre, torch.tensor(radius), stroke).float() for kind in SHAPES]
-        templates.append(torch.stack(shapes))
+        templates.append(to_device(torch.stack(shapes).to(dtype), device))
     return tuple(templates)

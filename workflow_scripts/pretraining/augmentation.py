@@ -8,6 +8,7 @@ global index) alone, with either recipe.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from workflow_scripts.core.randomness import uniforms
 from workflow_scripts.networks.backbone import to_unit
 from workflow_scripts.networks.geometry import affine_matrices, warp
 from workflow_scripts.networks.markers import mask_markers
-from workflow_scripts.runtime.device import to_device
+from workflow_scripts.runtime.device import rows_where, to_device
 from workflow_scripts.study.config.pretraining import PretrainingAugmentation
 
 # What one view of one image draws, in this order.
@@ -70,15 +71,19 @@ def augment(
     `stream` names the view (`view0`, `view1`), `indices` (N,) are the images' global indices. An image's view depends
     on these, on `seed` and on `step`, not on the rest of the batch.
     """
+    return augment_by(images, settings, uniforms(seed, stream, step, indices, len(DRAWS)))
+
+
+def augment_by(images: Tensor, settings: PretrainingAugmentation, numbers: np.ndarray) -> Tensor:
+    """The views of images that `numbers` (N, len(DRAWS)) in [0, 1) choose; see `augment`."""
     if images.device.type == "cpu" and len(images) > CPU_BLOCK:
-        parts = zip(images.split(CPU_BLOCK), np.split(indices, range(CPU_BLOCK, len(indices), CPU_BLOCK)), strict=True)
-        return torch.cat([augment(part, settings, seed, stream, step, rows) for part, rows in parts])
-    numbers = uniforms(seed, stream, step, indices, len(DRAWS))
+        parts = zip(images.split(CPU_BLOCK), np.split(numbers, range(CPU_BLOCK, len(numbers), CPU_BLOCK)), strict=True)
+        return torch.cat([augment_by(part, settings, rows) for part, rows in parts])
     draw = dict(zip(DRAWS, to_device(numbers, images.device).unbind(1), strict=True))
 
     def drawn(name: str, probability: float) -> Tensor:
         """The images that a transform is applied to, chosen on the CPU: choosing them on a GPU would wait for it."""
-        return to_device(np.flatnonzero(numbers[:, DRAWS.index(name)] < probability), images.device)
+        return rows_where(numbers[:, DRAWS.index(name)] < probability, images.device)
 
     views = to_unit(images)
     if len(chosen := drawn("markers", settings.mask_markers)):
@@ -98,15 +103,16 @@ def augment(
 
 
 def augment_pairs(
-    images: Tensor,
-    recipes: tuple[PretrainingAugmentation, PretrainingAugmentation],
-    seed: int,
-    step: int,
-    indices: np.ndarray,
+    images: Tensor, recipes: tuple[PretrainingAugmentation, PretrainingAugmentation], numbers: Sequence[np.ndarray]
 ) -> Tensor:
-    """Both views of each image: uint8 (N, H, W) -> float32 (2, N, 1, H, W) in [0, 1]."""
-    views = [augment(images, recipe, seed, f"view{i}", step, indices) for i, recipe in enumerate(recipes)]
+    """Both views of each image: uint8 (N, H, W) -> float32 (2, N, 1, H, W) in [0, 1]; `numbers` as from `pair_draws`."""
+    views = [augment_by(images, recipe, part) for recipe, part in zip(recipes, numbers, strict=True)]
     return torch.stack(views)
+
+
+def pair_draws(seed: int, step: int, indices: np.ndarray) -> list[np.ndarray]:
+    """What both views of the images of a step draw, float32 (N, len(DRAWS)) each; `indices` (N,) are global."""
+    return [uniforms(seed, f"view{i}", step, indices, len(DRAWS)) for i in range(2)]
 
 
 def crop_matrices(draw: dict[str, Tensor], settings: PretrainingAugmentation) -> Tensor:

@@ -7,6 +7,7 @@ the same batch, and they train the same network whatever their number.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,13 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import say
 from workflow_scripts.networks.backbone import feature_count
 from workflow_scripts.networks.contrastive import Encoder, alignment, spread, uniformity
-from workflow_scripts.pretraining.augmentation import augment_pairs, view_recipes
+from workflow_scripts.pretraining.augmentation import augment_pairs, pair_draws, view_recipes
 from workflow_scripts.pretraining.contrastive_step import Losses, check_batch, compute_gradients
 from workflow_scripts.pretraining.mix import ViewUnion, batch_indices
 from workflow_scripts.pretraining.monitor import LARGEST, Neighbours
 from workflow_scripts.pretraining.optimisers import learning_rate, make_optimiser
 from workflow_scripts.pretraining.shared_norms import share_batch_norm
-from workflow_scripts.runtime.device import to_device
+from workflow_scripts.runtime.device import Ahead, to_device
 from workflow_scripts.runtime.run import CHECKPOINT, Run
 from workflow_scripts.study.config.pretraining import PretrainingRecipe
 
@@ -101,6 +102,7 @@ def pretrain(encoder: Encoder, views: ViewUnion, recipe: PretrainingRecipe, run:
     part = processes.part(recipe.batch_size)
     neighbours = Neighbours(views, recipe.seed, min(LARGEST, 2 * recipe.batch_size))
     reported, since, collapsed = done, time.perf_counter(), False
+    drawn = Ahead(partial(draw_step, views, recipe, part), device, recipe.steps)
 
     for step in run.steps(recipe.steps, state, start=done, every=recipe.checkpoint_every, label="pretraining"):
         # Learning rate of the step.
@@ -109,13 +111,12 @@ def pretrain(encoder: Encoder, views: ViewUnion, recipe: PretrainingRecipe, run:
             group["lr"] = rate
 
         # Two views of each of this process's images.
-        indices = batch_indices(views, recipe.seed, recipe.batch_size, step)
-        images = to_device(views.take(indices[part]), device)
-        pairs = augment_pairs(images, augmentation, recipe.seed, step, indices[part])
+        batch = drawn(step)
+        pairs = augment_pairs(to_device(batch["images"], device), augmentation, batch["numbers"])
 
         # Gradients of the whole batch, and one step.
         optimiser.zero_grad()
-        losses = compute_gradients(encoder, pairs, to_device(views.organs[indices], device), recipe, processes)
+        losses = compute_gradients(encoder, pairs, to_device(batch["organs"], device), recipe, processes)
         optimiser.step()
         done = step + 1
 
@@ -139,6 +140,17 @@ def pretrain(encoder: Encoder, views: ViewUnion, recipe: PretrainingRecipe, run:
             say(f"warning: the embeddings have collapsed to a point at step {done} (std {width:.2g}; 1 is even)")
     if board is not None:
         board.close()
+
+
+def draw_step(views: ViewUnion, recipe: PretrainingRecipe, part: slice, step: int) -> dict[str, Any]:
+    """What a step draws, on the CPU: `images` (n, H, W) of this process's `part` of the batch, the `numbers` that choose
+    both views of each, and the `organs` (N,) of the whole batch."""
+    indices = batch_indices(views, recipe.seed, recipe.batch_size, step)
+    return {
+        "images": torch.from_numpy(views.take(indices[part])),
+        "organs": torch.from_numpy(views.organs[indices]),
+        "numbers": pair_draws(recipe.seed, step, indices[part]),
+    }
 
 
 def _metrics(losses: Losses) -> dict[str, Any]:

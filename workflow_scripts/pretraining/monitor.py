@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from workflow_scripts.core.randomness import epoch_order, philox
 from workflow_scripts.networks.backbone import normalise
 from workflow_scripts.networks.contrastive import Encoder
-from workflow_scripts.pretraining.augmentation import augment_pairs
+from workflow_scripts.pretraining.augmentation import augment_pairs, pair_draws
 from workflow_scripts.pretraining.mix import ViewUnion
-from workflow_scripts.runtime.device import autocast, to_device
+from workflow_scripts.runtime.device import autocast, to_device, to_numpy
 from workflow_scripts.study.config.pretraining import PretrainingAugmentation
 
 # Views at most that are looked at, in equal parts of each class; neighbours that vote; images and pairs on a sheet.
@@ -47,7 +47,7 @@ class Neighbours:
             for part in np.array_split(rows, -(-len(rows) // ENCODED_TOGETHER)):
                 with torch.no_grad(), autocast(device):
                     parts.append(encoder.backbone(normalise(to_device(self.views.take(part), device))).float())
-            features = torch.cat(parts).cpu().numpy()
+            features = to_numpy(torch.cat(parts))
             accuracy = knn_accuracy(features, classes[rows], self.views.patients[rows])
             if accuracy is not None:
                 found[name] = accuracy
@@ -81,7 +81,8 @@ def sheet(views: ViewUnion, recipes: tuple[PretrainingAugmentation, PretrainingA
     images = views.take(indices)
     # Steps beyond those of any run, so that the sheet does not repeat one of its batches.
     pairs = [
-        augment_pairs(torch.from_numpy(images), recipes, seed, 2**40 + pair, indices) for pair in range(SHEET_PAIRS)
+        augment_pairs(torch.from_numpy(images), recipes, pair_draws(seed, 2**40 + pair, indices))
+        for pair in range(SHEET_PAIRS)
     ]
     drawn = (torch.cat(pairs)[:, :, 0] * 255).round().to(torch.uint8).numpy()
     return np.concatenate([images[:, None], drawn.swapaxes(0, 1)], axis=1)

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.privacy.copies import shrink
+from workflow_scripts.runtime.device import to_device, to_numpy
 
 WIDTH = 128
 TEMPERATURE = 0.07
@@ -61,7 +62,7 @@ class CopyTraining:
             raise UserError(
                 f"the copy encoder learns from real views by contrast and needs at least 4, there are {len(views)}"
             )
-        self.images = torch.from_numpy(shrink(views, min(SIDE, views.shape[1]))).to(device)[:, None] / 255
+        self.images = to_device(shrink(views, min(SIDE, views.shape[1])), device)[:, None] / 255
         self.seed, self.device = seed, device
         torch.manual_seed(seed)
         self.network = CopyEncoder().to(device).train()
@@ -72,7 +73,7 @@ class CopyTraining:
         """Learn from one batch, two alterations of each view."""
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + number)
         drawn = torch.randperm(len(self.images), generator=generator)[: min(BATCH, len(self.images))]
-        chosen = self.images[drawn.to(self.device)]
+        chosen = self.images[to_device(drawn, self.device)]
         first, second = (self.network(standardised(altered(chosen, generator))) for _ in range(2))
         loss = info_nce(first, second) - ENTROPY * spread(first)
         self.optimiser.zero_grad()
@@ -102,9 +103,9 @@ def copy_features(network: CopyEncoder, views: np.ndarray, device: torch.device)
     parts = []
     for start in range(0, len(views), CHUNK):
         small = shrink(np.array(views[start : start + CHUNK]), min(SIDE, views.shape[1]))
-        images = standardised(torch.from_numpy(small).to(device)[:, None] / 255)
+        images = standardised(to_device(small, device)[:, None] / 255)
         both = network(images) + network(images.flip(3))
-        parts.append(functional.normalize(both, dim=1).float().cpu().numpy())
+        parts.append(to_numpy(functional.normalize(both, dim=1).float()))
     return np.concatenate(parts)
 
 
@@ -134,7 +135,7 @@ def altered(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     count, device = len(images), images.device
 
     def draw(low: float, high: float, *shape: int) -> torch.Tensor:
-        return (low + (high - low) * torch.rand(shape or (count, 1, 1, 1), generator=generator)).to(device)
+        return to_device(low + (high - low) * torch.rand(shape or (count, 1, 1, 1), generator=generator), device)
 
     angle, zoom = draw(-0.35, 0.35, count), draw(0.65, 1.05, count)
     mirror = torch.where(draw(0, 1, count) < 0.5, -1.0, 1.0)
@@ -151,6 +152,6 @@ def altered(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     moved = moved.clamp(1e-3, 1) ** draw(0.6, 1.6)
 
     def noise() -> torch.Tensor:
-        return torch.randn(images.shape, generator=generator).to(device)
+        return to_device(torch.randn(images.shape, generator=generator), device)
 
     return moved * (1 + draw(0, 0.4) * noise()) + draw(0, 0.12) * noise()

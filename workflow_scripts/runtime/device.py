@@ -1,8 +1,15 @@
-"""The device a training runs on, and its arithmetic."""
+"""The device a training runs on, its arithmetic, and how values get there and back.
+
+Copies to a GPU, from it, and rows chosen by a mask pass through here: each can make the CPU wait for the GPU, or the GPU
+for the CPU, and the tests count where that happens.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +18,10 @@ from workflow_scripts.core.errors import UserError
 
 # The number formats of a training run: float32, or 16-bit arithmetic inside the network with float32 weights and losses.
 FORMATS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# How many draws a GPU has waiting for it: one that is being copied, and one that is being drawn.
+DRAWN_AHEAD = 2
+
+Drawn = TypeVar("Drawn")
 
 
 class Precision:
@@ -52,10 +63,59 @@ def select_device(name: str, threads: int) -> torch.device:
     return device
 
 
-def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """The array as a tensor on the device; to a GPU it is copied from pinned memory without waiting for earlier work."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+def to_device(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Values of the CPU as a tensor on the device; a GPU copies them from pinned memory, and nothing waits for it."""
+    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    return pinned(tensor, device).to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's values on the CPU, for which a GPU must finish first."""
+    return tensor.detach().cpu().numpy()
+
+
+def rows_where(mask: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Positions of the true values of a mask (N,), int64 on the device; a mask on a GPU would have to be waited for."""
+    return to_device(np.flatnonzero(mask), device)
+
+
+def pinned(values: Any, device: torch.device) -> Any:
+    """Tensors, in whatever lists and dictionaries they are, in memory that a GPU can copy from by itself."""
+    if isinstance(values, torch.Tensor):
+        return values.pin_memory() if device.type == "cuda" and not values.is_pinned() else values
+    if isinstance(values, list):
+        return [pinned(value, device) for value in values]
+    return {key: pinned(value, device) for key, value in values.items()} if isinstance(values, dict) else values
+
+
+class Ahead(Generic[Drawn]):
+    """What a training draws at each step, drawn before it is asked for, so that a GPU does not wait for random numbers.
+
+    `draw` gives the draws of a number below `end` on the CPU, and depends on that number alone: whether a thread draws them
+    ahead into pinned memory, as for a GPU, or they are drawn when asked for, as on a CPU that has no core to spare, they are
+    the same.
+    """
+
+    def __init__(self, draw: Callable[[int], Drawn], device: torch.device, end: int) -> None:
+        self.draw, self.device, self.end = draw, device, end
+        self.futures: dict[int, Future[Drawn]] = {}
+        self.thread = ThreadPoolExecutor(1, initializer=self._prepare) if device.type == "cuda" else None
+
+    def __call__(self, number: int) -> Drawn:
+        """The draws of a number; an error in `draw` is raised here."""
+        if self.thread is None:
+            return self.draw(number)
+        for following in range(number, max(number + 1, min(number + 1 + DRAWN_AHEAD, self.end))):
+            if following not in self.futures:
+                self.futures[following] = self.thread.submit(self._draw, following)
+        return self.futures.pop(number).result()
+
+    def _draw(self, number: int) -> Drawn:
+        return pinned(self.draw(number), self.device)
+
+    def _prepare(self) -> None:
+        if self.device.index is not None:
+            torch.cuda.set_device(self.device)  # a thread starts with the first GPU, and pinning opens one
 
 
 def autocast(device: torch.device) -> AbstractContextManager:

@@ -18,6 +18,7 @@ import torch
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import refuse_torchscript, verify_recorded_sha256
 from workflow_scripts.networks.backbone import create_backbone, load_initialisation, normalise
+from workflow_scripts.runtime.device import to_device, to_numpy
 
 INCEPTION_SIDE = 299
 # A network takes uint8 views (B, side, side) on the CPU and gives float32 features (B, D) on the CPU.
@@ -47,7 +48,7 @@ def load_encoder(backbone: str, weights: Path, device: torch.device) -> Network:
 
     @torch.inference_mode()
     def network(views: np.ndarray) -> np.ndarray:
-        return model(normalise(torch.from_numpy(views).to(device))).float().cpu().numpy()
+        return to_numpy(model(normalise(to_device(views, device))).float())
 
     return network
 
@@ -76,9 +77,9 @@ def load_timm(model_name: str, weights: Path, device: torch.device) -> Network:
 
     @torch.inference_mode()
     def network(views: np.ndarray) -> np.ndarray:
-        images = torch.from_numpy(views).to(device).float().div(255)[:, None]
+        images = to_device(views, device).float().div(255)[:, None]
         images = torch.nn.functional.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-        return model((images.expand(-1, 3, -1, -1) - mean) / std).float().cpu().numpy()
+        return to_numpy(model((images.expand(-1, 3, -1, -1) - mean) / std).float())
 
     return network
 
@@ -123,12 +124,13 @@ def load_inception(weights: Path, device: torch.device, resize: str = "clean") -
     @torch.inference_mode()
     def network(views: np.ndarray) -> np.ndarray:
         if resize == "legacy_tensorflow":
-            grey = torch.from_numpy(views).to(device).float()[:, None]
-            images = resize_like_tensorflow(grey, INCEPTION_SIDE).expand(-1, 3, -1, -1)
+            images = resize_like_tensorflow(to_device(views, device).float()[:, None], INCEPTION_SIDE).expand(
+                -1, 3, -1, -1
+            )
         else:
             resized = np.stack([clean(np.repeat(view[:, :, None], 3, axis=2)) for view in views])
-            images = torch.from_numpy(resized).to(device).permute(0, 3, 1, 2)
-        return model((images - 128) / 128).float().cpu().numpy()
+            images = to_device(resized, device).permute(0, 3, 1, 2)
+        return to_numpy(model((images - 128) / 128).float())
 
     return network
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from workflow_scripts.runtime.device import to_device, to_numpy
 from workflow_scripts.synthesis.neighbours import Tiling
 
 # A tile travels to the GPU and back: larger ones keep both busy, at 100 MB on either side.
@@ -21,8 +22,8 @@ def tiling_on(device: torch.device) -> Tiling:
     torch.backends.cuda.matmul.allow_tf32 = False
 
     def product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        points, reference = (torch.from_numpy(part).to(device) for part in (first, second))
-        return (points @ reference.T).cpu().numpy()
+        points, reference = (to_device(part, device) for part in (first, second))
+        return to_numpy(points @ reference.T)
 
     if device.type == "cpu":
         return Tiling(product=product)

@@ -6,12 +6,14 @@
     python -m workflow_scripts.tools.plan --actual                    what finished and unfinished jobs have taken
 
 The networks' floating-point operations are counted from the config. GPU hours are these over a small table of guessed
-throughputs, good to a factor of three; when jobs of a stage have run, its measured throughput replaces the guess.
+throughputs, good to a factor of three; where `make bench-gpu` has measured a stage on the model of GPU, over what it measured;
+when jobs of the stage have run, over theirs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
 from collections import defaultdict
@@ -37,6 +39,8 @@ from workflow_scripts.study.experiments import (
 # These are guesses, good to a factor of GUESS, not measurements.
 THROUGHPUT = {"l40s": 65.0, "rtx2080ti": 6.0}
 GUESS = 3.0
+# What `python -m benchmarks.gpu --write-plan` has measured: tera-operations a second by device and stage.
+THROUGHPUTS = Path(__file__).with_name("throughputs.json")
 # A measured stage can still meet a busier node or disk.
 MEASURED = 1.25
 NOISE_LEVELS = 8  # at which measure_denoising denoises (diffusion.snapshots.LEVELS, which needs torch)
@@ -180,6 +184,9 @@ def _line(work: Work, asked: Mapping[str, Any], costs: Sequence[Cost], gpus: Map
         rates = [done / seconds for done, seconds in speeds]
         slow, fast = min(*rates, speed / MEASURED), max(*rates, speed * MEASURED)
         source = f"{len(speeds)} jobs measured on {device}"
+    elif benchmarked := _benchmarked(work.rule, model):
+        speed, device = benchmarked
+        slow, fast, source = speed / MEASURED, speed * MEASURED, f"benchmark on {device}"
     elif model in THROUGHPUT:
         speed = THROUGHPUT[model]
         slow, fast, source = speed / GUESS, speed * GUESS, "guess"
@@ -206,6 +213,17 @@ def _measured(work: Work, costs: Sequence[Cost], model: str) -> tuple[list[tuple
     ]
     pairs = [(work.jobs[cost.job.partition("/")[2]], cost.last_seconds) for cost in chosen]
     return pairs, chosen[-1].device if chosen else ""
+
+
+def _benchmarked(stage: str, model: str) -> tuple[float, str] | None:
+    """Tera-operations a second of a stage on a model of GPU, and the device's own name, where they have been measured."""
+    table: dict[str, dict[str, float]] = json.loads(THROUGHPUTS.read_text(encoding="utf-8"))
+    found = [
+        (speeds[stage], device)
+        for device, speeds in table.items()
+        if model and _same_model(model, device) and stage in speeds
+    ]
+    return found[0] if found else None
 
 
 def _same_model(model: str, device: str) -> bool:
@@ -256,6 +274,7 @@ def main(arguments: argparse.Namespace) -> None:
     print(tabulate(planned(config, costs, arguments.profile, arguments.gpus), headers="keys", floatfmt=".2f"))
     print(
         "\nguess: from the networks' arithmetic and a table of throughputs that were not measured here, to a factor of three."
+        "\nbenchmark: the same with throughputs that `make bench-gpu` measured."
         "\nwall h: with the GPUs of --gpus, without waiting in the queue; independent stages overlap."
         "\nNot counted: CPU stages (minutes each), and views, tables and figures on disk (below 10 GB)."
     )

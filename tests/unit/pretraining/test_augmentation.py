@@ -21,6 +21,7 @@ from workflow_scripts.pretraining.augmentation import (
     crop_matrices,
     gaussian_blur,
     jitter,
+    pair_draws,
     sharpen,
     view_recipes,
 )
@@ -121,7 +122,7 @@ def test_symmetric_views_share_a_recipe_and_the_released_ones_do_not() -> None:
 
 def test_the_released_second_view_alone_has_a_square_of_96_pixels() -> None:
     white = torch.full((6, 64, 64), 255, dtype=torch.uint8)
-    first, second = augment_pairs(white, RELEASED, 0, 0, np.arange(6))
+    first, second = augment_pairs(white, RELEASED, pair_draws(0, 0, np.arange(6)))
     assert first.min() > 0.9, "no square, no corner"
     upright = replace(RELEASED[1], rotation=0, jitter=0)
     black = augment(white, upright, 0, "view1", 0, np.arange(6))[:, 0] == 0

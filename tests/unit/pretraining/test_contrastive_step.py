@@ -22,7 +22,7 @@ from workflow_scripts.core.files import write_npy
 from workflow_scripts.networks.backbone import create_backbone, load_initialisation, standardise
 from workflow_scripts.networks.contrastive import Encoder, nt_xent, organ_loss
 from workflow_scripts.pretraining import pretrain as stage
-from workflow_scripts.pretraining.augmentation import augment_pairs, view_recipes
+from workflow_scripts.pretraining.augmentation import augment_pairs, pair_draws, view_recipes
 from workflow_scripts.pretraining.contrastive_step import check_batch, compute_gradients
 from workflow_scripts.pretraining.loop import make_encoder
 from workflow_scripts.pretraining.mix import ViewUnion
@@ -70,9 +70,9 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
     """Both views of eight images (2, 8, 1, H, W), and their organs (8,)."""
     views, indices = mix(), np.arange(8)
     images = torch.from_numpy(views.take(indices))
-    return augment_pairs(images, view_recipes(TINY.augmentation), 0, step, indices).double(), torch.from_numpy(
-        views.organs
-    )
+    return augment_pairs(
+        images, view_recipes(TINY.augmentation), pair_draws(0, step, indices)
+    ).double(), torch.from_numpy(views.organs)
 
 
 def three_steps(recipe: PretrainingRecipe, statistics: bool, processes: Processes) -> State:
