@@ -12,6 +12,7 @@ FIGURES = [
     "training",
     *(["selection"] if SELECTING else []),
     *(["calibration"] if CALIBRATION else []),
+    *(["operating_points"] if LEVELS else []),
     *(["figure5"] if EXPLAINED else []),
     *[f"{name}/{table}{kind}" for name in EXTERNAL_SETS for table in SHOWN_TABLES for kind in ("", "_calibration")],
 ]

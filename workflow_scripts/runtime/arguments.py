@@ -128,6 +128,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "origin": {"default": "", "help": "stamp for views that do not come from patients: PHANTOM"},
     "policy": _choice("filtered", "flipped", "reviewed", help="what becomes of doubtful views"),
     "positive": {"help": "name of the positive class"},
+    "prevalence": {"type": float, "default": None, "help": "share of positives for PPV and NPV (default: the study's)"},
     "pretraining_seeds": {
         "type": int, "default": 1,
         "help": "pretrainings of each run; fine-tuning seed s started from number s modulo this",
@@ -141,6 +142,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "root": {"type": Path, "help": "folder below which every frame lies"},
     "rows": {"help": "JSON list of a table's rows {name, paper, experiment, init, samples, switches, parameters}"},
     "seed": {"type": int, "default": 0, "help": "seed of every draw"},
+    "sensitivities": {"type": float, "nargs": "*", "default": [], "help": "sensitivities to choose thresholds for, 0 to 1"},
+    "specificities": {"type": float, "nargs": "*", "default": [], "help": "specificities to choose thresholds for, 0 to 1"},
     "seeds": {"type": int, "nargs": "+", "help": "seeds of the study, in the order of --folds"},
     "select": _choice("last", "best", "least_copying", help="the rule that chooses a checkpoint"),
     "set": {"help": "`labelled`, or an organ: its frames without a label"},

@@ -8,12 +8,14 @@ from typing import Literal
 from pydantic import Field
 
 from workflow_scripts.study.config.base import (
+    Distinct,
     Labels,
     Name,
     NameOrNone,
     Number,
     Problem,
     Settings,
+    Share,
     Text,
     cross_check,
 )
@@ -52,6 +54,18 @@ class Table(Settings):
     rows: list[Row] = Field([], description="The rows of the table in order.")
 
 
+class OperatingPoints(Settings):
+    """Thresholds at which the rows of the table `levels` are reported, beside the paper's 0.5."""
+
+    sensitivities: Distinct[Share] = Field(
+        [0.9], description="Sensitivities to reach; each gives a threshold, chosen on the training folds."
+    )
+    specificities: Distinct[Share] = Field([0.9], description="Specificities to reach, likewise.")
+    prevalence: Share | None = Field(
+        None, lt=1, description="Share of positives for which PPV and NPV are given; the study's own when left out."
+    )
+
+
 class Tables(Settings):
     """The tables and how their numbers are summarised."""
 
@@ -73,6 +87,10 @@ class Tables(Settings):
     )
     margin: Number = Field(
         2.0, gt=0, description="Percentage points within which the claims page calls two rows equal."
+    )
+    operating_points: OperatingPoints = Field(
+        default_factory=OperatingPoints,
+        description="Thresholds at which the rows of the table `levels` are reported, beside the paper's 0.5.",
     )
     leak: NameOrNone = Field(
         "",
