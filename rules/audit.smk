@@ -37,8 +37,8 @@ rule find_shortcuts:
         ),
     log:
         log_of("find_shortcuts"),
-    localrule: True
     priority: 1
+    localrule: True
     conda:
         "../envs/evaluation.yaml"
     params:

@@ -17,6 +17,8 @@ from workflow_scripts.study.label_sets import LabelSet, label_set
 
 # The variant whose folds assign views instead of patients.
 VIEW_SPLIT = "view_split"
+# The variant that fuses the views of an organ side after fine-tuning.
+FUSION = "mean_logits"
 # What is left of the augmentation in a variant of the recipe.
 AUGMENTATIONS_KEPT = {"unaugmented": set(), "markers_only": {"markers"}}
 
@@ -49,8 +51,18 @@ class Experiment:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether no network is trained."""
+        """Whether it has no network."""
         return self.init in BASELINES
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether it fuses what another experiment says of single views."""
+        return self.variant == FUSION
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether networks are trained for it."""
+        return not self.is_baseline and not self.is_fused
 
 
 def experiment_of(row: Mapping[str, Any], config: Mapping[str, Any]) -> Experiment:
@@ -86,7 +98,8 @@ def experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
     """Every experiment of the study by name."""
     rows = [experiment_of(row, config) for table in TABLES for row in config["tables"][table]["rows"]]
     further = [*explained_experiments(config).values(), *leak_experiments(config), *classifier_experiments(config)]
-    return {experiment.name: experiment for experiment in [*rows, *further]}
+    single = [Experiment(row.init, row.labels) for row in rows if row.is_fused]
+    return {experiment.name: experiment for experiment in [*rows, *further, *single]}
 
 
 def pretraining_runs(config: Mapping[str, Any]) -> list[str]:

@@ -26,6 +26,17 @@ def test_a_label_policy_of_its_own_is_an_experiment_of_its_own():
     assert study.experiment_of({**row, "labels": "flipped"}, CONFIG).name == "ud-flipped"
 
 
+def test_a_fused_row_needs_the_networks_of_single_views_and_none_of_its_own():
+    config = {**CONFIG, "tables": {**CONFIG["tables"]}}
+    config["tables"]["table4"] = {
+        "rows": [{"name": "both", "init": "ud", "labels": "complete", "variant": "mean_logits"}]
+    }
+    found = study.experiments(config)
+    assert found["ud-complete-mean_logits"].is_fused
+    assert not found["ud-complete-mean_logits"].is_trained
+    assert found["ud-complete"].is_trained
+
+
 def test_the_unaugmented_variant_switches_every_augmentation_off():
     recipe = study.finetuning_recipe(study.Experiment("ud", "flipped", "unaugmented"), CONFIG)
     assert set(recipe["augmentation"].values()) == {0.0}
