@@ -163,7 +163,7 @@ TABLES = [
     "generation",
     "shortcuts",
     *(["leak"] if study.leak_experiments(config) else []),
-    *(["levels"] if LEVELS else []),
+    *(["levels", "operating_points"] if LEVELS else []),
     *(["groups"] if LEVELS and TOLD_APART else []),
     *[f"{name}/{table}" for name in EXTERNAL_SETS for table in SHOWN_TABLES],
 ]

@@ -1,6 +1,7 @@
 # Fine-tuning over folds and seeds, the baselines beside it, and what the classifiers look at (paper, Sec. 4.3).
-NETWORKS = [name for name, experiment in EXPERIMENTS.items() if not experiment.is_baseline and not experiment.is_probe]
+NETWORKS = [name for name, experiment in EXPERIMENTS.items() if experiment.is_trained]
 BASELINE_EXPERIMENTS = [name for name, experiment in EXPERIMENTS.items() if experiment.is_baseline]
+FUSED = "|".join(name for name, experiment in EXPERIMENTS.items() if experiment.is_fused) or "none"
 EXPLAINED = list(study.explained_experiments(config).values())
 
 
@@ -97,6 +98,30 @@ rule predict_baseline:
             seed=wildcard("seed"),
             classes=CLASSES,
         ),
+    shell:
+        "{params.command} --log {log:q}"
+
+
+# Both views of an organ side together, from what the networks of single views say: of the study, and of external patients.
+rule fuse_views:
+    input:
+        predictions=lambda wildcards: result(f"{wildcards.fused.replace(f'-{study.FUSION}', '')}.csv"),
+        index=lambda wildcards: result(
+            "views/labelled.csv"
+            if wildcards.fused.startswith("finetuning/")
+            else f"views/{Path(wildcards.fused).parent}.csv"
+        ),
+    output:
+        predictions=result("{fused}.csv"),
+    log:
+        log_of("fuse_views/{fused}"),
+    wildcard_constraints:
+        fused=rf"finetuning/({FUSED})/seed\d+|({'|'.join(EXTERNAL_SETS) or 'none'})/({FUSED})",
+    localrule: True
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        **stage("finetuning.fuse_views", classes=CLASSES),
     shell:
         "{params.command} --log {log:q}"
 

@@ -155,6 +155,51 @@ if LEVELS:
             "{params.command} --log {log:q}"
 
 
+if LEVELS:
+
+    # What a clinic would choose: thresholds for a wanted sensitivity or specificity, and what they reach.
+    rule make_operating_points:
+        input:
+            table_parameters(LEVELS),
+            predictions=predictions_of(table_experiments(LEVELS)),
+            index=result("views/labelled.csv"),
+        output:
+            csv=result("tables/operating_points.csv"),
+            md=result("tables/operating_points.md"),
+            tex=result("tables/operating_points.tex"),
+            html=report(
+                result("tables/operating_points.html"),
+                category="Tables",
+                labels={"table": "operating points"},
+                caption="../docs/captions/operating_points.rst",
+            ),
+            figure=report(
+                result("figures/operating_points.png"),
+                category="Classification",
+                labels={"figure": "operating points"},
+                caption="../docs/captions/operating_points.rst",
+            ),
+        log:
+            log_of("make_operating_points"),
+        localrule: True
+        conda:
+            "../envs/evaluation.yaml"
+        params:
+            **stage(
+                "tables.make_operating_points",
+                table=LEVELS,
+                rows=table_rows(LEVELS),
+                experiments=table_experiments(LEVELS),
+                sensitivities=config["tables"]["operating_points"]["sensitivities"],
+                specificities=config["tables"]["operating_points"]["specificities"],
+                prevalence=config["tables"]["operating_points"].get("prevalence"),
+                classes=CLASSES,
+                origin=ORIGIN,
+            ),
+        shell:
+            "{params.command} --log {log:q}"
+
+
 if LEVELS and TOLD_APART:
 
     # Does the classifier work on every scanner, and in every centre?

@@ -215,13 +215,16 @@ def commands(printed: str) -> list[list[str]]:
     "changes",
     [
         {}, {"holdout": "per_fold"},
-        {"diffusion": {"select": "best"}, "external": {"elsewhere": {"manifest": "external.csv"}}},
+        {"diffusion": {"select": "best"}, "external": {"elsewhere": {"manifest": "external.csv"}},
+         "tables": {"table3": {"rows": [{"init": "ud"}, {"name": "UD, both views", "init": "ud", "variant": "mean_logits"}]}}},
     ],
     ids=str,
 )  # fmt: skip
 def test_every_printed_command_is_one_that_its_stage_takes(tmp_path: Path, changes: dict):
     """What a rule names is a flag of its stage: each printed line runs by hand."""
-    (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
+    header, *frames = (REPOSITORY / "data_manifest.csv").read_text().splitlines()
+    of_two_centres = [f"{header},centre", *(f"{frame},{'AB'[i % 2]}" for i, frame in enumerate(frames))]
+    (tmp_path / "data_manifest.csv").write_text("\n".join(of_two_centres))
     (tmp_path / "external.csv").write_text(
         "image_id,path,patient_id,organ,label,device,side,truth\n"
         "E1,testicle/E1.png,E1,testicle,homogeneous,esaote_mylab,left,homogeneous\n"

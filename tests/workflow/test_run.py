@@ -137,7 +137,8 @@ def test_only_what_is_affected_runs(finished: Study, tmp_path: Path):
         }
     }
     assert study.change("row", rows).planned("tables") == {
-        "clean_labels": 1, "finetune": 1, "make_table": 1, "make_levels": 1, "check_claims": 1,
+        "clean_labels": 1, "finetune": 1, "make_table": 1, "make_levels": 1, "make_operating_points": 1,
+        "check_claims": 1,
     }  # fmt: skip
     forced = study.planned("--forcerun", "pretrain")
     assert forced["pretrain"] == 2

@@ -99,9 +99,8 @@ def patient_features(views: np.ndarray, index: pd.DataFrame) -> dict[str, pd.Dat
 
     if "height" not in index:
         raise UserError("the index of the views has no columns height and width; crop the views again")
-    measured = pd.DataFrame(
-        [view_features(view, row.height, row.width) for view, row in zip(views, index.itertuples(), strict=True)]
-    )
+    boxes = zip(views, index["height"].tolist(), index["width"].tolist(), strict=True)
+    measured = pd.DataFrame([view_features(view, height, width) for view, height, width in boxes])
     sources = [pd.get_dummies(index[name], prefix=name, dtype=float) for name in GROUPS if name in index]
     height, width = np.log(index[["height", "width"]].to_numpy(np.float64)).T
     sizes = np.stack([height, width, height - width], axis=1)
@@ -149,10 +148,10 @@ def find_shortcuts(
     results = {}
     for (test, count), score, values in zip(tested, scores, found, strict=True):
         p, corrected = ((1 + (null[1:] >= values[0]).sum()) / (1 + permutations) for null in (values, largest))
-        interval = with_interval("auroc", drawn_auroc(score[:, 0], truth, times))
-        results[test] = Finding(test, count, *interval.values(), p, corrected)
-    nothing = [float("nan")] * 5
-    return [results.get(test, Finding(test, 0, *nothing)) for test in TESTS]
+        auroc, low, high = with_interval("auroc", drawn_auroc(score[:, 0], truth, times)).values()
+        results[test] = Finding(test, count, auroc, low, high, p, corrected)
+    nan = float("nan")
+    return [results.get(test, Finding(test, 0, nan, nan, nan, nan, nan)) for test in TESTS]
 
 
 def out_of_fold(columns: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> np.ndarray:

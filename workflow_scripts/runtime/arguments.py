@@ -140,6 +140,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "policy": _choice("filtered", "flipped", "reviewed", help="what becomes of doubtful views"),
     "positive": {"help": "name of the positive class"},
     "percents": {"type": int, "nargs": "+", "help": "percentage of the training patients of each of --experiments"},
+    "prevalence": {"type": float, "default": None, "help": "share of positives for PPV and NPV (default: the study's)"},
     "pretraining_seeds": {
         "type": int, "default": 1,
         "help": "pretrainings of each run; fine-tuning seed s started from number s modulo this",
@@ -156,6 +157,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "rows": {"help": "JSON list of a table's rows {name, paper, experiment, init, samples, switches, parameters}"},
     "seed": {"type": int, "default": 0, "help": "seed of every draw"},
     "seen_without_labels": {"default": False, "help": "external patients may be in the study without a label"},
+    "sensitivities": {"type": float, "nargs": "*", "default": [], "help": "sensitivities to choose thresholds for, 0 to 1"},
+    "specificities": {"type": float, "nargs": "*", "default": [], "help": "specificities to choose thresholds for, 0 to 1"},
     "seeds": {"type": int, "nargs": "+", "help": "the seeds, in the order of the files that are given for each"},
     "select": _choice("last", "best", "least_copying", help="the rule that chooses a checkpoint"),
     "set": {"help": "`labelled`, or an organ: its frames without a label"},

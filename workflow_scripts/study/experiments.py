@@ -21,6 +21,8 @@ VIEW_SPLIT = "view_split"
 PROBE = "probe"
 # Variants that train on a share of the patients are called by its percentage: patients25.
 FEWER_PATIENTS = "patients"
+# The variant that fuses the views of an organ side after fine-tuning.
+FUSION = "mean_logits"
 # What is left of the augmentation in a variant of the recipe.
 AUGMENTATIONS_KEPT = {"unaugmented": set(), "markers_only": {"markers"}}
 
@@ -60,6 +62,16 @@ class Experiment:
     def is_probe(self) -> bool:
         """Whether the network that it starts from stays as it is."""
         return self.variant == PROBE
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether it fuses what another experiment says of single views."""
+        return self.variant == FUSION
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether networks are trained for it."""
+        return not (self.is_baseline or self.is_probe or self.is_fused)
 
 
 def experiment_of(row: Mapping[str, Any], config: Mapping[str, Any]) -> Experiment:
@@ -125,7 +137,8 @@ def experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
         *explained_experiments(config).values(), *learning_experiments(config).values(), *leak_experiments(config),
         *classifier_experiments(config),
     ]  # fmt: skip
-    return {experiment.name: experiment for experiment in [*rows, *further]}
+    single = [Experiment(row.init, row.labels) for row in rows if row.is_fused]
+    return {experiment.name: experiment for experiment in [*rows, *further, *single]}
 
 
 def pretraining_runs(config: Mapping[str, Any]) -> list[str]:

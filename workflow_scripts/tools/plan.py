@@ -147,7 +147,7 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
     copies = 2 * (learnt + labelled + synthesis["images"]) * networks.copy_encoder
     works.append(Work("embed_copies", {f"{cohort}embed": copies for cohort in everywhere}, 0.0))
 
-    tuned = [name for name, one in experiments(config).items() if not one.is_baseline and not one.is_probe]
+    tuned = [name for name, experiment in experiments(config).items() if experiment.is_trained]
     epochs = config["finetuning"]["recipe"]["epochs"]
     jobs = {f"{name}/seed{seed}": cross_validation(epochs) for name in tuned for seed in seeds}
     works.append(Work("finetune", jobs, len(jobs) * folds * networks.backbone_parameters * 4 / 1e9))

@@ -35,6 +35,17 @@ def test_a_backbone_is_the_runs_that_of_its_start_or_the_studys():
     assert study.backbones(CONFIG) == ["resnet18"]
 
 
+def test_a_fused_row_needs_the_networks_of_single_views_and_none_of_its_own():
+    config = {**CONFIG, "tables": {**CONFIG["tables"]}}
+    config["tables"]["table4"] = {
+        "rows": [{"name": "both", "init": "ud", "labels": "complete", "variant": "mean_logits"}]
+    }
+    found = study.experiments(config)
+    assert found["ud-complete-mean_logits"].is_fused
+    assert not found["ud-complete-mean_logits"].is_trained
+    assert found["ud-complete"].is_trained
+
+
 def test_the_unaugmented_variant_switches_every_augmentation_off():
     recipe = study.finetuning_recipe(study.Experiment("ud", "flipped", "unaugmented"), CONFIG)
     assert {key for key, value in recipe["augmentation"].items() if value != 0} == {"preset"}

@@ -8,12 +8,14 @@ from typing import Literal
 from pydantic import Field
 
 from workflow_scripts.study.config.base import (
+    Distinct,
     Labels,
     Name,
     NameOrNone,
     Number,
     Problem,
     Settings,
+    Share,
     Text,
     cross_check,
 )
@@ -28,10 +30,12 @@ class Row(Settings):
     )
     init: Name = Field(description="An initialisation, a pretraining run, or the baselines `majority` and `texture`.")
     labels: Labels | None = Field(None, description="Label set; finetuning.labels when left out.")
-    variant: Literal["", "unaugmented", "markers_only", "probe"] = Field(
+    variant: Literal["", "unaugmented", "markers_only", "probe", "mean_logits"] = Field(
         "",
         description="A named change of the fine-tuning: `unaugmented` trains without augmentation, `markers_only` with "
-        "markers only; `probe` trains no network and fits logistic regression on the frozen features of what init names.",
+        "markers only; `probe` trains no network and fits logistic regression on the frozen features of what init names; "
+        "`mean_logits` trains nothing: the views of an organ side get the sigmoid of their mean logit, from the networks of "
+        "the row without variant.",
     )
 
     paper: Name | None = Field(
@@ -50,6 +54,18 @@ class Table(Settings):
     """A table of fine-tuned classifiers."""
 
     rows: list[Row] = Field([], description="The rows of the table in order.")
+
+
+class OperatingPoints(Settings):
+    """Thresholds at which the rows of the table `levels` are reported, beside the paper's 0.5."""
+
+    sensitivities: Distinct[Share] = Field(
+        [0.9], description="Sensitivities to reach; each gives a threshold, chosen on the training folds."
+    )
+    specificities: Distinct[Share] = Field([0.9], description="Specificities to reach, likewise.")
+    prevalence: Share | None = Field(
+        None, lt=1, description="Share of positives for which PPV and NPV are given; the study's own when left out."
+    )
 
 
 class Tables(Settings):
@@ -73,6 +89,10 @@ class Tables(Settings):
     )
     margin: Number = Field(
         2.0, gt=0, description="Percentage points within which the claims page calls two rows equal."
+    )
+    operating_points: OperatingPoints = Field(
+        default_factory=OperatingPoints,
+        description="Thresholds at which the rows of the table `levels` are reported, beside the paper's 0.5.",
     )
     leak: NameOrNone = Field(
         "",
