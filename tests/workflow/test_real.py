@@ -25,6 +25,7 @@ from workflow_scripts.study.manifest import own_ids, read_manifest
 
 SHIPPED = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 NAME = "Mustermann"
+SECRET = "a secret of sixteen bytes or more"
 MARGIN = 40
 CHANGES = {
     "data": {
@@ -79,7 +80,7 @@ def write_study(folder: Path) -> None:
         found = [row for row in rows if (row["organ"], row["label"]) == (organ, label)]
         chosen += [{**row, "label": "" if label == "normal" else label} for row in found[:count]]
     chosen += [{**row, "label": ""} for row in rows if row["organ"] == "thyroid"][:12]
-    (folder / "key").write_text("a secret of sixteen bytes or more")
+    (folder / "key").write_text(SECRET)
     (folder / "frames").mkdir()
     columns = ["image_id", "path", "patient_id", "organ", "label", "device", "side", "free"]
     with (folder / "data_manifest.csv").open("w", newline="", encoding="utf-8") as target:
@@ -181,6 +182,7 @@ def test_real_frames_become_tables(tmp_path: Path):
     for path in artefacts + records:
         assert not holds(str(path.relative_to(tmp_path)).encode(), NAME), path
         assert not holds(path.read_bytes(), NAME), path
+        assert not holds(path.read_bytes(), SECRET), path
     assert holds((tmp_path / "frames" / f"{NAME}_0.png").read_bytes(), NAME)
     # The key leads back.
     back = own_ids(tmp_path / "data_manifest.csv", tmp_path / "key")

@@ -122,7 +122,9 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _reading(path: str | Path, kind: str) -> Iterator[None]:
-    """Turn what goes wrong while a file is read into one sentence for the user."""
+    """Turn what goes wrong while a file is read into one sentence for the user; a pipe would be waited for without end."""
+    if Path(path).is_fifo():
+        raise UserError(f"{path} is a pipe, not a regular file; name a file")
     try:
         yield
     except FileNotFoundError:

@@ -39,12 +39,16 @@ def read_manifest(path: str | Path, key: Path | None = None) -> list[dict[str, s
     UTF-8, or has a ragged row.
     """
     path = Path(path)
+    if path.is_fifo():
+        raise UserError(f"the manifest {path} is a pipe, not a regular file; data.manifest in the config names it")
     try:
         # Line ends inside a cell stay as they are: the rules for cells refuse them, whatever they are.
         with path.open(encoding="utf-8-sig", newline="") as file:
             text = file.read()
     except FileNotFoundError:
         raise UserError(f"the manifest {path} does not exist; the config names it (data.manifest, external)") from None
+    except OSError as error:
+        raise UserError(f"the manifest {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"the manifest {path} is not UTF-8; save it as CSV UTF-8") from None
     header = text.partition("\n")[0]

@@ -33,7 +33,10 @@ def read_key(path: Path) -> bytes:
             raise UserError(
                 f"the key file {path} can be read by everybody on this machine; chmod o-rwx {path}"
             ) from None
-    key = path.read_bytes().strip()
+    try:
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise UserError(f"the key file {path} (data.patient_key) cannot be read: {error.strerror}") from None
     if len(key) < SHORTEST_KEY:
         raise UserError(f"the key in {path} has {len(key)} bytes; it needs at least {SHORTEST_KEY}: {way}")
     return key

@@ -99,6 +99,9 @@ def test_a_missing_file_or_a_folder_is_named(tmp_path, reader):
         getattr(files, reader)(tmp_path / "nothing")
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         getattr(files, reader)(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="is a pipe, not a regular file"):
+        getattr(files, reader)(tmp_path / "pipe")
 
 
 def written(name: str, folder: Path) -> None:

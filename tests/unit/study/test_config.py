@@ -494,6 +494,11 @@ def test_missing_columns_and_files_are_named(tmp_path, data):
         )
     with pytest.raises(UserError, match="does not exist"):
         load_manifest(tmp_path / "nothing.csv", data)
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        load_manifest(tmp_path, data)
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(UserError, match="is a pipe, not a regular file"):
+        load_manifest(tmp_path / "pipe.csv", data)
 
 
 @pytest.mark.parametrize(

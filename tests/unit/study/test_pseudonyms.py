@@ -8,7 +8,7 @@ import pytest
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.study.manifest import own_ids, read_manifest, telling_ids, true_classes
-from workflow_scripts.study.pseudonyms import hide_ids, pseudonym
+from workflow_scripts.study.pseudonyms import hide_ids, pseudonym, read_key
 
 SECRET = b"a secret of sixteen bytes or more"
 ROWS = [
@@ -59,6 +59,12 @@ def test_different_ids_kinds_and_keys_give_different_pseudonyms():
 def test_an_empty_id_stays_empty():
     assert pseudonym("patient", "", SECRET) == ""
     assert hide_ids(ROWS[2], SECRET)["patient_id"] == ""
+
+
+def test_others_lose_the_right_to_read_the_key(key: Path):
+    key.chmod(0o644)
+    assert read_key(key) == SECRET
+    assert key.stat().st_mode & 0o777 == 0o640
 
 
 def test_only_the_ids_of_a_row_are_replaced():
