@@ -70,7 +70,7 @@ if PROBES:
                 settings=config["finetuning"]["probe"],
                 seeds=SEEDS,
                 classes=CLASSES,
-                backbone=config["model"]["backbone"],
+                backbone=lambda wildcards: study.backbone_of(EXPERIMENTS[wildcards.experiment].init, config),
                 layout=lambda wildcards: start_layout(EXPERIMENTS[wildcards.experiment].init),
             ),
         shell:

@@ -15,7 +15,7 @@ import argparse
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import progress
-from workflow_scripts.finetuning.baselines import majority_probability, texture_features, texture_probability
+from workflow_scripts.finetuning.baselines import linear_probability, majority_probability, texture_features
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
@@ -61,7 +61,7 @@ def main(arguments: argparse.Namespace) -> None:
             rows = targets >= 0
             truth = targets[rows] == 1
             if arguments.baseline == "texture":
-                probability = texture_probability(learnt[rows], truth, asked)
+                probability = linear_probability(learnt[rows], truth, asked)
             else:
                 probability = majority_probability(truth, len(external))
             tables.append(external.index.assign(seed=seed, fold=fold, probability=probability)[EXTERNAL_COLUMNS])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,11 +44,11 @@ def areas_of_draws(table: pd.DataFrame, positive: str, times: np.ndarray, views:
 
     `table` has the columns of a probe's efficiency; `times` int (1 + draws, N) in the order of `views`.
     """
-    areas: dict[float, list[np.ndarray]] = {}
-    for key, part in table.groupby(["share", "draw", "seed"]):
+    areas: dict[Any, list[np.ndarray]] = {}
+    for (share, _draw, _seed), part in table.groupby(["share", "draw", "seed"]):
         part = part.set_index("view_id").loc[views]
         truth = (part["label_original"] == positive).to_numpy()
-        areas.setdefault(float(key[0]), []).append(drawn_auroc(part["probability"].to_numpy(), truth, times))
+        areas.setdefault(share, []).append(drawn_auroc(part["probability"].to_numpy(), truth, times))
     return {share: np.mean(found, axis=0) for share, found in areas.items()}
 
 
@@ -66,7 +66,7 @@ def numbers(tables: Sequence[pd.DataFrame], names: Sequence[str], positive: str)
             raise UserError(f"{name} predicts other views than {names[0]}; run the probes again on the same views")
     _, patient = np.unique(views["patient_id"], return_inverse=True)
     times = times_drawn(int(patient.max()) + 1)[:, patient]
-    rows, first = [], {}
+    rows, first = [], dict[float, np.ndarray]()
     patients, folds = views["patient_id"].nunique(), tables[0]["fold"].nunique()
     for name, table in zip(names, tables, strict=True):
         found = areas_of_draws(table, positive, times, views.index)
