@@ -107,14 +107,12 @@ def test_mistakes_in_config_and_manifest_stop_a_dry_run_with_their_lines(tmp_pat
 
 def test_image_ids_that_contain_patient_ids_are_warned_about_once_and_not_with_a_key(tmp_path: Path):
     rows = [HEADER]
-    for patient in ("P001", "P002", "P003", "P004"):
-        rows.append(
-            [f"{patient}_left", f"{patient}.png", patient, "testicle", "homogeneous", "esaote_mylab", "left", ""]
-        )
+    for patient, label in zip(("P001", "P002", "P003", "P004"), ("homogeneous", "inhomogeneous") * 2, strict=True):
+        rows.append([f"{patient}_left", f"{patient}.png", patient, "testicle", label, "esaote_mylab", "left", ""])
     rows += [[f"U_{organ}", f"{organ}.png", "", organ, "", "esaote_mylab", "", ""] for organ in ("testicle", "thyroid")]
     with (tmp_path / "data_manifest.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-    study = Study(tmp_path, []).change("files", {"data": {"source": "files"}})
+    study = Study(tmp_path, []).change("files", {"data": {"source": "files"}, "folds": 2})
     output = study.snakemake("--dry-run", "crop")
     assert output.count("warning: 4 image ids contain their patient id (for example P001_left)") == 1
     keyed = study.change("key", {"data": {"patient_key": "key"}})

@@ -152,12 +152,12 @@ def _append(log: Path, row: dict[str, Any]) -> None:
 def _rows(file: Path) -> list[dict[str, Any]]:
     """The lines that are whole; a node may have died while it wrote one."""
     rows = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-    return rows
+    return [row for row in rows if isinstance(row, dict) and ("started" in row or "seconds" in row)]
 
 
 def read_costs(logs: Path) -> list[Cost]:

@@ -227,16 +227,16 @@ def append_metrics(file: Path, row: Mapping[str, Any]) -> None:
 
 
 def trim_metrics(file: Path, last_step: int) -> None:
-    """Drop lines after `last_step`: a killed run wrote them after its last checkpoint and they will come again."""
+    """Drop damaged lines, and those after `last_step`: a killed run wrote them after its last checkpoint and comes again."""
     if not file.exists():
         return
     kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:  # the line that was being written when the run was killed
+        except json.JSONDecodeError:  # for example the line that was being written when the run was killed
             continue
-        if row["step"] <= last_step:
+        if isinstance(row, dict) and isinstance(row.get("step"), int) and row["step"] <= last_step:
             kept.append(line + "\n")
     with atomic_path(file) as temporary:
         temporary.write_text("".join(kept), encoding="utf-8")

@@ -96,7 +96,9 @@ def test_metrics_after_the_checkpoint_are_dropped_with_a_torn_line(tmp_path: Pat
     for step in range(4):
         append_metrics(file, {"step": step})
     with file.open("a") as stream:
-        stream.write('{"step": 4, "lo')
+        stream.write('17\n{"loss": 1}\n{"step": 4, "lo')
+    with file.open("ab") as stream:
+        stream.write(b"\xff\n")
     trim_metrics(file, 2)
     assert file.read_text() == '{"step": 0}\n{"step": 1}\n{"step": 2}\n'
 
