@@ -59,8 +59,10 @@ def test_per_fold_holdout_plans_one_generator_per_seed_and_fold(tmp_path: Path):
 
 def test_repeated_pretrainings_are_dealt_to_the_seeds_of_fine_tuning(tmp_path: Path):
     (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
-    study = Study(tmp_path, []).change("seeds", {"pretraining": {"seeds": 3}})
-    assert study.planned()["pretrain"] == 13 * 3
+    study = Study(tmp_path, []).change("seeds", {"pretraining": {"seeds": 3}, "figures": {"learning_curve": "ud"}})
+    jobs = study.planned()
+    assert jobs["pretrain"] == 13 * 3
+    assert jobs["draw_learning_curve"] == 1
     planned = study.snakemake("--dry-run", *(f"results/finetuning/ud-flipped/seed{seed}.csv" for seed in range(4)))
     for seed, folder in enumerate(("", "repeat1/", "repeat2/", "")):
         job = planned.partition(f"output: results/finetuning/ud-flipped/seed{seed}.csv")[0].rpartition("input:")[2]

@@ -170,6 +170,11 @@ def number(value: float, digits: int = 2) -> str:
     return "–" if value != value else f"{value:.{digits}f}"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 view`, `2 views`."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
 def p_value(p: float) -> str:
     """A p value as it is printed, with a dash for NaN."""
     return "<0.001" if p < 0.001 else number(p, 3)

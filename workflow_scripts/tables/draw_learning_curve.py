@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.figures import BLUE, INK, save, stamp
 from workflow_scripts.core.statistics import corrected_paired_test, patient_bootstrap
+from workflow_scripts.core.tables import counted
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.tables.aggregation import run_scores
@@ -71,7 +72,7 @@ def learning_figure(points: Sequence[Point], headline: str, origin: str) -> Figu
     )
     for point in points:
         axis.annotate(
-            f"{point.accuracy:.1f}", (point.percent, point.accuracy), (8, 6), textcoords="offset points", color=INK
+            f"{point.accuracy:.1f}", (point.percent, point.accuracy), (8, -14), textcoords="offset points", color=INK
         )
     axis.set(xlabel="share of the training patients (%)", ylabel="accuracy (%)", xlim=(0, 108), xticks=percents)
     axis.grid(alpha=0.25)
@@ -99,7 +100,7 @@ def main(arguments: argparse.Namespace) -> None:
     tables = [found[name] for name in arguments.experiments]
     views = tables[-1]
     headline = (
-        f"{arguments.experiments[-1]}: {views['fold'].nunique()} folds × {views['seed'].nunique()} seeds of "
+        f"{arguments.experiments[-1]}: {views['fold'].nunique()} folds × {counted(views['seed'].nunique(), 'seed')} of "
         f"{views['patient_id'].nunique()} patients; bars: 95 % over test patients\n"
         f"{last_step(percents, tables, positive)}"
     )

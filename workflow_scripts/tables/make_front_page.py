@@ -23,7 +23,7 @@ from urllib.parse import quote
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, read_json, write_text
 from workflow_scripts.core.pages import render_page
-from workflow_scripts.core.tables import Table, number, p_value
+from workflow_scripts.core.tables import Table, counted, number, p_value
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.tables import tables
@@ -115,7 +115,7 @@ def main_result(arguments: argparse.Namespace) -> dict[str, Any]:
     edge = extent(shown)
     return {
         "title": tables.TITLES[arguments.table],
-        "runs": f"{folds} folds × {seeds} seed{'s' if seeds > 1 else ''}",
+        "runs": f"{folds} folds × {counted(seeds, 'seed')}",
         "is_one_seed": seeds == 1,
         "networks": sum(not mark.is_baseline for mark in shown),
         "reading": sentence[:1].upper() + sentence[1:],
@@ -255,11 +255,6 @@ def claims_line(claims: pd.DataFrame) -> str:
     """How many of the paper's claims have which result."""
     results = (*RESULTS[::-1], UNTESTED)
     return ", ".join(f"{(claims['result'] == result).sum()} {result}" for result in results) + f", of {len(claims)}."
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 view`, `2 views`."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def picture(path: Path) -> str:

@@ -497,6 +497,15 @@ def test_stage_predicts_every_view_once_and_describes_itself(inputs):
         np.testing.assert_allclose(predict(model, views[test]), table.loc[test, "probability"], rtol=1e-5)
 
 
+def test_stage_learns_from_fewer_patients_and_predicts_all(inputs):
+    call(inputs, inputs / "out", "--training-percent", "50")
+    table = read_csv(inputs / "out" / "seed0.csv")
+    assert table["view_id"].tolist() == study()["view_id"].tolist()
+    assert table["probability"].between(0, 1).all()
+    _, parameters = load_classifier(inputs / "out" / "seed0_fold0.safetensors")
+    assert parameters["training_percent"] == 50
+
+
 @pytest.mark.parametrize("clock", [StopAfter, KillAfter])
 @pytest.mark.parametrize("interval", [1e-9, 60.0])
 def test_interrupted_equals_uninterrupted_bit_for_bit(inputs, monkeypatch, clock, interval):
