@@ -68,6 +68,7 @@ from workflow_scripts.study.label_sets import label_set
 from workflow_scripts.study.manifest import filled_sets, load_manifest, telling_ids
 from workflow_scripts.study.pseudonyms import read_key
 from workflow_scripts.study.weights import require_files, weight_files
+from workflow_scripts.tools.write_provenance import write_crate
 
 use_for_stages(str(REPOSITORY))
 stay_with_squeue()
@@ -240,6 +241,12 @@ def require_weights(jobs):
         require_files(config, needed)
     except UserError as error:
         raise WorkflowError(str(error)) from None
+
+
+def record_provenance():
+    """Write the RO-Crate of a study whose report, the last artefact, is there."""
+    if Path(result("report.html")).exists():
+        write_crate(config, Path(RESULTS))
 
 
 # The drawn frames, where the study is one of phantoms: what reads frames waits for them.
