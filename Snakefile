@@ -64,3 +64,8 @@ onstart:
     note_run(Path(".snakemake"), log)
     remove_parts(Path(RESULTS))
     require_weights(workflow.dag.needrun_jobs())
+
+
+# When everything of the study is there: what it was made of, with and at what cost. Not a rule, since it counts the costs of all.
+onsuccess:
+    record_provenance()

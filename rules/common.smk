@@ -79,6 +79,7 @@ from workflow_scripts.study.manifest import (
 from workflow_scripts.study.protocol import generation_facts, metric_facts, table_facts
 from workflow_scripts.study.pseudonyms import read_key
 from workflow_scripts.study.weights import require_files, require_known_backbones, require_supplied, weight_files
+from workflow_scripts.tools.write_provenance import write_crate
 
 use_for_stages(str(REPOSITORY))
 stay_with_squeue()
@@ -284,6 +285,12 @@ def require_weights(jobs):
         require_files(config, needed)
     except UserError as error:
         raise WorkflowError(str(error)) from None
+
+
+def record_provenance():
+    """Write the RO-Crate of a study whose report, the last artefact, is there."""
+    if Path(result("report.html")).exists():
+        write_crate(config, Path(RESULTS))
 
 
 # The drawn frames, where the study is one of phantoms: what reads frames waits for them.

@@ -257,6 +257,13 @@ def test_a_config_value_stays_one_word_of_a_command(tmp_path: Path):
     assert not (tmp_path / "pwned").exists()
 
 
+# docs/how-to/environments.md: inputs and outputs are copied to the scratch of a compute node and back.
+SCRATCH = [
+    "--default-storage-provider", "fs", "--shared-fs-usage", "persistence", "software-deployment", "sources", "source-cache",
+    "--local-storage-prefix",
+]  # fmt: skip
+
+
 def test_snakedeploy_deploys_the_workflow_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from snakedeploy.deploy import WorkflowDeployer
 
@@ -278,10 +285,11 @@ def test_snakedeploy_deploys_the_workflow_of_a_repository(tmp_path: Path, monkey
     assert not (deployed / "config" / "config.yaml").is_symlink()
     (deployed / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
     done = subprocess.run(
-        [SNAKEMAKE, "--dry-run", "--printshellcmds", "crop"], cwd=deployed, capture_output=True, text=True,
+        [SNAKEMAKE, "--dry-run", "crop", *SCRATCH, str(tmp_path / "scratch")], cwd=deployed, capture_output=True, text=True,
         env={**ENVIRONMENT, **variables},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert job_counts(done.stdout) == {"draw_phantoms": 1, "crop_views": 3}
+    assert "output: results/views/labelled.npy (send to storage)" in done.stdout
     (unpacked,) = (deployed / ".snakemake" / "tusflow").iterdir()
     assert (unpacked / "workflow_scripts" / "data" / "crop_views.py").is_file()

@@ -35,6 +35,22 @@ def test_every_table_has_its_rows(finished: Study):
     assert {"unfiltered", "filtered"} <= set(read_csv(tables / "generation.csv")["name"])
 
 
+def test_a_finished_study_says_what_it_was_made_of_and_names_no_patient(finished: Study):
+    crate = finished.folder / "results" / "provenance"
+    about = json.loads((crate / "ro-crate-metadata.json").read_text(encoding="utf-8"))["@graph"]
+    (action,) = [entity for entity in about if entity["@type"] == "CreateAction"]
+    tables = {f"tables/{name}" for name in finished.tables()}
+    assert {each["@id"] for each in action["result"]} == {*tables, "costs.csv"}
+    assert all((crate / table).read_bytes() == (finished.folder / "results" / table).read_bytes() for table in tables)
+    with (finished.folder / "data_manifest.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    ids = {row[column] for row in rows for column in ("image_id", "patient_id", "path")} - {""}
+    for file in filter(Path.is_file, crate.rglob("*")):
+        text = file.read_text(encoding="utf-8")
+        assert not [name for name in ids if name in text], file.name
+        assert str(finished.folder) not in text, file.name
+
+
 def test_every_view_is_predicted_once_by_a_fold_that_did_not_see_its_patient(finished: Study):
     results = finished.folder / "results"
     views = read_csv(results / "views" / "labelled.csv")
@@ -252,6 +268,9 @@ use rule * from tusflow as tusflow_*
 onstart:
     tusflow.onstart()
 
+onsuccess:
+    tusflow.onsuccess()
+
 rule all:
     default_target: True
     input: rules.tusflow_all.input
@@ -280,6 +299,7 @@ def test_a_module_killed_in_the_middle_and_continued_gives_the_same_tables(
     output = study.snakemake("--cores", "2")
     assert "rule tusflow_make_report" in output
     assert list((study.folder / ".snakemake" / "tusflow").glob("*/workflow_scripts"))
+    assert (study.folder / "results" / "provenance" / "ro-crate-metadata.json").exists()
     assert study.tables() == finished.tables()
 
 
