@@ -1,8 +1,8 @@
 """Seconds and memory of the Fréchet distance between two sets of features, against clean-fid's and torch-fidelity's.
 
-From features to the number: mean and covariance of both sets, then the distance. `ours` goes by QR and singular values;
-clean-fid takes the matrix square root of covariances from `np.cov`, torch-fidelity the eigenvalues of their product. A
-QR of many rows is twice the arithmetic of a symmetric product, and buys that no feature's square is rounded. The sizes
+From features to the number: mean and covariance of both sets, then the distance. `ours` takes Cholesky factors and the
+eigenvalues of a symmetric product where there are at least twice as many views as features, else QR and singular values;
+clean-fid takes the matrix square root of covariances from `np.cov`, torch-fidelity the eigenvalues of their product. The sizes
 are those of the study (fewer real views than features), both sets smaller than the features, and both larger.
 `product` is a square float64 matrix product. Every method runs in a process of its own, all bound to the same cores;
 processor time compares, and peak memory is what a method needs beside the features. `share_of_product` is the
@@ -32,14 +32,18 @@ SIDE = 4096  # of the product
 
 
 def operations(generated: int, real: int) -> float:
-    """What our way computes: two QR decompositions, the product of their factors, its singular values."""
+    """What our way computes: a factor of either covariance, the factors' product, its singular values."""
 
     def triangle(rows: int) -> float:
         few, many = sorted((rows, WIDTH))
+        if rows >= 2 * WIDTH:
+            return rows * WIDTH**2 + WIDTH**3 / 3
         return 2.0 * few**2 * (many - few / 3)
 
     few, many = sorted((min(generated, WIDTH), min(real, WIDTH)))
-    return triangle(generated) + triangle(real) + 2.0 * few * many * WIDTH + 4.0 * few**2 * (many - few / 3)
+    product = 2.0 * few * many * WIDTH
+    values = WIDTH**3 * 7 / 3 if few == WIDTH else 4.0 * few**2 * (many - few / 3)
+    return triangle(generated) + triangle(real) + product + values
 
 
 def measure(method: str, folder: Path, cores: list[int], repeats: int) -> dict[str, Any]:

@@ -29,7 +29,7 @@ TESTS = {
     "gradient caching, several processes": "pretraining/test_contrastive_step.py",
     "batched augmentation": "pretraining/test_augmentation.py",
     "blocked neighbours with exact boundaries": "synthesis/test_neighbours.py",
-    "Fréchet distance by QR and singular values": "synthesis/test_metrics.py",
+    "Fréchet distance by Cholesky factors and eigenvalues": "synthesis/test_metrics.py",
     "near-duplicate search by fingerprints": "data/test_find_near_duplicates.py",
 }
 

@@ -15,6 +15,9 @@ from workflow_scripts.synthesis.neighbours import membership, nearest, radii
 
 # Sizes at which the Fréchet distance is taken to extrapolate it.
 EXTRAPOLATION_SIZES = 8
+# Squares of numbers are rounded to 1e-16 of the largest. Where the smallest is above this share of it, its root is good to
+# 1e-6 of itself, and the squares, which take half the arithmetic, are used; elsewhere no square is formed.
+SMALLEST_SQUARE = 1e-10
 
 
 def precision_density(real: np.ndarray, generated: np.ndarray, k: int) -> tuple[float, float]:
@@ -43,12 +46,19 @@ class Moments:
 
 
 def moments(features: np.ndarray) -> Moments:
-    """Mean and covariance factor, by the QR decomposition of the centred features: no square is ever formed."""
+    """Mean and covariance factor.
+
+    The factor is the Cholesky factor of the covariance where that is well conditioned and there are at least twice as many
+    views as features, and otherwise comes from a QR decomposition of the centred features.
+    """
     extent(features, "features")
     if len(features) < 2:
         raise UserError(f"a Fréchet distance needs at least 2 views on either side, there are {len(features)}")
     mean = features.mean(axis=0, dtype=np.float64)
-    triangle = np.linalg.qr(features - mean, mode="r")
+    centred = features - mean
+    triangle = _cholesky(centred) if len(features) >= 2 * len(mean) else None
+    if triangle is None:
+        triangle = np.linalg.qr(centred, mode="r")
     return Moments(mean, triangle / np.sqrt(len(features) - 1))
 
 
@@ -56,11 +66,26 @@ def frechet(first: Moments, second: Moments) -> float:
     """Fréchet distance of two Gaussians (FID for Inception features; Eq. 7).
 
     tr sqrt(C1 C2) is the sum of the singular values of factor1 factor2ᵀ, which is real and exact whatever the ranks:
-    also with fewer views than features, where the matrix square root leaves complex residues.
+    also with fewer views than features, where the matrix square root leaves complex residues. Where both have
+    full rank and the product is well conditioned, they are the roots of the eigenvalues of its square, which are faster to get.
     """
-    cross = np.linalg.svd(first.factor @ second.factor.T, compute_uv=False).sum()
+    product, squares = first.factor @ second.factor.T, np.zeros(1)
+    if product.shape == (len(first.mean),) * 2:
+        squares = np.linalg.eigvalsh(product @ product.T)
+    well = squares[0] > SMALLEST_SQUARE * squares[-1]
+    cross = (np.sqrt(squares) if well else np.linalg.svd(product, compute_uv=False)).sum()
     shift = np.square(first.mean - second.mean).sum()
     return float(max(shift + np.square(first.factor).sum() + np.square(second.factor).sum() - 2 * cross, 0.0))
+
+
+def _cholesky(centred: np.ndarray) -> np.ndarray | None:
+    """Upper triangle whose Gram matrix is centredᵀ centred; None where squares would lose digits."""
+    try:
+        triangle = np.linalg.cholesky(centred.T @ centred, upper=True)
+    except np.linalg.LinAlgError:
+        return None
+    sizes = np.square(triangle.diagonal())
+    return triangle if sizes.min() > SMALLEST_SQUARE * sizes.max() else None
 
 
 def extrapolated_frechet(real: Moments, generated: np.ndarray, seed: int) -> float:

@@ -9,6 +9,7 @@ import pytest
 from tests.shared import SHARED, needs_golden
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.synthesis import measure_generation as generation_metrics
+from workflow_scripts.synthesis import metrics
 from workflow_scripts.synthesis.checks import require_comparable
 from workflow_scripts.synthesis.metrics import (
     Generated,
@@ -80,6 +81,20 @@ def test_frechet_with_fewer_views_than_features_equals_the_matrix_square_root() 
         - 2 * np.sqrt(product[product > 1e-9]).sum()
     )  # fmt: skip
     assert frechet(moments(first), moments(second)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("scales", "squared"), [(np.ones(12), True), (np.logspace(0, -7, 12), False), (np.r_[np.ones(11), 0], False)]
+)
+def test_squares_are_used_where_they_keep_the_digits(
+    scales: np.ndarray, squared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Well-conditioned, badly conditioned and dependent features; the reference forms no square."""
+    sets = [cloud(i, 400, 12).astype(np.float64) * scales for i in range(2)]
+    assert (metrics._cholesky(sets[0] - sets[0].mean(axis=0)) is not None) == squared
+    ours = frechet(moments(sets[0]), moments(sets[1] + 0.1))
+    monkeypatch.setattr(metrics, "SMALLEST_SQUARE", np.inf)
+    assert ours == pytest.approx(frechet(moments(sets[0]), moments(sets[1] + 0.1)), rel=1e-12)
 
 
 def test_extrapolated_frechet_does_not_depend_on_the_size_of_the_set() -> None:
