@@ -103,9 +103,14 @@ def augment_pairs(
     seed: int,
     step: int,
     indices: np.ndarray,
+    partners: Tensor | None = None,
 ) -> Tensor:
-    """Both views of each image: uint8 (N, H, W) -> float32 (2, N, 1, H, W) in [0, 1]."""
-    views = [augment(images, recipe, seed, f"view{i}", step, indices) for i, recipe in enumerate(recipes)]
+    """Both views of each image: uint8 (N, H, W) -> float32 (2, N, 1, H, W) in [0, 1]; the second is of `partners`, if given."""
+    sources = (images, images if partners is None else partners)
+    views = [
+        augment(source, recipe, seed, f"view{i}", step, indices)
+        for i, (source, recipe) in enumerate(zip(sources, recipes, strict=True))
+    ]
     return torch.stack(views)
 
 

@@ -111,7 +111,10 @@ def pretrain(encoder: Encoder, views: ViewUnion, recipe: PretrainingRecipe, run:
         # Two views of each of this process's images.
         indices = batch_indices(views, recipe.seed, recipe.batch_size, step)
         images = to_device(views.take(indices[part]), device)
-        pairs = augment_pairs(images, augmentation, recipe.seed, step, indices[part])
+        partners = None
+        if recipe.pairs == "frame":
+            partners = to_device(views.take(views.partners[indices[part]]), device)
+        pairs = augment_pairs(images, augmentation, recipe.seed, step, indices[part], partners)
 
         # Gradients of the whole batch, and one step.
         optimiser.zero_grad()
