@@ -103,10 +103,17 @@ def augment_by(images: Tensor, settings: PretrainingAugmentation, numbers: np.nd
 
 
 def augment_pairs(
-    images: Tensor, recipes: tuple[PretrainingAugmentation, PretrainingAugmentation], numbers: Sequence[np.ndarray]
+    images: Tensor,
+    recipes: tuple[PretrainingAugmentation, PretrainingAugmentation],
+    numbers: Sequence[np.ndarray],
+    partners: Tensor | None = None,
 ) -> Tensor:
-    """Both views of each image: uint8 (N, H, W) -> float32 (2, N, 1, H, W) in [0, 1]; `numbers` as from `pair_draws`."""
-    views = [augment_by(images, recipe, part) for recipe, part in zip(recipes, numbers, strict=True)]
+    """Both views of each image: uint8 (N, H, W) -> float32 (2, N, 1, H, W) in [0, 1]; the second is of `partners`, if given.
+
+    `numbers` as from `pair_draws`.
+    """
+    sources = (images, images if partners is None else partners)
+    views = [augment_by(source, recipe, part) for source, recipe, part in zip(sources, recipes, numbers, strict=True)]
     return torch.stack(views)
 
 

@@ -112,7 +112,9 @@ def pretrain(encoder: Encoder, views: ViewUnion, recipe: PretrainingRecipe, run:
 
         # Two views of each of this process's images.
         batch = drawn(step)
-        pairs = augment_pairs(to_device(batch["images"], device), augmentation, batch["numbers"])
+        images = to_device(batch["images"], device)
+        partners = to_device(batch["partners"], device) if recipe.pairs == "frame" else None
+        pairs = augment_pairs(images, augmentation, batch["numbers"], partners)
 
         # Gradients of the whole batch, and one step.
         optimiser.zero_grad()
@@ -144,9 +146,13 @@ def pretrain(encoder: Encoder, views: ViewUnion, recipe: PretrainingRecipe, run:
 
 def draw_step(views: ViewUnion, recipe: PretrainingRecipe, part: slice, step: int) -> dict[str, Any]:
     """What a step draws, on the CPU: `images` (n, H, W) of this process's `part` of the batch, the `numbers` that choose
-    both views of each, and the `organs` (N,) of the whole batch."""
+    both views of each, and the `organs` (N,) of the whole batch; with `pairs: frame` also the `partners` (n, H, W)."""
     indices = batch_indices(views, recipe.seed, recipe.batch_size, step)
+    partners = (
+        {"partners": torch.from_numpy(views.take(views.partners[indices[part]]))} if recipe.pairs == "frame" else {}
+    )
     return {
+        **partners,
         "images": torch.from_numpy(views.take(indices[part])),
         "organs": torch.from_numpy(views.organs[indices]),
         "numbers": pair_draws(recipe.seed, step, indices[part]),

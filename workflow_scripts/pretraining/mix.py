@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -16,6 +17,7 @@ class ViewUnion:
     each store the rows that take part (n_s,) and their organ labels (n_s,), integers from 0. `shares` are the shares of
     each store's rows that an epoch draws, in (0, 1], all by default. Monitors may need `patients` (one name per view; an
     empty one is a patient of its own) and `labels` (an integer per view, -1 for none), in the order of global indices.
+    `frames`, the frame of each view, are needed by `partners` alone.
     """
 
     def __init__(
@@ -26,6 +28,7 @@ class ViewUnion:
         shares: Sequence[float] = (),
         patients: Sequence[str] = (),
         labels: Sequence[int] = (),
+        frames: Sequence[str] = (),
     ) -> None:
         self.stores = list(stores)
         self.sets = np.repeat(np.arange(len(stores)), [len(part) for part in rows])
@@ -35,7 +38,8 @@ class ViewUnion:
         self.drawn = np.round(np.array(shares or [1.0] * len(rows)) * self.counts).astype(np.int64)
         self.patients = np.array(patients if len(patients) else [""] * len(self.rows), dtype=object)
         self.labels = np.array(labels if len(labels) else [-1] * len(self.rows), dtype=np.int64)
-        assert len(self.rows) == len(self.organs) == len(self.patients) == len(self.labels)
+        self.frames = list(frames) or [str(i) for i in range(len(self.rows))]
+        assert len(self.rows) == len(self.frames) == len(self.organs) == len(self.patients) == len(self.labels)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -44,6 +48,17 @@ class ViewUnion:
     def epoch_size(self) -> int:
         """Views that an epoch draws."""
         return int(self.drawn.sum())
+
+    @cached_property
+    def partners(self) -> np.ndarray:
+        """For each view, the global index (N,) of the next one of its frame, the first after the last; alone, its own."""
+        members: dict[str, list[int]] = {}
+        for i, frame in enumerate(self.frames):
+            members.setdefault(frame, []).append(i)
+        partners = np.arange(len(self))
+        for views in members.values():
+            partners[views] = np.roll(views, -1)
+        return partners
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """The images uint8 (n, H, W) of global indices (n,), in their order."""

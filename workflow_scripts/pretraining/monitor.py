@@ -75,13 +75,22 @@ def knn_accuracy(features: np.ndarray, classes: np.ndarray, patients: np.ndarray
     return float(np.mean([right[classes == kind].mean() for kind in kinds]))
 
 
-def sheet(views: ViewUnion, recipes: tuple[PretrainingAugmentation, PretrainingAugmentation], seed: int) -> np.ndarray:
-    """Images beside pairs of their views as pretraining draws them, uint8 (images, 1 + 2 pairs, H, W)."""
+def sheet(
+    views: ViewUnion,
+    recipes: tuple[PretrainingAugmentation, PretrainingAugmentation],
+    seed: int,
+    of_frames: bool = False,
+) -> np.ndarray:
+    """Images beside pairs of their views as pretraining draws them, uint8 (images, 1 + 2 pairs, H, W).
+
+    `of_frames`: the second view of a pair is of another view of the frame.
+    """
     indices = np.sort(epoch_order(seed, "sheet", 0, len(views))[:SHEET_IMAGES])
     images = views.take(indices)
+    partners = torch.from_numpy(views.take(views.partners[indices])) if of_frames else None
     # Steps beyond those of any run, so that the sheet does not repeat one of its batches.
     pairs = [
-        augment_pairs(torch.from_numpy(images), recipes, pair_draws(seed, 2**40 + pair, indices))
+        augment_pairs(torch.from_numpy(images), recipes, pair_draws(seed, 2**40 + pair, indices), partners)
         for pair in range(SHEET_PAIRS)
     ]
     drawn = (torch.cat(pairs)[:, :, 0] * 255).round().to(torch.uint8).numpy()

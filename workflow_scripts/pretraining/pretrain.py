@@ -80,7 +80,8 @@ def main(arguments: argparse.Namespace) -> None:
     save_weights({n.removeprefix("backbone."): state[n] for n in backbone_part}, parameters, arguments.output_backbone)
     save_weights({n: state[n] for n in state if n not in backbone_part}, parameters, arguments.output_heads)
     write_text(run.work.metrics_file().read_text(encoding="utf-8"), arguments.output_metrics)
-    write_npy(sheet(views, view_recipes(recipe.augmentation), recipe.seed), arguments.output_sheet)
+    drawn = sheet(views, view_recipes(recipe.augmentation), recipe.seed, recipe.pairs == "frame")
+    write_npy(drawn, arguments.output_sheet)
     write_json(parameters, arguments.output_parameters)
     run.work.close()
 
@@ -120,6 +121,7 @@ def load_mix(
     rows, shown, sets = [], [], []
     patients: list[str] = []
     labels: list[str] = []
+    frames: list[str] = []
     for path, file, share in zip(stores, indexes, shares, strict=True):
         store = ViewStore.open(path, file)
         if arrays and store.pixels.shape[1:] != arrays[0].shape[1:]:
@@ -138,10 +140,11 @@ def load_mix(
         shown.append(index["organ"].map(organs.index).to_numpy()[kept])
         patients += index["patient_id"].iloc[kept].tolist()
         labels += index["label"].iloc[kept].tolist()
+        frames += [f"{path}\0{frame}" for frame in index["image_id"].iloc[kept]]
         sets.append({"name": path.stem, "views": len(kept), "left_out": len(store) - len(kept), "share": share})
     classes = sorted({label for label in labels if label})
     codes = [classes.index(label) if label else -1 for label in labels]
-    return ViewUnion(arrays, rows, shown, shares, patients, codes), sets
+    return ViewUnion(arrays, rows, shown, shares, patients, codes, frames), sets
 
 
 if __name__ == "__main__":

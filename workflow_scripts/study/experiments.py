@@ -200,10 +200,11 @@ def pretraining_recipe(run: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def distinct_augmentations(config: Mapping[str, Any]) -> list[str]:
-    """The pretraining runs with distinct augmentations: the first of those whose settings are the same."""
+    """The pretraining runs with distinct augmentations or pairs: the first of those whose settings are the same."""
     first: dict[str, str] = {}
     for run in pretraining_runs(config):
-        first.setdefault(str(pretraining_recipe(run, config)["augmentation"]), run)
+        recipe = pretraining_recipe(run, config)
+        first.setdefault(str((recipe["augmentation"], recipe["pairs"])), run)
     return list(first.values())
 
 

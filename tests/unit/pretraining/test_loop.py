@@ -22,6 +22,7 @@ from workflow_scripts.networks.backbone import create_backbone, load_initialisat
 from workflow_scripts.networks.contrastive import Encoder
 from workflow_scripts.pretraining import loop as pretraining
 from workflow_scripts.pretraining import pretrain as stage
+from workflow_scripts.pretraining.augmentation import NOTHING, augment_pairs
 from workflow_scripts.pretraining.contrastive_step import total_loss
 from workflow_scripts.pretraining.loop import make_encoder, pretrain
 from workflow_scripts.pretraining.mix import ViewUnion, batch_indices, epoch_indices
@@ -445,3 +446,21 @@ def test_stage_refuses_an_empty_fold_and_a_store_without_its_rows(
     with pytest.raises(SystemExit):
         pretrain_stage()
     assert "holds views of 8 x 8 pixels" in capsys.readouterr().err
+
+
+def test_pairs_of_a_frame_hold_its_two_views() -> None:
+    # Views of one grey each, and no augmentation: what a pair is of can be read from its pixels.
+    grey = np.arange(10, dtype=np.uint8)[:, None, None] * np.full((1, 16, 16), 20, np.uint8)
+    frames = ["a", "b", "a", "b", "c", "d", "d", "d", "e", "f"]
+    views = ViewUnion([grey], [np.arange(10)], [np.zeros(10)], frames=frames)
+    assert views.partners.tolist() == [2, 3, 0, 1, 4, 6, 7, 5, 8, 9]
+    indices = np.arange(10)
+    pairs = augment_pairs(
+        torch.from_numpy(grey), (NOTHING, NOTHING), 0, 0, indices, torch.from_numpy(views.take(views.partners))
+    )
+    shown = (pairs[:, :, 0, 8, 8] * 255 / 20).round().long().tolist()
+    assert shown == [list(range(10)), views.partners.tolist()]
+
+
+def test_a_mix_without_frames_pairs_each_view_with_itself() -> None:
+    assert mix().partners.tolist() == list(range(20))

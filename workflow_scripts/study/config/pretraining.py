@@ -91,6 +91,11 @@ class PretrainingRecipe(Settings):
     projection: list[Positive] = Field(
         [2048, 2048], min_length=1, description="Layer widths of the projection head g after the backbone."
     )
+    pairs: Literal["view", "frame"] = Field(
+        "view",
+        description="What the two augmented views of a positive pair are of. view (the paper): one view. frame: two views of one "
+        "frame, where it has two (the idea of MICLe; Azizi et al. 2021).",
+    )
     optimiser: Literal["lars", "adamw", "released"] = Field(
         "lars",
         description="lars: timm's Lars, biases and norms neither adapted nor decayed. adamw: torch's. released: "
