@@ -22,7 +22,7 @@ from workflow_scripts.networks.backbone import create_backbone, load_initialisat
 from workflow_scripts.networks.contrastive import Encoder
 from workflow_scripts.pretraining import loop as pretraining
 from workflow_scripts.pretraining import pretrain as stage
-from workflow_scripts.pretraining.augmentation import NOTHING, augment_pairs
+from workflow_scripts.pretraining.augmentation import NOTHING, augment_pairs, pair_draws
 from workflow_scripts.pretraining.contrastive_step import total_loss
 from workflow_scripts.pretraining.loop import make_encoder, pretrain
 from workflow_scripts.pretraining.mix import ViewUnion, batch_indices, epoch_indices
@@ -456,7 +456,10 @@ def test_pairs_of_a_frame_hold_its_two_views() -> None:
     assert views.partners.tolist() == [2, 3, 0, 1, 4, 6, 7, 5, 8, 9]
     indices = np.arange(10)
     pairs = augment_pairs(
-        torch.from_numpy(grey), (NOTHING, NOTHING), 0, 0, indices, torch.from_numpy(views.take(views.partners))
+        torch.from_numpy(grey),
+        (NOTHING, NOTHING),
+        pair_draws(0, 0, indices),
+        torch.from_numpy(views.take(views.partners)),
     )
     shown = (pairs[:, :, 0, 8, 8] * 255 / 20).round().long().tolist()
     assert shown == [list(range(10)), views.partners.tolist()]
