@@ -126,7 +126,10 @@ def commands(page: str) -> Iterator[list[str]]:
         lexer.whitespace_split = True
         for operator, words in groupby(lexer, key=lambda word: set(word) <= set("();<>|&")):
             if not operator:
-                yield list(words)
+                # What follows -- is another command, as of show_progress, or the targets of Snakemake.
+                for wrapped, part in groupby(words, key=lambda word: word == "--"):
+                    if not wrapped:
+                        yield list(part)
 
 
 def problem(words: list[str], options: set[str], targets: set[str]) -> str:
