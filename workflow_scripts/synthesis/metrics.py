@@ -58,7 +58,7 @@ def moments(features: np.ndarray) -> Moments:
     centred = features - mean
     triangle = _cholesky(centred) if len(features) >= 2 * len(mean) else None
     if triangle is None:
-        triangle = np.linalg.qr(centred, mode="r")
+        triangle = np.asarray(np.linalg.qr(centred, mode="r"))
     return Moments(mean, triangle / np.sqrt(len(features) - 1))
 
 
