@@ -10,6 +10,7 @@ import torch
 
 from tests.shared import start_run
 from tests.textures import textures
+from workflow_scripts.classifier.ensemble import embed as member_outputs
 from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas
 from workflow_scripts.diffusion.sampler import Condition, kept_timesteps, reverse_steps, to_grey
 from workflow_scripts.diffusion.snapshots import denoising_errors
@@ -116,6 +117,13 @@ def copies(_folder: Path, device: torch.device) -> Results:
     return {"features": copy_features(training.network, textures(3, 16, seed=2), device)}
 
 
+def classifier(_folder: Path, device: torch.device) -> Results:
+    """Embeddings and logits of a member of the packed classifier."""
+    views = to_device(textures(3, 32, seed=1), device)
+    features, logits = member_outputs(Classifier(create_backbone(BACKBONE), 0).to(device).eval(), views)
+    return {"features": to_numpy(features), "logits": to_numpy(logits)}
+
+
 def explanation(_folder: Path, device: torch.device) -> Results:
     """Grad-CAM++ and probabilities."""
     model = Classifier(create_backbone(BACKBONE), 0).to(device)
@@ -147,4 +155,5 @@ STAGES: dict[str, Callable[[Path, torch.device], Results]] = {
     "Inception's features": lambda *where: embedding(*where, "inception"),
     "copy encoder": copies,
     "Grad-CAM++": explanation,
+    "packed classifier": classifier,
 }

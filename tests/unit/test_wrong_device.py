@@ -49,11 +49,12 @@ FORGOTTEN = {
     "Inception's features": "network",
     "copy encoder": "step",
     "Grad-CAM++": "explanation",
+    "packed classifier": "classifier",
 }
 # Functions that read values from the card, and so wait for it: reports, checkpoints, results.
 READERS = {
-    "_metrics", "accuracies", "copy_features", "cross_validate", "denoising_errors", "evaluate", "forward", "heat_maps", "means",
-    "network", "positive_probability", "predict", "require_finite", "state", "to_grey", "values",
+    "_metrics", "accuracies", "copy_features", "cross_validate", "denoising_errors", "embed", "evaluate", "forward",
+    "heat_maps", "means", "network", "positive_probability", "predict", "require_finite", "state", "to_grey", "values",
 }  # fmt: skip
 
 
