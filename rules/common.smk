@@ -274,6 +274,12 @@ def seed_files(files, wildcards):
     return [files(SimpleNamespace(experiment=wildcards.experiment, seed=seed)) for seed in SEEDS]
 
 
+def single_views(wildcards):
+    """The predictions of single views that fused ones are made from."""
+    name = next(part for part in wildcards.fused.split("/") if part in EXPERIMENTS)
+    return result(f"{wildcards.fused}.csv".replace(name, EXPERIMENTS[name].single.name))
+
+
 def vote_settings(variant):
     """The vote's settings, with as many exceedances as the ending of a votes file asks for."""
     settings = config["audit"]["vote"]

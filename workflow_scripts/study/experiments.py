@@ -19,6 +19,8 @@ from workflow_scripts.study.label_sets import LabelSet, label_set
 VIEW_SPLIT = "view_split"
 # The variant that fuses the views of an organ side after fine-tuning.
 FUSION = "mean_logits"
+# The variant that trains both views of an organ side together, with the released code's weight.
+COUPLED = {"paired": 1.0}
 # What is left of the augmentation in a variant of the recipe.
 AUGMENTATIONS_KEPT = {"unaugmented": set(), "markers_only": {"markers"}}
 
@@ -57,7 +59,12 @@ class Experiment:
     @property
     def is_fused(self) -> bool:
         """Whether it fuses what another experiment says of single views."""
-        return self.variant == FUSION
+        return self.variant.endswith(FUSION)
+
+    @property
+    def single(self) -> Experiment:
+        """The experiment whose single views it fuses."""
+        return Experiment(self.init, self.labels, self.variant.removesuffix(FUSION).rstrip("_"))
 
     @property
     def is_trained(self) -> bool:
@@ -98,7 +105,7 @@ def experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
     """Every experiment of the study by name."""
     rows = [experiment_of(row, config) for table in TABLES for row in config["tables"][table]["rows"]]
     further = [*explained_experiments(config).values(), *leak_experiments(config), *classifier_experiments(config)]
-    single = [Experiment(row.init, row.labels) for row in rows if row.is_fused]
+    single = [row.single for row in rows if row.is_fused]
     return {experiment.name: experiment for experiment in [*rows, *further, *single]}
 
 
@@ -114,6 +121,7 @@ def pretraining_runs(config: Mapping[str, Any]) -> list[str]:
 def finetuning_recipe(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
     """The fine-tuning settings of an experiment."""
     recipe = dict(config["finetuning"]["recipe"])
+    recipe["coupled"] = COUPLED.get(experiment.variant, recipe["coupled"])
     kept = AUGMENTATIONS_KEPT.get(experiment.variant, recipe["augmentation"].keys())
     return recipe | {"augmentation": {k: v if k in kept else 0.0 for k, v in recipe["augmentation"].items()}}
 
