@@ -362,6 +362,12 @@ def seed_files(files, wildcards):
     return [file for each in found for file in ([each] if isinstance(each, str) else each)]
 
 
+def single_views(wildcards):
+    """The predictions of single views that fused ones are made from."""
+    name = next(part for part in wildcards.fused.split("/") if part in EXPERIMENTS)
+    return result(f"{wildcards.fused}.csv".replace(name, EXPERIMENTS[name].single.name))
+
+
 def vote_settings(variant):
     """The vote's settings, with as many exceedances as the ending of a votes file asks for."""
     settings = config["audit"]["vote"]

@@ -105,7 +105,7 @@ rule predict_baseline:
 # Both views of an organ side together, from what the networks of single views say: of the study, and of external patients.
 rule fuse_views:
     input:
-        predictions=lambda wildcards: result(f"{wildcards.fused.replace(f'-{study.FUSION}', '')}.csv"),
+        predictions=single_views,
         index=lambda wildcards: result(
             "views/labelled.csv"
             if wildcards.fused.startswith("finetuning/")

@@ -15,7 +15,7 @@ from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas
 from workflow_scripts.diffusion.sampler import Condition, kept_timesteps, reverse_steps, to_grey
 from workflow_scripts.diffusion.snapshots import denoising_errors
 from workflow_scripts.diffusion.training import Labels, Trainer, TrainingViews, unet_of
-from workflow_scripts.finetuning.explanation import heat_maps, last_stage, positive_probability
+from workflow_scripts.finetuning.explanation import explained_stage, heat_maps, positive_probability
 from workflow_scripts.networks.backbone import Classifier, create_backbone, normalise, save_weights
 from workflow_scripts.networks.cross_validation import CrossValidation, cross_validate
 from workflow_scripts.pretraining.loop import make_encoder, pretrain
@@ -128,7 +128,7 @@ def explanation(_folder: Path, device: torch.device) -> Results:
     """Grad-CAM++ and probabilities."""
     model = Classifier(create_backbone(BACKBONE), 0).to(device)
     images = normalise(to_device(textures(3, 32, seed=1), device))
-    maps = heat_maps(model, last_stage(model.backbone), images, target=1)
+    maps = heat_maps(model, explained_stage(model.backbone, images.shape[-1]), images, target=1)
     return {"maps": maps, "probabilities": positive_probability(model, images)}
 
 

@@ -39,10 +39,17 @@ def main(arguments: argparse.Namespace) -> None:
 
     from workflow_scripts.core.files import read_csv, write_csv
     from workflow_scripts.core.store import ViewStore
-    from workflow_scripts.networks.cross_validation import CrossValidation, Fold, cross_validate, initial_classifiers
+    from workflow_scripts.networks.cross_validation import (
+        CrossValidation,
+        Fold,
+        cross_validate,
+        initial_classifiers,
+        partners,
+    )
     from workflow_scripts.networks.fold_inputs import join_tables, training_targets
     from workflow_scripts.runtime.device import to_device
     from workflow_scripts.runtime.run import Run
+    from workflow_scripts.study.patients import numbered_organ_sides
 
     run = Run(arguments)
     recipe: AuditRecipe = settings(arguments)
@@ -63,6 +70,7 @@ def main(arguments: argparse.Namespace) -> None:
         recipe=recipe,
         seed=arguments.seed,
         record=arguments.record,
+        partners=partners(numbered_organ_sides(store.index).to_numpy()) if recipe.coupled else None,
     )
     results = cross_validate(models, task, run)
 

@@ -39,10 +39,16 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.core.store import ViewStore
     from workflow_scripts.finetuning.predictions import PREDICTION_COLUMNS, decide
     from workflow_scripts.networks.backbone import library_versions, save_weights
-    from workflow_scripts.networks.cross_validation import CrossValidation, cross_validate, initial_classifiers
+    from workflow_scripts.networks.cross_validation import (
+        CrossValidation,
+        cross_validate,
+        initial_classifiers,
+        partners,
+    )
     from workflow_scripts.networks.fold_inputs import fewer_patients, join_tables, training_targets
     from workflow_scripts.runtime.device import to_device
     from workflow_scripts.runtime.run import Run
+    from workflow_scripts.study.patients import numbered_organ_sides
 
     run = Run(arguments)
     recipe: FinetuningRecipe = settings(arguments)
@@ -71,6 +77,7 @@ def main(arguments: argparse.Namespace) -> None:
         folds=table["fold"].to_numpy(),
         recipe=recipe,
         seed=arguments.seed,
+        partners=partners(numbered_organ_sides(store.index).to_numpy()) if recipe.coupled else None,
     )
     results = cross_validate(models, task, run)
 

@@ -56,6 +56,8 @@ class CrossValidation:
     """Which losses are recorded. "training": those of the views as they were augmented and in the batches they were in,
     before the step that the batch led to; a view that was drawn more than once in an epoch has the mean, one that was not
     drawn has none. "evaluation": those of the clean views in eval mode, after the last step of each epoch."""
+    partners: np.ndarray | None = None
+    """With `recipe.coupled`: for each view another one of its organ side, itself where there is none, int64 (N,)."""
 
     def training(self, fold: int) -> np.ndarray:
         """The rows that the model of a fold trains on, int64 (n,)."""
@@ -205,6 +207,31 @@ def augment(images: Tensor, draws: np.ndarray, settings: FinetuningAugmentation)
     return warp(images, theta)
 
 
+def partners(organ_side: np.ndarray) -> np.ndarray:
+    """For each view the next one of its organ side, in turn, int64 (N,); itself where it is alone. `organ_side` (N,)."""
+    result = np.arange(len(organ_side))
+    for side in np.unique(organ_side):
+        views = np.flatnonzero(organ_side == side)
+        result[views] = np.roll(views, -1)
+    return result
+
+
+def symmetric_divergence(first: Tensor, second: Tensor) -> Tensor:
+    """Symmetric Kullback-Leibler divergence of two predictions, in nats (N,): of p from q and of q from p. Logits (N, 2)."""
+    p, q = F.log_softmax(first, dim=1), F.log_softmax(second, dim=1)
+    return ((p.exp() - q.exp()) * (p - q)).sum(dim=1)
+
+
+def coupled_loss(logits: Tensor, targets: Tensor, weight: float) -> Tensor:
+    """Loss of N pairs of views, (N,): the mean cross-entropy of both, and `weight` times their symmetric divergence.
+
+    `logits` (2 N, 2) and `targets` int64 (2 N,) hold the first views, then their partners in the same order.
+    """
+    first, second = logits.chunk(2)
+    entropy = torch.stack(F.cross_entropy(logits, targets, reduction="none").chunk(2)).mean(dim=0)
+    return entropy + weight * symmetric_divergence(first, second)
+
+
 def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) -> np.ndarray:
     """Train `model` in place and return its losses on the fold's training views, float64 (epochs, n) as in `Fold`.
 
@@ -215,6 +242,11 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
     training, labels = task.training(fold), task.targets[fold]
     bounds = batch_bounds(len(training), recipe.batch_size)
     targets = to_device(labels, device)
+    if recipe.coupled:
+        assert task.partners is not None, "coupled training needs the partners of the views"
+        # A partner that is left out of training teaches nothing; the view is then coupled with itself, augmented anew.
+        is_learnt = np.isin(task.partners, training)
+        partner = to_device(np.where(is_learnt, task.partners, np.arange(len(labels))), device)
     before = sum(task.steps(earlier) for earlier in task.targets if earlier < fold)
 
     # The network and its optimiser; the losses to return, and those of the current epoch's batches.
@@ -239,12 +271,13 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
             "drawn": torch.cat(drawn) if drawn else torch.empty(0),
         }  # fmt: skip
 
-    # Of an epoch: the order of its views and the random numbers of their augmentation.
-    def draw(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    # Of an epoch: the order of its views, the random numbers of their augmentation, and those of their partners'.
+    def draw(epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         order = draw_order(labels[training], recipe.sampler, task.seed, stream, epoch)
         samples = draw_samples(order, training, len(task.views))
         count = augmentation_draws(recipe.augmentation)
-        return order, uniforms(task.seed, f"{stream}/augmentation", epoch, samples, count)
+        numbers = uniforms(task.seed, f"{stream}/augmentation", epoch, samples, count)
+        return order, numbers, uniforms(task.seed, f"{stream}/partner", epoch, samples, count if recipe.coupled else 0)
 
     drawn_epochs = Ahead(draw, device, recipe.epochs)
 
@@ -255,7 +288,7 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
         epoch, batch = divmod(step, len(bounds))
 
         if batch == 0 or step == first:
-            order, draws = drawn_epochs(epoch)
+            order, draws, partner_draws = drawn_epochs(epoch)
             rows = to_device(training[order], device)
 
         # The batch, augmented on the device.
@@ -263,10 +296,19 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
         with torch.no_grad():
             images = standardise(augment(to_unit(task.views[rows[part]]), draws[part], recipe.augmentation))
 
+        shown = rows[part]
+        if recipe.coupled:
+            with torch.no_grad():
+                others = augment(to_unit(task.views[partner[shown]]), partner_draws[part], recipe.augmentation)
+                images, shown = torch.cat([images, standardise(others)]), torch.cat([shown, partner[shown]])
+
         # Forward, backward, step.
         with autocast(device):
             logits = model(images.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits.float(), targets[rows[part]], reduction="none")
+        if recipe.coupled:
+            loss = coupled_loss(logits.float(), targets[shown], recipe.coupled)
+        else:
+            loss = F.cross_entropy(logits.float(), targets[shown], reduction="none")
         optimiser.zero_grad(set_to_none=True)
         loss.mean().backward()
         optimiser.step()

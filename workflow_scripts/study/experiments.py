@@ -23,6 +23,8 @@ PROBE = "probe"
 FEWER_PATIENTS = "patients"
 # The variant that fuses the views of an organ side after fine-tuning.
 FUSION = "mean_logits"
+# The variant that trains both views of an organ side together, with the released code's weight.
+COUPLED = {"paired": 1.0}
 # What is left of the augmentation in a variant of the recipe.
 AUGMENTATIONS_KEPT = {"unaugmented": set(), "markers_only": {"markers"}}
 
@@ -66,7 +68,12 @@ class Experiment:
     @property
     def is_fused(self) -> bool:
         """Whether it fuses what another experiment says of single views."""
-        return self.variant == FUSION
+        return self.variant.endswith(FUSION)
+
+    @property
+    def single(self) -> Experiment:
+        """The experiment whose single views it fuses."""
+        return Experiment(self.init, self.labels, self.variant.removesuffix(FUSION).rstrip("_"))
 
     @property
     def is_trained(self) -> bool:
@@ -137,7 +144,7 @@ def experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
         *explained_experiments(config).values(), *learning_experiments(config).values(), *leak_experiments(config),
         *classifier_experiments(config),
     ]  # fmt: skip
-    single = [Experiment(row.init, row.labels) for row in rows if row.is_fused]
+    single = [row.single for row in rows if row.is_fused]
     return {experiment.name: experiment for experiment in [*rows, *further, *single]}
 
 
@@ -167,6 +174,7 @@ def backbone_of(start: str, config: Mapping[str, Any]) -> str:
 def finetuning_recipe(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
     """The fine-tuning settings of an experiment."""
     recipe = dict(config["finetuning"]["recipe"])
+    recipe["coupled"] = COUPLED.get(experiment.variant, recipe["coupled"])
     if (kept := AUGMENTATIONS_KEPT.get(experiment.variant)) is not None:
         # What is left is said in the magnitudes, which the released code's preset does not look at.
         magnitudes = {k: v if k in kept else 0.0 for k, v in recipe["augmentation"].items()}

@@ -1,5 +1,6 @@
 """Fine-tuning: sampling, augmentation, folds, what is learnt, and the stage: artefacts, resumption, mistakes."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -25,12 +26,14 @@ from workflow_scripts.networks.cross_validation import (
     augment,
     augmentation_draws,
     batch_bounds,
+    coupled_loss,
     cross_validate,
     draw_order,
     draw_samples,
     initial_classifier,
     initial_classifiers,
     mean_per_view,
+    partners,
     predict,
     train_fold,
 )
@@ -254,6 +257,43 @@ def test_recorded_losses_are_those_of_the_augmented_batch_before_its_step(tmp_pa
     np.testing.assert_allclose(losses[0], expected.numpy(), rtol=1e-4)
     assert losses.shape == (2, 12)
     assert losses[1].mean() < losses[0].mean()
+
+
+def test_the_partner_of_a_view_is_another_one_of_its_organ_side():
+    assert partners(np.array([5, 2, 5, 7, 2, 2])).tolist() == [2, 4, 0, 3, 5, 1]
+
+
+def test_the_coupled_loss_is_cross_entropy_and_symmetric_divergence():
+    logits = torch.tensor([[0.0, 1.0], [2.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    targets = torch.tensor([1, 0, 0, 0])
+    entropy = F.cross_entropy(logits, targets, reduction="none")
+    p, q = logits[0].softmax(0), logits[2].softmax(0)
+    divergence = (p * (p / q).log()).sum() + (q * (q / p).log()).sum()
+    expected = torch.stack([(entropy[0] + entropy[2]) / 2 + 0.7 * divergence, (entropy[1] + entropy[3]) / 2])
+    torch.testing.assert_close(coupled_loss(logits, targets, 0.7), expected)
+
+
+def test_both_views_of_a_side_are_trained_together_and_a_dropped_one_is_not_seen(tmp_path):
+    table = study()
+    views, labels = torch.from_numpy(pictures(table)), (table["label"] == CLASSES[1]).to_numpy(np.int64)
+    rows = np.arange(2, 14)
+    recipe = replace(TINY, epochs=1, batch_size=12, sampler="shuffle", augmentation=FULL, coupled=0.5)
+    organ_side = np.arange(len(labels)) // 4
+    partner = partners(organ_side)
+    seen = np.where(np.isin(partner, rows), partner, np.arange(len(labels)))[rows]
+    assert (seen == rows).any()
+    assert (seen != rows).any()
+    model = initial_classifier("test_resnet", "scratch", None, 0, 0).train()
+    count = augmentation_draws(FULL)
+    draws = [uniforms(0, f"fold0/{name}", 0, rows, count) for name in ("augmentation", "partner")]
+    with torch.no_grad():
+        images = [augment(to_unit(views[shown]), draw, FULL) for shown, draw in zip((rows, seen), draws, strict=True)]
+        logits = model(standardise(torch.cat(images)))
+        expected = coupled_loss(logits, torch.from_numpy(labels[np.concatenate([rows, seen])]), 0.5)
+    task = dataclasses.replace(one_fold(views, labels, rows, recipe), partners=partner)
+    fresh = initial_classifier("test_resnet", "scratch", None, 0, 0)
+    losses = train_fold(fresh, task, 0, start_run(tmp_path / "w"))
+    np.testing.assert_allclose(losses[0], expected.numpy(), rtol=1e-4)
 
 
 def test_weighted_sampler_leaves_views_without_a_loss(tmp_path):

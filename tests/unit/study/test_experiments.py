@@ -44,6 +44,11 @@ def test_a_fused_row_needs_the_networks_of_single_views_and_none_of_its_own():
     assert found["ud-complete-mean_logits"].is_fused
     assert not found["ud-complete-mean_logits"].is_trained
     assert found["ud-complete"].is_trained
+    config["tables"]["table4"]["rows"][0]["variant"] = "paired_mean_logits"
+    found = study.experiments(config)
+    assert found["ud-complete-paired_mean_logits"].is_fused
+    assert found["ud-complete-paired"].is_trained
+    assert study.finetuning_recipe(found["ud-complete-paired"], CONFIG)["coupled"] == 1
 
 
 def test_the_unaugmented_variant_switches_every_augmentation_off():

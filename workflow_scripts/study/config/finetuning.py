@@ -51,6 +51,12 @@ class FinetuningRecipe(Settings):
         "uniform",
         description="Initial weights of the head. uniform: torch's; kaiming: normal by the fan in, biases 0 (the released code).",
     )
+    coupled: Number = Field(
+        0.0,
+        ge=0,
+        description="Weight of the symmetric Kullback-Leibler divergence between the predictions for the two views of an organ "
+        "side, which are then trained together (the released code's coupled loss, 1); 0: each view alone.",
+    )
     augmentation: FinetuningAugmentation = Field(
         default_factory=FinetuningAugmentation, description="Per-image augmentation of fine-tuning (paper, Sec. 4.3)."
     )
