@@ -3,7 +3,6 @@
 #   snakemake --cores 8              everything, on this machine
 #   snakemake --profile slurm        everything, on a cluster
 #   snakemake --cores 8 tables       one of the named targets of rules/targets.smk
-import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -11,8 +10,11 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
+
+include: "rules/repository.smk"
+
+
 # Before config.yaml is read, since reading a template runs it.
-sys.path.insert(0, workflow.basedir)
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.study.config.templates import refuse_templates
 

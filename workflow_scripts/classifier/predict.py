@@ -276,7 +276,8 @@ def report(rows: Sequence[Mapping[str, Any]], origin: str, output: Path | None) 
     stamped = [{**row, "origin": origin} if origin else dict(row) for row in rows]
     if output:
         write_rows(
-            [{key: f"{value:.6g}" if isinstance(value, float) else cell(value) for key, value in row.items()} for row in stamped],
+            [{key: f"{value:.6g}" if isinstance(value, float) else cell(str(value)) for key, value in row.items()}
+             for row in stamped],
             columns, output,
         )  # fmt: skip
     lines = [columns] + [

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from workflow_scripts.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PREDICTION_COLUMNS = [
     "view_id", "patient_id", "fold", "seed", "label_original", "label_policy", "kept", "probability", "prediction",

@@ -277,7 +277,9 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
         samples = draw_samples(order, training, len(task.views))
         count = augmentation_draws(recipe.augmentation)
         numbers = uniforms(task.seed, f"{stream}/augmentation", epoch, samples, count)
-        return order, numbers, uniforms(task.seed, f"{stream}/partner", epoch, samples, count if recipe.coupled else 0)
+        if not recipe.coupled:
+            return order, numbers, numbers[:, :0]
+        return order, numbers, uniforms(task.seed, f"{stream}/partner", epoch, samples, count)
 
     drawn_epochs = Ahead(draw, device, recipe.epochs)
 

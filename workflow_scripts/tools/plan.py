@@ -25,9 +25,11 @@ from typing import Any
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.runtime.costs import Cost, read_costs
+from workflow_scripts.study.config.names import TABLES
 from workflow_scripts.study.experiments import (
     classifier_experiments,
     cohorts,
+    experiment_of,
     experiments,
     explained_experiments,
     pretraining_recipe,
@@ -154,6 +156,13 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
     probed = [name for name, experiment in experiments(config).items() if experiment.is_probe]
     # At most: a file of weights that several seeds and folds share is embedded once.
     works.append(Work("probe", {name: len(seeds) * folds * labelled * networks.backbone for name in probed}, 0.0))
+    shown = {experiment_of(row, config).name for table in TABLES for row in config["tables"][table]["rows"]}
+    # A set whose views are not cut yet is taken to be as large as the study.
+    predicted = {
+        f"{external}/{name}": len(seeds) * folds * views.get(f"external/{external}", labelled) * networks.backbone
+        for external in config["external"] for name in tuned if name in shown
+    }  # fmt: skip
+    works.append(Work("predict_external", predicted, 0.0))
     if arms := explained_experiments(config):
         # The test views of a fold, with and without markers: probabilities, and heat maps from gradients.
         explained = len(arms) * labelled / folds * 2 * (1 + TRAINING_PASSES) * networks.backbone

@@ -161,6 +161,7 @@ def entry_classifier(name: str) -> Callable[[Attack, Path], object]:
             return predict.overlay_writer(
                 argparse.Namespace(model=folder, overlays=folder / "maps", device="cpu", threads=1),
                 json.loads((folder / DESCRIPTION).read_text()),
+                predict.DicomFolder(None, {}, {}),
             )
         return predict.load_model(folder, 1)
 
