@@ -28,7 +28,9 @@ def main() -> None:
     """Clone, set up, run; write benchmarks/results/newcomer.json and the README's table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environment", type=Path, help="an environment to use instead of setting one up")
-    parser.add_argument("--configfile", default="demo/config.yaml", help="changes to config.yaml (default: the demo's)")
+    parser.add_argument(
+        "--configfile", default="studies/demo.yaml", help="changes to config.yaml (default: the demo's)"
+    )
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="CPU cores (default: all)")
     parser.add_argument("--no-page", action="store_true", help="print the rows, and write neither result nor README")
     arguments = parser.parse_args()

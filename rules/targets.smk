@@ -6,7 +6,7 @@ FIGURES = [
     "near_duplicates",
     *[f"{cohort}figure4" for cohort in COHORTS],
     *[f"{cohort}closest_pairs" for cohort in COHORTS],
-    *[f"{cohort}text_synthetic" for cohort in COHORTS],
+    *([] if SYNTHETIC_FOLDER else [f"{cohort}text_synthetic" for cohort in COHORTS]),
     "audit_votes",
     "audit_sweep",
     *(["audit_scores"] if ORIGIN else []),

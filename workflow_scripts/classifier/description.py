@@ -31,6 +31,7 @@ class Description(BaseModel):
     model_config = ConfigDict(strict=True)
     classes: Annotated[Distinct[NonEmptyText], Field(min_length=2, max_length=2)]
     crop_profiles: Annotated[dict[Name, CropProfile], Field(min_length=1)]
+    experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=100)]
     files: _Files
     novelty: _Novelty
     origin: Literal["", "PHANTOM"]

@@ -153,13 +153,14 @@ def entry_classifier(name: str) -> Callable[[Attack, Path], object]:
             onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), folder / ONNX)
         facts = {
             "files": {file: sha256(folder / file) for file in (ONNX, REFERENCE, ENSEMBLE)},
+            "experiment": "ud-complete",
             "classes": ["a", "b"], "crop_profiles": {"whole": {"kind": "none"}}, "size": 16, "origin": "",
             "novelty": {"neighbours": 1, "embedding": 1},
         }  # fmt: skip
         write_json(facts, folder / DESCRIPTION)
         if name == ENSEMBLE:
             return predict.overlay_writer(
-                argparse.Namespace(model=folder, overlays=folder / "maps", device="cpu", threads=1),
+                argparse.Namespace(model=folder, overlays=folder / "maps", dicom=None, device="cpu", threads=1),
                 json.loads((folder / DESCRIPTION).read_text()),
                 predict.DicomFolder(None, {}, {}),
             )
