@@ -12,7 +12,7 @@ READY := .venv/ready
 # One thread per job: the demo's training runs are small, so several at once are faster than one that is split.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo docs test test-fast test-cluster test-gpu test-faults audit bench bench-gpu bench-check lint format lock figures clean help
+.PHONY: demo docs test test-fast test-cluster test-nightly test-gpu test-faults audit bench bench-gpu bench-check lint format lock figures clean help
 
 help:
 	@sed -n '1,4s/^# //p' Makefile
@@ -37,10 +37,14 @@ demo: $(READY)
 
 test: test-fast
 	@echo "running the workflow itself: about 17 minutes on two cores …"
-	@$(BIN)/python -m pytest -m slow --durations 10
+	@$(BIN)/python -m pytest -m "slow and not nightly" --durations 10
 
 test-fast: $(READY)
 	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(CORES)
+
+# The studies of the paper and of the released code, to their end at the smallest size.
+test-nightly: $(READY)
+	@$(BIN)/python -m pytest -m nightly --durations 10
 
 # Needs root and Debian's slurmctld, slurmd, slurm-client and munge; starts its own SLURM and ends it.
 test-cluster: $(READY)

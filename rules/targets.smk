@@ -41,7 +41,7 @@ rule make_report:
         snakefile=quote(str(Path(workflow.main_snakefile).resolve())),
         config=CONFIG_FLAGS,
     shell:
-        "snakemake --snakefile {params.snakefile} {params.config} --nolock --cores 1"
+        "snakemake --snakefile {params.snakefile} {params.config} --workflow-profile none --nolock --cores 1"
         " --report {output.html:q} {input:q} 2> {log:q}"
 
 

@@ -12,7 +12,7 @@ from tests.shared import REPOSITORY
 from tests.workflow.study import Study, smallest_study
 from workflow_scripts.core.files import read_csv
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 STUDIES = REPOSITORY / "studies"
 
