@@ -1,5 +1,5 @@
 # make demo   the whole workflow on phantoms, on a laptop        make test         every test
-# make lint   formatters, linters, type checker, spelling        make test-fast    the tests that take under three minutes
+# make lint   formatters, linters, type checker, spelling        make test-fast    the tests that take seconds
 # make docs   the documentation as a site, and the commands on its pages
 # make test-cluster   the cluster profile on a SLURM that the tests start    make bench-check   speed against the baseline
 # make test-gpu   the tests that need a GPU        make bench-gpu    speed and memory on a GPU, beside other implementations
@@ -36,13 +36,13 @@ demo: $(READY)
 	@$(BIN)/python -m workflow_scripts.tools.show_results --results results/demo
 
 test: test-fast
-	@echo "running the workflow itself: about 17 minutes on two cores …"
+	@echo "running the workflow itself: about 25 minutes on two cores …"
 	@$(BIN)/python -m pytest -m "slow and not nightly" --durations 10
 
 test-fast: $(READY)
 	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(CORES)
 
-# The studies of the paper and of the released code, to their end at the smallest size.
+# The studies of the paper and of the released code, and generators per fold, at the smallest size.
 test-nightly: $(READY)
 	@$(BIN)/python -m pytest -m nightly --durations 10
 

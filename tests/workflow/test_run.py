@@ -303,6 +303,7 @@ def test_a_module_killed_in_the_middle_and_continued_gives_the_same_table(
     assert (study.folder / table).read_bytes() == (finished.folder / table).read_bytes()
 
 
+@pytest.mark.nightly
 def test_per_fold_holdout_trains_one_generator_and_encoder_per_fold(tmp_path: Path):
     study = smallest_study(tmp_path / "study").change(
         "per_fold",
