@@ -42,13 +42,14 @@ test: test-fast
 test-fast: $(READY)
 	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(CORES)
 
-# The studies of the paper and of the released code, and generators per fold, at the smallest size.
+# The studies of the paper and of the released code, generators per fold, the choice of a checkpoint, and wall times and
+# memory on a cluster (where make test-cluster runs).
 test-nightly: $(READY)
 	@$(BIN)/python -m pytest -m nightly --durations 10
 
 # Needs root and Debian's slurmctld, slurmd, slurm-client and munge; starts its own SLURM and ends it.
 test-cluster: $(READY)
-	@$(BIN)/python -m pytest tests/cluster --durations 10
+	@$(BIN)/python -m pytest tests/cluster -m "not nightly" --durations 10
 
 # On a machine without a GPU all of them are skipped.
 test-gpu: $(READY)

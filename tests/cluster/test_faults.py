@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.cluster.conftest import PACE, TABLE, Run, profile_with
 from tests.cluster.slurm import Cluster, wait_until
@@ -87,6 +88,7 @@ def test_whoever_ends_the_training_the_table_stays_as_it_was(
     assert next(job["Restarts"] for job in cluster.jobs("pretrain") if job["JobId"] == first) == "1"
 
 
+@pytest.mark.nightly
 def test_too_little_time_and_memory_cost_attempts_and_not_the_table(
     study: Study, undisturbed: bytes, cluster: Cluster, run: Callable[..., Run], tmp_path: Path
 ):

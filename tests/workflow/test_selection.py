@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tests.workflow.study import Study
 from workflow_scripts.core.files import read_csv, read_json
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
