@@ -255,7 +255,8 @@ DRAWN_FRAMES = [result("phantoms/frames.csv")] if ORIGIN else []
 
 def frames_of(real_set):
     """Where the frames of a real set are listed (`manifest`) and lie (`root`): the study's own, or an external set's."""
-    return {**DATA, **EXTERNAL.get(real_set.removeprefix("external/"), {})}
+    folder, *names = Path(real_set).parts or ("",)
+    return {**DATA, **EXTERNAL[names[0]]} if names and folder == "external" else DATA
 
 
 def drawn_frames(wildcards):

@@ -25,7 +25,7 @@ if ORIGIN:
 
     rule draw_phantoms:
         input:
-            manifest=lambda wildcards: frames_of(wildcards.source.rstrip("/"))["manifest"],
+            manifest=lambda wildcards: frames_of(wildcards.source)["manifest"],
             patient_key=PATIENT_KEY,
         output:
             frames=result("phantoms/{source}frames.csv"),
@@ -39,7 +39,7 @@ if ORIGIN:
         params:
             **stage(
                 "data.draw_phantoms",
-                root=lambda wildcards: frames_of(wildcards.source.rstrip("/"))["root"],
+                root=lambda wildcards: frames_of(wildcards.source)["root"],
                 target_organ=DATA["target_organ"],
                 positive=POSITIVE,
             ),

@@ -223,7 +223,11 @@ def commands(printed: str) -> list[list[str]]:
     [
         {}, {"holdout": "per_fold"},
         {"diffusion": {"select": "best"}, "external": {"elsewhere": {"manifest": "external.csv"}},
-         "tables": {"table3": {"rows": [{"init": "ud"}, {"name": "UD, both views", "init": "ud", "variant": "mean_logits"}]}}},
+         "figures": {"learning_curve": "ud"},
+         "tables": {"table3": {"rows": [
+             {"init": "ud"}, {"name": "UD, both views", "init": "ud", "variant": "mean_logits"},
+             {"init": "ud", "variant": "probe"},
+         ]}}},
     ],
     ids=str,
 )  # fmt: skip
