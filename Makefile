@@ -30,7 +30,7 @@ $(READY): requirements.lock
 	@touch $@
 
 demo: $(READY)
-	@echo "drawing phantoms, training and testing on them: about 8 minutes on two cores …"
+	@echo "drawing phantoms, training and testing on them: about 17 minutes on two cores …"
 	@$(BIN)/python -m workflow_scripts.tools.show_progress --results results/demo -- \
 		$(BIN)/snakemake --configfile studies/demo.yaml --cores $(CORES)
 	@$(BIN)/python -m workflow_scripts.tools.show_results --results results/demo
