@@ -41,6 +41,7 @@ ELSEWHERE = {
     "contributing.md": "CONTRIBUTING.md",
     "code.md": "workflow_scripts/README.md",
     "changelog.md": "CHANGELOG.md",
+    "security.md": "SECURITY.md",
 }
 
 
