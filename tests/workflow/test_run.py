@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.shared import REPOSITORY
-from tests.workflow.study import ENVIRONMENT, Study, bare_copy, smallest_study
+from tests.workflow.study import ENVIRONMENT, Study, bare_copy, phantom_study, smallest_study
 from tests.workflow.test_real import holds
-from workflow_scripts.core.files import read_csv, read_npy
+from workflow_scripts.core.files import read_csv, read_npy, write_csv
 
 pytestmark = pytest.mark.slow
 
@@ -327,6 +327,62 @@ def test_per_fold_holdout_trains_one_generator_and_encoder_per_fold(tmp_path: Pa
     assert len(list((results / "pretraining" / "ud").glob("seed0_fold*/backbone.safetensors"))) == 2
     assert len(list((results / "diffusion").glob("seed0_fold*/model"))) == 2
     assert "test patients" in (results / "tables" / "table2.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.nightly
+def test_another_scanner_external_patients_and_both_views_reach_the_first_page(tmp_path: Path):
+    study = elsewhere_study(tmp_path)
+    study.snakemake("--cores", "2")
+    results = study.folder / "results"
+    index = read_csv(results / "views" / "labelled.csv")
+    folds = read_csv(results / "folds" / "seed0.csv")
+    assert folds["fold"].nunique() == 2
+    assert (index.assign(fold=folds["fold"]).groupby("scanner")["fold"].nunique() == 1).all()
+    assert {"A", "B"} <= set(read_csv(results / "tables" / "groups.csv")["group"])
+    outside = read_csv(results / "tables" / "external" / "elsewhere" / "table2.csv")
+    assert list(outside["patients"]) == [8] * 5
+    assert outside["auroc"].between(0, 100).all()
+    assert "that no stage of this study has seen" in (results / "tables/external/elsewhere/table2.md").read_text()
+    table = read_csv(results / "tables" / "table2.csv").set_index("name")
+    assert table.loc[["both views", "paired", "paired, both views"], "p"].notna().all()
+    for picture in (
+        "operating_points.png",
+        "external/elsewhere/table2.png",
+        "external/elsewhere/table2_calibration.png",
+    ):
+        assert (results / "figures" / picture).is_file()
+    front = (results / "index.html").read_text(encoding="utf-8")
+    assert all((results / link).is_file() for link in re.findall(r'href="([^"]+)"', front))
+    assert "tables/external/elsewhere/table2.html" in front
+
+
+def elsewhere_study(folder: Path) -> Study:
+    """The smallest study of two scanners, one left out in turn, with eight patients of elsewhere and rows of both views."""
+    study, outside = smallest_study(folder / "study"), phantom_study(
+        folder / "outside", [], "--labelled-patients", "8", "--unlabelled-testicles", "0", "--thyroids", "0",
+        "--positive-share", "0.5", "--wrong-labels", "0", "--seed", "2",
+    )  # fmt: skip
+    frames = read_csv(study.folder / "data_manifest.csv").fillna("")
+    # Every other patient of each class, so that both scanners have both.
+    sick = frames.groupby("patient_id")["label"].transform(lambda labels: (labels == "inhomogeneous").any())
+    order = frames.assign(sick=sick).groupby("sick")["patient_id"].transform(lambda ids: ids.rank(method="dense"))
+    write_csv(frames.assign(scanner=(order % 2).map({0: "A", 1: "B"})), study.folder / "data_manifest.csv")
+    others = read_csv(outside.folder / "data_manifest.csv").fillna("")
+    ids = {column: "E" + others[column] for column in ("image_id", "patient_id")}
+    write_csv(others.assign(**ids, scanner="C"), study.folder / "external.csv")
+    rows = [
+        {"init": "scratch", "paper": "scratch"}, {"init": "ud", "paper": "ud"},
+        {"name": "both views", "init": "ud", "variant": "mean_logits"},
+        {"name": "paired", "init": "ud", "variant": "paired"},
+        {"name": "paired, both views", "init": "ud", "variant": "paired_mean_logits"},
+    ]  # fmt: skip
+    empty: dict = {"rows": []}
+    return study.change("elsewhere", {
+        "split_by": "scanner",
+        "external": {"elsewhere": {"manifest": "external.csv", "root": "data/elsewhere", "title": "Hospital B"}},
+        "tables": {"table1": empty, "table1_protocols": empty, "table4": empty, "table2": {"rows": rows},
+                   "operating_points": {"prevalence": 0.2}},
+    })  # fmt: skip
 
 
 def wait_for(condition, process: subprocess.Popen, seconds: float = 240) -> None:
