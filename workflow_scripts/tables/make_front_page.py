@@ -279,7 +279,9 @@ def page_name(path: Path) -> str:
     if path.stem in PAGES:
         return PAGES[path.stem]
     if path.stem in tables.TITLES:
-        return f"Table {tables.table_number(path.stem)}"
+        name = f"Table {tables.table_number(path.stem)}"
+        # tables/external/<name>/<table>.html
+        return f"{name}, external test on {path.parent.name}" if path.parent.parent.name == "external" else name
     return path.stem.replace("_", " ").capitalize()
 
 

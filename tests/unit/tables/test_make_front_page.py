@@ -19,7 +19,7 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import write_csv, write_json
 from workflow_scripts.finetuning.predictions import decide
 from workflow_scripts.tables import make_front_page, tables
-from workflow_scripts.tables.make_front_page import position, ticks
+from workflow_scripts.tables.make_front_page import page_name, position, ticks
 from workflow_scripts.tables.rows import Row
 
 # What a user may call a row or a picture: markup, and what a template would make of it.
@@ -165,6 +165,12 @@ def test_positions_and_ticks() -> None:
     assert ticks(1.08) == [-1, 0, 1]
     assert ticks(20.6) == [-20, -10, 0, 10, 20]
     assert ticks(100) == [-100, -50, 0, 50, 100]
+
+
+def test_tables_of_external_tests_are_told_from_the_studys() -> None:
+    assert page_name(Path("tables/table2.html")) == "Table 2"
+    assert page_name(Path("tables/external/hospital_b/table2.html")) == "Table 2, external test on hospital_b"
+    assert page_name(Path("tables/operating_points.html")) == "Operating points"
 
 
 def test_pictures_need_names(study: Path) -> None:
