@@ -55,7 +55,7 @@ test-cluster: $(READY)
 test-gpu: $(READY)
 	@$(BIN)/python -m pytest -m gpu --durations 10
 
-# Writes docs/reliability.md: MOMENTS interruptions, each as long as two runs of the smallest study. For a night, not for CI.
+# Writes docs/reliability.md: MOMENTS interruptions of the smallest study, added up over several runs. For a night, not for CI.
 test-faults: $(READY)
 	@$(BIN)/python -m tests.faults --moments $(MOMENTS)
 

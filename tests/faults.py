@@ -1,8 +1,13 @@
-"""Kill the smallest study at random moments, run the same command again, and compare every table byte by byte.
+"""Interrupt the smallest study at random moments until it is done, and compare every table byte by byte.
 
-Writes docs/reliability.md. For each moment the study starts in a folder of its own and gets a signal: SIGTERM (Snakemake
-alone, as a batch system sends it), SIGINT (the whole process group, as Ctrl-C does) or SIGKILL (the whole group). Before
-every fourth signal the same command is started once more beside the living run, which it must leave alone.
+A study starts in a folder of its own. At a random moment it gets a signal: SIGTERM (Snakemake alone, as a batch system sends
+it), SIGINT (the whole process group, as Ctrl-C does) or SIGKILL (the whole group). The same command continues it up to the
+next moment, and so on until it ends by itself. Before every fourth signal the same command is started once more beside the
+living run, which it must leave alone.
+
+Each finished study is added to benchmarks/results/faults.json, and docs/reliability.md is written from there, so a night may
+be split: the same command continues with the next moment. A moment is a function of the seed and its number. Delete the
+JSON file to begin anew, for example after a change of the code.
 
     python -m tests.faults --moments 100 --seed 0
 """
@@ -10,8 +15,8 @@ every fourth signal the same command is started once more beside the living run,
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import platform
 import random
 import re
 import shutil
@@ -21,21 +26,26 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
+from benchmarks.measure import RESULTS, write_result
 from tests.shared import REPOSITORY
 from tests.workflow.study import ENVIRONMENT, Study, smallest_study
 from workflow_scripts.core.files import PART, write_text
 from workflow_scripts.core.log import say
 
+NAME = "faults"
 PAGE = REPOSITORY / "docs" / "reliability.md"
 SIGNALS = {"SIGTERM": "Snakemake alone", "SIGINT": "the whole group, as Ctrl-C", "SIGKILL": "the whole group"}
 # The report holds times and is not compared, so it is not made.
 TARGETS = ("tables", "figures", "synthesis", "audit", "classifier")
 SECOND_START = 4  # every so many moments
+PER_STUDY = 10  # moments that one study would see if an interruption cost no time
 
 
 @dataclass(frozen=True)
@@ -49,15 +59,17 @@ class Ask:
 
 @dataclass
 class Moment:
-    """One interruption: when, by what, what ran at that time, and what became of it."""
+    """One interruption: of which study, when, by what, what ran at that time, and what became of the study."""
 
-    name: str
+    number: int
+    date: str
+    signal: str
     seconds: float
     running: str
     tracebacks: int
-    second_start: str
-    equal: bool
-    left_over: int
+    second_start: str = ""
+    equal: bool = False
+    left_over: int = 0
 
 
 def results_of(study: Study) -> dict[str, bytes]:
@@ -98,53 +110,68 @@ def second_start(study: Study, ask: Ask) -> str:
     return "refused" if "Directory cannot be locked" in done.stdout + done.stderr else "FAILED OTHERWISE"
 
 
-def interrupt(study: Study, name: str, seconds: float, beside: bool, ask: Ask, expected: dict[str, bytes]) -> Moment:
-    """Start the study, interrupt it after `seconds`, finish it by the same command, and compare."""
-    log = study.folder / "interrupted.log"
-    process = start(study, ask, log)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(seconds)
-    second = second_start(study, ask) if beside and process.poll() is None else ""
-    running = running_rule(log)
-    if process.poll() is None:
-        if name == "SIGTERM":
-            process.terminate()
-        else:
-            os.killpg(process.pid, getattr(signal, name))
-    process.wait()
-    again = start(study, ask, study.folder / "again.log")
-    if again.wait():
-        say((study.folder / "again.log").read_text(errors="replace")[-3000:])
+def interrupted(study: Study, first: int, longest: float, ask: Ask, expected: dict[str, bytes]) -> list[Moment]:
+    """Run the study, interrupted within each `longest` seconds until it ends, and compare; moments count from `first`."""
+    moments: list[Moment] = []
+    while True:
+        number = first + len(moments)
+        name = list(SIGNALS)[number % len(SIGNALS)]
+        log = study.folder / "run.log"
+        process = start(study, ask, log)
+        try:
+            seconds = random.Random(f"{ask.seed} {number}").uniform(0, longest)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+            second = second_start(study, ask) if number % SECOND_START == 0 and process.poll() is None else ""
+            running = running_rule(log)
+            if process.poll() is not None:
+                break
+            if name == "SIGTERM":
+                process.terminate()
+            else:
+                os.killpg(process.pid, getattr(signal, name))
+            process.wait()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        told = log.read_text(errors="replace").count("Traceback (most recent call last)")
+        moments.append(Moment(number, date.today().isoformat(), name, round(seconds, 1), running, told, second))
+        say(f"{moments[-1]}")
     found = results_of(study)
     different = sorted(path for path in {*expected, *found} if expected.get(path) != found.get(path))
-    if different:
-        say(f"{name} after {seconds:.0f} s: {len(different)} files differ: {', '.join(different[:5])}")
-    tracebacks = log.read_text(errors="replace").count("Traceback (most recent call last)")
-    return Moment(name, seconds, running, tracebacks, second, not different and not again.returncode, left_over(study))
+    if process.returncode:
+        say(log.read_text(errors="replace")[-3000:])
+    elif different:
+        say(f"{len(different)} files differ: {', '.join(different[:5])}")
+    rest = left_over(study)
+    return [replace(moment, equal=not different and not process.returncode, left_over=rest) for moment in moments]
 
 
-def page(moments: list[Moment], ask: Ask, files: int, seconds: float) -> str:
-    """The Markdown of docs/reliability.md."""
+def page(record: Mapping[str, Any]) -> str:
+    """The Markdown of docs/reliability.md from a record of benchmarks/results."""
+    moments = [Moment(**row) for row in record["rows"]]
+    dates = sorted({moment.date for moment in moments})
     lines = [
         "# Reliability", "",
-        f"Generated by `make test-faults` (`python -m tests.faults --moments {len(moments)} --seed {ask.seed}`), which kills the",
-        "smallest study at random moments, runs the same command again and compares the results byte by byte:",
-        f"{files} files, which are every CSV table and the packed classifier. Targets: {', '.join(ask.targets)}.", "",
-        f"Last run: {date.today().isoformat()}, {ask.cores} cores, Python {platform.python_version()}; {seconds:.0f} s where",
-        "nothing interrupts it.", "",
-        "| signal | sent to | moments | results equal | files left over | tracebacks |",
-        "|---|---|---|---|---|---|",
+        f"Generated by `make test-faults` (`python -m tests.faults --moments {len(moments)} --seed {record['seed']}`), which",
+        "runs the smallest study, interrupts it at random moments, continues it by the same command until it ends, and compares",
+        f"the results with those of an undisturbed run byte by byte: {record['files']} files, which are every CSV table and the",
+        f"packed classifier. Targets: {', '.join(record['targets'])}.", "",
+        f"{len(moments)} moments, {dates[0]} to {dates[-1]}; {record['machine']['processor']}, {record['cores']} cores, Python",
+        f"{record['versions']['python']}; the undisturbed run took {record['seconds']:.0f} s.", "",
+        "| signal | sent to | moments | of studies with equal results | tracebacks |",
+        "|---|---|---|---|---|",
     ]  # fmt: skip
     for name, receiver in SIGNALS.items():
-        own = [moment for moment in moments if moment.name == name]
-        equal, rest = sum(moment.equal for moment in own), sum(moment.left_over for moment in own)
+        own = [moment for moment in moments if moment.signal == name]
         told = sum(moment.tracebacks > 0 for moment in own)
-        lines.append(f"| {name} | {receiver} | {len(own)} | {equal} | {rest} | {told} |")
+        lines.append(f"| {name} | {receiver} | {len(own)} | {sum(moment.equal for moment in own)} | {told} |")
     beside = Counter(moment.second_start for moment in moments if moment.second_start)
     asked = ", ".join(f"{answer} {count}" for answer, count in sorted(beside.items())) or "not tried"
     lines += [
         "",
-        f"The same command started beside the living run: {asked}.",
+        f"The same command started beside the living run: {asked}. Studies after which a part of a file, a lock or a discarded",
+        f"work directory was left: {'some' if any(moment.left_over for moment in moments) else 'none'}.",
         "",
         "| last rule started | moments |",
         "|---|---|",
@@ -155,35 +182,40 @@ def page(moments: list[Moment], ask: Ask, files: int, seconds: float) -> str:
 
 
 def main() -> int:
-    """Run, compare, write the page; status 1 where a moment changed a result or a second start did harm."""
+    """Run, compare, write the record and the page; status 1 where a moment changed a result or a second start did harm."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--moments", type=int, default=100, help="interruptions (default: 100)")
+    parser.add_argument(
+        "--moments", type=int, default=100, help="interruptions in the record at the end (default: 100)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
     parser.add_argument("--cores", type=int, default=2, help="cores of each run (default: 2)")
-    parser.add_argument("--page", type=Path, default=PAGE, help="page to write (default: docs/reliability.md)")
     parser.add_argument(
         "--targets", nargs="+", default=TARGETS, help="what the study makes (default: nearly everything)"
     )
     arguments = parser.parse_args()
-    ask = Ask(arguments.targets, arguments.cores, arguments.seed)
+    ask = Ask(list(arguments.targets), arguments.cores, arguments.seed)
     # In the background a shell ignores Ctrl-C for its children, and so for theirs, unless somebody listens.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    draw = random.Random(arguments.seed)
-    moments: list[Moment] = []
+    file = RESULTS / f"{NAME}.json"
+    record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": [], **vars(ask)}
+    if any(record[name] != value for name, value in vars(ask).items()):
+        sys.exit(f"error: {file} holds moments of another seed, number of cores or targets; move it away")
+    moments = [Moment(**row) for row in record["rows"]]
     with tempfile.TemporaryDirectory() as folder:
-        reference = smallest_study(Path(folder, "reference"))
-        began = time.monotonic()
-        if start(reference, ask, reference.folder / "log").wait():
-            sys.exit((reference.folder / "log").read_text(errors="replace")[-3000:])
-        took = time.monotonic() - began
-        expected = results_of(reference)
-        for number in range(arguments.moments):
-            study = smallest_study(Path(folder, f"moment{number}"))
-            name, seconds = list(SIGNALS)[number % len(SIGNALS)], draw.uniform(0, took)
-            beside = number % SECOND_START == 0
-            moments.append(interrupt(study, name, seconds, beside, ask, expected))
-            say(f"{number + 1} of {arguments.moments}: {moments[-1]}")
-            write_text(page(moments, ask, len(expected), took), arguments.page)
+        if len(moments) < arguments.moments:
+            reference = smallest_study(Path(folder, "reference"))
+            began = time.monotonic()
+            if start(reference, ask, reference.folder / "log").wait():
+                sys.exit((reference.folder / "log").read_text(errors="replace")[-3000:])
+            took = time.monotonic() - began
+            expected = results_of(reference)
+        while len(moments) < arguments.moments:
+            study = smallest_study(Path(folder, f"moment{len(moments)}"))
+            moments += interrupted(study, len(moments), 2 * took / PER_STUDY, ask, expected)
+            facts = {**vars(ask), "seconds": took, "files": len(expected)}
+            write_result(NAME, [vars(moment) for moment in moments], **facts)
+            write_text(page(json.loads(file.read_text(encoding="utf-8"))), PAGE)
+            say(f"{len(moments)} of {arguments.moments}")
             shutil.rmtree(study.folder)
     good = all(moment.equal and moment.second_start != "FAILED OTHERWISE" for moment in moments)
     return 0 if good else 1

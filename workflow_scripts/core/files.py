@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.errors import Lacking, UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +29,8 @@ TEXT_COLUMNS = (
     "label_original", "label_policy", "set", "metric", "origin", "set_a", "view_a", "patient_a", "set_b", "view_b",
     "patient_b", "name", "scanner", "centre",
 )  # fmt: skip
+# Columns that hold a finite number in every row.
+NUMBER_COLUMNS = ("probability", "fold", "seed")
 
 
 # What the names of files in the making hold; a killed process leaves them.
@@ -123,9 +125,9 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def _reading(path: str | Path, kind: str) -> Iterator[None]:
     """Turn what goes wrong while a file is read into one sentence for the user; a pipe would be waited for without end."""
-    if Path(path).is_fifo():
-        raise UserError(f"{path} is a pipe, not a regular file; name a file")
     try:
+        if Path(path).is_fifo():
+            raise UserError(f"{path} is a pipe, not a regular file; name a file")
         yield
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; make it again, or name another file") from None
@@ -134,6 +136,17 @@ def _reading(path: str | Path, kind: str) -> Iterator[None]:
     except (ValueError, EOFError, csv.Error, RecursionError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise UserError(f"{path} is not {kind}, or is damaged ({reason}); make it again") from None
+
+
+class Record(dict[str, Any]):
+    """A row or an object of the file `source`: a missing column or key is a `UserError` that names it."""
+
+    def __init__(self, values: Any, source: str | Path, kind: str) -> None:
+        super().__init__(values)
+        self.source, self.kind = source, kind
+
+    def __missing__(self, key: str) -> Any:
+        raise Lacking(f"{self.source} has no {self.kind} {key!r}; make it again")
 
 
 def write_text(text: str, path: str | Path) -> None:
@@ -150,7 +163,9 @@ def write_json(value: Any, path: str | Path) -> None:
 def read_json(path: str | Path) -> Any:
     """Read JSON; `UserError` where the file is missing or damaged."""
     with _reading(path, "JSON"):
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(
+            Path(path).read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: Record(pairs, path, "key")
+        )
 
 
 def write_npy(array: np.ndarray, path: str | Path) -> None:
@@ -192,21 +207,35 @@ def write_csv(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def read_csv(path: str | Path) -> pd.DataFrame:
-    """Read a CSV artefact; name columns stay text and an empty cell in them is the empty string."""
+    """Read a CSV artefact; name columns stay text and an empty cell in them is the empty string.
+
+    `UserError` where the file is missing or damaged, where a column of `NUMBER_COLUMNS` holds anything else, and, later,
+    where a column is asked for that it lacks.
+    """
+    import numpy as np
     import pandas as pd
+
+    from workflow_scripts.core.frame import Frame
 
     # Only an empty cell is missing: a patient may be called NA.
     with _reading(path, "a CSV table"):
         table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
     text = [column for column in table.columns if column in TEXT_COLUMNS]
     table[text] = table[text].fillna("")
-    return table
+    for column in [column for column in NUMBER_COLUMNS if column in table and len(table)]:
+        good = np.isfinite(pd.to_numeric(table[column], errors="coerce").to_numpy(float))
+        if not good.all() or table[column].dtype.kind not in "iuf":
+            row = int((~good).argmax())
+            raise UserError(
+                f"{path}, column {column}, row {row + 1}: {table[column].iloc[row]!r} is not a number; make it again"
+            )
+    return Frame.of(table, path)
 
 
 def read_rows(path: str | Path) -> list[dict[str, str]]:
     """Read a CSV as dictionaries of text, without pandas (whose import costs more than most cheap stages)."""
     with _reading(path, "a CSV table"), Path(path).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        return [Record(row, path, "column") for row in csv.DictReader(file)]
 
 
 def read_spreadsheet(path: str | Path) -> list[dict[str, str]]:
@@ -221,7 +250,8 @@ def read_spreadsheet(path: str | Path) -> list[dict[str, str]]:
             except UnicodeDecodeError:
                 text = data.decode("latin-1")
         separator = max(",;\t", key=text.partition("\n")[0].count)
-        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
+        return [Record(row, path, "column") for row in rows]
 
 
 def write_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str], path: str | Path) -> None:

@@ -167,3 +167,31 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path):
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
         ".hidden", "model", "views", "views/a.npy",
     ]  # fmt: skip
+
+
+def test_a_missing_column_or_key_names_its_file(tmp_path: Path):
+    file = tmp_path / "votes.csv"
+    file.write_text("view_id,votes\na,1\nb,2\n")
+    table = files.read_csv(file)
+    for act in (
+        lambda: table["label"],
+        lambda: table[["votes", "label"]],
+        lambda: table[table["votes"] > 1]["label"],
+        lambda: files.read_rows(file)[0]["label"],
+    ):
+        with pytest.raises(UserError, match=r"votes.csv has no column 'label'; make it again"):
+            act()
+    assert table.get("label") is None
+    file = tmp_path / "facts.json"
+    file.write_text('{"views": {"real": 1}}')
+    with pytest.raises(UserError, match=r"facts.json has no key 'synthetic'"):
+        files.read_json(file)["views"]["synthetic"]
+    assert files.read_json(file) == {"views": {"real": 1}}
+
+
+@pytest.mark.parametrize("cell", ["", "nan", "word", "-1e400"])
+def test_a_probability_is_a_finite_number(tmp_path: Path, cell: str):
+    file = tmp_path / "seed0.csv"
+    file.write_text(f"view_id,probability\na,0.5\nb,{cell}\n")
+    with pytest.raises(UserError, match=r"seed0.csv, column probability, row 2: .* is not a number"):
+        files.read_csv(file)

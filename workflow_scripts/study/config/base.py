@@ -67,6 +67,9 @@ class _Invalid:
 
     __getattr__ = __getitem__ = __iter__ = __len__ = __contains__ = __bool__ = __hash__ = _refuse
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __floordiv__ = __rfloordiv__ = __pow__ = __rpow__ = (
+        _refuse
+    )
     __index__ = __int__ = __float__ = __rmod__ = __mod__ = __str__ = __repr__ = __format__ = _refuse
 
 
@@ -103,6 +106,7 @@ Number = Annotated[float, Field(lt=LIMIT)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
+LONGEST_FILE_NAME = 255  # bytes
 LONGEST_TEXT = 500  # characters; a command line holds some hundred thousand
 
 
@@ -125,12 +129,16 @@ def _one_line(text: str) -> str:
 
 
 def _path(text: str) -> str:
-    """A path that Snakemake takes as it is: braces would be wildcards."""
+    """A path that Snakemake takes as it is: braces would be wildcards; and one that a file system can hold."""
     if "{" in text or "}" in text:
-        raise PydanticCustomError(
-            "text", "{problem}", {"problem": "braces in a path would be wildcards; rename the file"}
-        )
-    return text
+        problem = "braces in a path would be wildcards; rename the file"
+    elif text.startswith("~"):
+        problem = "~ is not replaced by a home folder; write the whole path"
+    elif any(len(os.fsencode(part)) > LONGEST_FILE_NAME for part in Path(text).parts):
+        problem = f"a file system holds names of at most {LONGEST_FILE_NAME} bytes; shorten it"
+    else:
+        return text
+    raise PydanticCustomError("text", "{problem}", {"problem": problem})
 
 
 def _folder(text: str) -> str:
@@ -144,16 +152,18 @@ def _folder(text: str) -> str:
 
 def _url(text: str) -> str:
     """The URL of a file that can be fetched, or ""."""
-    try:
-        parts = urlsplit(text)
-        known = parts.scheme == "file" or (parts.scheme in SCHEMES and parts.hostname and text.isascii())
-        if not text or (known and (parts.port is None or parts.port)):  # the port is checked when it is read
-            return text
-    except ValueError:
-        pass
     problem = (
         f"is no URL of a file that can be fetched; these begin with {' or '.join(f'{name}://' for name in SCHEMES)}"
     )
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme == "file" or (parts.scheme in SCHEMES and parts.hostname and text.isascii())
+        if known and "@" in parts.netloc:
+            problem = "holds a user or a password, which logs and reports would show; fetch the file by hand instead"
+        elif not text or (known and (parts.port is None or parts.port)):  # the port is checked when it is read
+            return text
+    except ValueError:
+        pass
     raise PydanticCustomError("text", "{problem}", {"problem": problem})
 
 
@@ -163,8 +173,9 @@ FilePath = Annotated[Text, AfterValidator(_path)]
 Folder = Annotated[FilePath, AfterValidator(_folder)]
 Url = Annotated[Text, AfterValidator(_url)]
 Network = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$", max_length=100)]
-Name = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")]
-NameOrNone = Annotated[str, Field(pattern="^([A-Za-z][A-Za-z0-9_]*)?$")]
+# Names become parts of file names.
+Name = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
+NameOrNone = Annotated[str, Field(pattern="^([A-Za-z][A-Za-z0-9_]*)?$", max_length=60)]
 Sha256 = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
 # complete, reviewed, filtered or flipped. The latter two with the endings _x4 (four exceedances instead of
 # audit.vote.exceedances), _nested (audited without the test fold, whose labels stay) and _random (a control: as many

@@ -37,6 +37,7 @@ class DiffusionRecipe(Settings):
     base_channels: Whole = Field(
         128,
         ge=32,
+        le=4096,
         multiple_of=32,
         description="Channels of the first level of the U-Net, a multiple of 32 (the groups of its norms).",
     )
@@ -52,7 +53,7 @@ class DiffusionRecipe(Settings):
         "same size.",
     )
     dropout: Probability = Field(0.1, description="Dropout in residual blocks (the released code has 0).")
-    timesteps: Whole = Field(1000, ge=2, description="Timesteps T of the forward process.")
+    timesteps: Whole = Field(1000, ge=2, le=100_000, description="Timesteps T of the forward process.")
     schedule: Literal["cosine", "linear"] = Field("cosine", description="Noise schedule of the forward process.")
     steps: Whole = Field(
         50000, ge=1, description="Optimisation steps (released code: 1 000 000, 18 000 passes over 880 views)."

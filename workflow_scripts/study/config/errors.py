@@ -60,6 +60,8 @@ def meaning(details: dict[str, Any], section: Any) -> str:
         return f"{short(value)} has {context['actual_length']} entries; there must be {words} {context[bound]}"
     if kind == "string_too_short":
         return f"{short(value)} is too short"
+    if kind == "string_too_long":
+        return f"{short(value)} is longer than {context['max_length']} characters"
     return str(details["msg"])
 
 

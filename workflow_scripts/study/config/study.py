@@ -113,6 +113,27 @@ class Study(Settings):
         return f"{title}, frozen" if row.variant == "probe" else title
 
     @cross_check
+    def _generator_fits_the_views(self) -> Iterator[Problem]:
+        """What the network itself would refuse, but only after the audit."""
+        recipe, size, where = self.diffusion.recipe, self.data.size, ("diffusion", "recipe")
+        if self.diffusion.model or self.synthesis.folder:
+            return
+        levels = len(recipe.channel_multipliers)
+        if size % 2 ** min(levels - 1, size):
+            text = (
+                f"{levels} levels halve the side of a view {levels - 1} times, and data.size {size} does not allow it"
+            )
+            yield (*where, "channel_multipliers"), text
+            return
+        sides = [size // 2**level for level in range(levels)]
+        if unknown := sorted(set(recipe.attention_resolutions) - set(sides)):
+            text = f"no level has the side {unknown[0]}; there are {', '.join(map(str, sides))}"
+            yield (*where, "attention_resolutions"), text
+        deepest = recipe.base_channels * recipe.channel_multipliers[-1]
+        if deepest % recipe.heads:
+            yield (*where, "heads"), f"{deepest} channels of the deepest level do not divide into {recipe.heads} heads"
+
+    @cross_check
     def _starts_have_different_names(self) -> Iterator[Problem]:
         for name in self.initialisations:
             if name in BASELINES:

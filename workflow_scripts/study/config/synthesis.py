@@ -40,7 +40,7 @@ class Synthesis(Settings):
         "no generator is trained then, no privacy audit is possible and no set is released.",
     )
     folder: FilePath = Field("", description="Folder of images with `source: folder`.")
-    images: Whole = Field(20000, ge=1, description="Number of synthetic views.")
+    images: Whole = Field(20000, ge=1, le=10_000_000, description="Number of synthetic views.")
     shards: Whole = Field(20, ge=1, description="Number of jobs that share the sampling.")
     png: bool = Field(
         False, description="Whether the synthetic views are also written as PNG files (`synthesis/png/`)."
