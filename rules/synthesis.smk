@@ -59,6 +59,7 @@ rule measure_generation:
         filter=result("synthesis/{cohort}filter.csv"),
         holdout=result("diffusion/{cohort}holdout.csv"),
         folds=left_out_folds,
+        published=config["embedding"]["published_activations"] or [],
     output:
         metrics=result("synthesis/{cohort}metrics.csv"),
     log:

@@ -66,6 +66,7 @@ FILES = {
     "organ_sides": "CSV of predictions by organ side",
     "oof": "CSVs of out-of-fold probabilities: view_id, fold, probability",
     "page": "the page, .html",
+    "published": "published Inception features of real views, .npz with the array arr_0 (N, D)",
     "pages": "pages that the front page links to, .html",
     "pairs": "CSV of pairs of near-duplicates",
     "parameters": "every parameter of a run, .json",

@@ -97,6 +97,8 @@ def made_with(facts: Facts, real_views: Sequence[int]) -> str:
             f"Synthetic views: {facts['sampler']} sampler, {facts['steps']} steps; checkpoint: {facts['checkpoint']};"
             f" {facts['held_out']:.0%} of the patients held out from the generator."
         )
+    if facts["filter_rule"] == "none":
+        return f"{made} Filter: none here, they were filtered before. Features of {facts['network']}{resize}."
     return (
         f"{made} Filter: rule {facts['filter_rule']},"
         f" k = {facts['filter_k']} of {size} real views, features of {facts['network']}{resize}."

@@ -76,6 +76,17 @@ def test_another_manifold_is_named():
     assert "a manifold of 490 to 500 views" in not_comparable(facts, [500, 490, 495])
 
 
+def test_images_that_were_filtered_before_are_said_to_be():
+    changes = {
+        "synthesis": {"source": "folder", "folder": "published"},
+        "manifold": {"recipe": {"filter_rule": "none"}},
+        "tables": {"table3": {"rows": [{"init": "xgf"}]}},
+    }
+    facts = metric_facts(load_config(merge(merge(*TEXT), changes), []))
+    assert "Filter: none here, they were filtered before." in made_with(facts, VIEWS)
+    assert "filter rule none (the paper: neighbours, Algorithm 1)" in not_comparable(facts, VIEWS)
+
+
 def test_the_sentence_holds_every_choice():
     config = load_config(yaml.safe_load(SHIPPED.read_text()), [SHIPPED])
     assert made_with(metric_facts(config), [748]) == (
