@@ -19,6 +19,7 @@ rule embed:
             resume="{cohort}run",
             network=EMBEDDING_KIND,
             backbone=EMBEDDING_BACKBONE,
+            normalisation=EMBEDDING_NORMALISATION,
             resize=config["embedding"]["inception"]["resize"],
             batch_size=config["embedding"]["batch_size"],
         ),

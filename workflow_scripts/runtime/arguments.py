@@ -133,6 +133,10 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "mode": _choice("blind", "open", default="blind", help="whether label and votes are shown after or before the decision"),
     "names": {"nargs": "*", "default": [], "help": "names of the files given, in their order"},
     "network": _choice("inception", "encoder", "timm", help="kind of the embedding network"),
+    "normalisation": {
+        "type": float, "nargs": "*", "default": [],
+        "help": "mean and deviation that the network's inputs have been normalised with, or three of each (default: 0.5 0.25)",
+    },
     "on_bad_frame": _choice("fail", "skip", default="fail", help="what to do with frames that cannot be read or cropped"),
     "on_text": _choice("report", "blank", "fail", default="report", help="what to do with text that is burnt into views"),
     "organ": {"help": "organ of the views"},

@@ -6,7 +6,8 @@ set. Sets: `unfiltered`, `filtered`; `real`, views of held-out patients, which i
 is there when these patients have more views than the metrics' k); `unfiltered_equal`, `filtered_equal`, random
 subsamples as large as the smallest of the sets, since every one of these metrics depends on the size. `fid_infinity`
 extrapolates FID to infinitely many synthetic views; `kid` and `mmd` are squared MMDs with a cubic and with a Gaussian
-kernel, `_low` and `_high` bound them by a bootstrap over patients; `size` is the set's size. Views that were filtered before they came (rule none) are `filtered` only.
+kernel, `_low` and `_high` bound them by a bootstrap over patients; `size` is the set's size. Views that were
+filtered before they came (rule none) are `filtered` only.
 
 With --published, `unfiltered_published` and `filtered_published` are the same sets against features of real views that
 others computed: numbered batches of them, and all of them.

@@ -525,6 +525,8 @@ def test_missing_columns_and_files_are_named(tmp_path, data):
             {"manifold": {"recipe": {"filter_rule": "none"}}, "synthesis": {"source": "folder", "folder": "x"}},
             r"tables.table3.rows.0.init: 'xg' pretrains on the set `synthetic`",
         ),
+        ({"initialisations": {"imagenet": {"normalisation": [0.5, 0.5, 0.5]}}}, "is no mean and deviation: two numbers"),
+        ({"initialisations": {"imagenet": {"normalisation": [0.5, 0.0]}}}, "deviations above 0"),
         ({"embedding": {"published_activations": "ref_acts.npz"}}, "features of two networks do not compare"),
         ({"pretraining": {"seeds": 3}, "holdout": "per_fold"}, "pretraining.seeds: 3, but with holdout: per_fold"),
         ({"pretraining": {"seeds": 3}, "seeds": [0, 1, 3, 4]}, "starts from pretraining number 2:"),

@@ -33,6 +33,11 @@ CHANGES = [
 ]
 CLASSIFICATION = [
     ("model.backbone", "resnet50", "backbone resnet50 (the paper: resnet18)"),
+    (
+        "initialisations.imagenet.normalisation",
+        [0.5, 0.5],
+        "input normalised by 0.5, 0.25; 0.5, 0.5 (the paper: 0.5, 0.25)",
+    ),
     ("holdout", "per_fold", "generator and pretraining see no test patient"),
     ("split_by", "view", "folds that split patients (the paper: none does)"),
     ("folds", 5, "5 folds (the paper: 3)"),
