@@ -103,7 +103,7 @@ def main(arguments: argparse.Namespace) -> None:
     if recipe.filter_rule == "none":
         del sets["unfiltered"]
     generated_sets = tuple(sets)
-    published, published_batches = None, None
+    published, published_batches = None, batches
     if arguments.published is not None:
         published = read_published(arguments.published)
         published_batches = reference_batches(
