@@ -73,6 +73,7 @@ rule train_audit:
             seed=wildcard("seed"),
             classes=CLASSES,
             backbone=lambda wildcards: study.backbone_of(wildcards.init, config),
+            normalisation=lambda wildcards: study.normalisation_of(wildcards.init, config),
             layout=lambda wildcards: start_layout(wildcards.init),
         ),
     shell:

@@ -284,6 +284,8 @@ EMBEDDING_BACKBONE = {"timm": _model, "encoder": study.backbone_of(_model, confi
     EMBEDDING_KIND, config["model"]["backbone"]
 )
 
+EMBEDDING_NORMALISATION = study.normalisation_of(_model, config) if EMBEDDING_KIND == "encoder" else []
+
 
 def embedding_weights(wildcards):
     """The embedding network's weights: Inception's, or the encoder that the cohort pretrained."""

@@ -33,6 +33,7 @@ rule finetune:
             seed=wildcard("seed"),
             classes=CLASSES,
             backbone=lambda wildcards: study.backbone_of(EXPERIMENTS[wildcards.experiment].init, config),
+            normalisation=lambda wildcards: study.normalisation_of(EXPERIMENTS[wildcards.experiment].init, config),
             layout=lambda wildcards: start_layout(EXPERIMENTS[wildcards.experiment].init),
             training_percent=lambda wildcards: study.training_percent(EXPERIMENTS[wildcards.experiment]),
         ),
@@ -71,6 +72,7 @@ if PROBES:
                 seeds=SEEDS,
                 classes=CLASSES,
                 backbone=lambda wildcards: study.backbone_of(EXPERIMENTS[wildcards.experiment].init, config),
+                normalisation=lambda wildcards: study.normalisation_of(EXPERIMENTS[wildcards.experiment].init, config),
                 layout=lambda wildcards: start_layout(EXPERIMENTS[wildcards.experiment].init),
             ),
         shell:

@@ -34,6 +34,7 @@ rule pretrain:
             ],
             exclude_fold=excluded_fold,
             backbone=lambda wildcards: study.backbone_of(wildcards.run, config),
+            normalisation=lambda wildcards: study.normalisation_of(wildcards.run, config),
             layout=lambda wildcards: start_layout(RUNS[wildcards.run]["init"]),
         ),
     shell:

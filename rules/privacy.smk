@@ -28,6 +28,7 @@ if TRAINS_GENERATOR:
                     settings=config["diffusion"]["monitor"],
                     network=EMBEDDING_KIND,
                     backbone=EMBEDDING_BACKBONE,
+                    normalisation=EMBEDDING_NORMALISATION,
                     resize=config["embedding"]["inception"]["resize"],
                     metric_k=config["manifold"]["recipe"]["metric_k"],
                     shift=config["manifold"]["privacy"]["shift"],

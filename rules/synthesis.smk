@@ -19,6 +19,7 @@ rule embed:
             resume="{cohort}run",
             network=EMBEDDING_KIND,
             backbone=EMBEDDING_BACKBONE,
+            normalisation=EMBEDDING_NORMALISATION,
             resize=config["embedding"]["inception"]["resize"],
             batch_size=config["embedding"]["batch_size"],
         ),
@@ -59,6 +60,7 @@ rule measure_generation:
         filter=result("synthesis/{cohort}filter.csv"),
         holdout=result("diffusion/{cohort}holdout.csv"),
         folds=left_out_folds,
+        published=config["embedding"]["published_activations"] or [],
     output:
         metrics=result("synthesis/{cohort}metrics.csv"),
     log:

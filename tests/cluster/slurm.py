@@ -5,6 +5,8 @@ belongs to is left alone. Needs root and Debian's slurmctld, slurmd, slurm-clien
 
     partition l40s         node l40s-a    2 GPUs `l40s`
     partition rtx2080ti    node rtx-a     1 GPU `rtx2080ti`
+    partition gpu          both nodes, whose features are their GPUs' names
+    partition cpu          node rtx-a
 
 Both nodes claim 16 CPUs and 64 GB, whatever the machine has. A job is ended a minute after its time limit, so that a training
 run whose start took long on a busy machine can still end itself first.
@@ -175,9 +177,14 @@ class Cluster:
     def _slurm_conf(self, limited: bool) -> str:
         nodes = [
             f"NodeName={node} NodeHostname={node} NodeAddr=127.0.0.1 Port={self.ports[node]} CPUs=16 RealMemory=64000 "
-            f"Gres=gpu:{model}:{count} State=UNKNOWN\n"
+            f"Gres=gpu:{model}:{count} Feature={model} State=UNKNOWN\n"
             f"PartitionName={model} Nodes={node} {'Default=YES ' if model == 'rtx2080ti' else ''}MaxTime=2-00:00:00 State=UP"
             for node, (model, count) in NODES.items()
+        ]
+        # What slurm-constraint/ asks for, on the same nodes.
+        nodes += [
+            f"PartitionName={name} Nodes={members} MaxTime=2-00:00:00 State=UP"
+            for name, members in (("gpu", ",".join(NODES)), ("cpu", "rtx-a"))
         ]
         # With cgroups, as on real clusters, no signal but the last reaches what a job started.
         tracking = (

@@ -56,6 +56,20 @@ def test_the_smallest_study_runs_through_the_profile(
     assert {one[:-1] for one in embedded} == {(*RTX, 1, 12000)}
     assert max(one[-1] for one in embedded) in (240, 360)
 
+    # Two of its jobs again, through the profile of a site whose GPUs are features of one partition.
+    before |= {job["JobId"] for job in jobs}
+    again = ["results/embedding/labelled.npy", "results/synthesis/metrics.csv"]
+    forced = ["--forcerun", "embed", "measure_generation", "--allowed-rules", "embed", "measure_generation"]
+    run(study, "--profile", "slurm-constraint", *PACE, "--set-threads", *threads, *forced, "--", *again).finish(600)
+    jobs = [job for job in cluster.jobs() if job["JobId"] not in before]
+    assert {(job["Comment"], job["JobState"]) for job in jobs} == {
+        ("rule_embed_embed", "COMPLETED"), ("rule_measure_generation", "COMPLETED"),
+    }  # fmt: skip
+    found = {job["Partition"]: (job["Features"], job["Account"], "gpu" in job.get("TresPerJob", "")) for job in jobs}
+    assert found == {
+        "gpu": ("rtx2080ti|l40s", "your_account", True), "cpu": ("(null)", "your_account", False),
+    }  # fmt: skip
+
 
 @pytest.mark.parametrize("profile", ["slurm", "slurm-constraint"])
 def test_the_shipped_study_is_tens_of_submissions(tmp_path: Path, profile: str):

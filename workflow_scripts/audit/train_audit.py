@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     parser = stage_parser(__doc__)
     add_inputs(parser, "views index folds weights*")
     add_outputs(parser, "losses oof")
-    add_parameters(parser, "record seed classes backbone layout")
+    add_parameters(parser, "record seed classes backbone normalisation layout")
     add_settings(parser, AuditRecipe)
     add_run(parser)
     return parser
@@ -59,7 +59,9 @@ def main(arguments: argparse.Namespace) -> None:
     sources = (str(arguments.index), str(arguments.folds), str(arguments.index))
     table = join_tables(store.index, read_csv(arguments.folds), None, arguments.classes, sources)
     names = sorted(table["fold"].unique().tolist())
-    models = initial_classifiers(arguments.backbone, arguments.layout, arguments.weights, arguments.seed, names, recipe)
+    models = initial_classifiers(
+        arguments.backbone, arguments.layout, arguments.weights, arguments.seed, names, recipe, arguments.normalisation
+    )
     say(f"{len(table)} views, {len(models)} folds, on {run.device}")
 
     run.start(run.identity(recipe))

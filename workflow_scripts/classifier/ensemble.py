@@ -81,11 +81,13 @@ def save_ensemble(ensemble: Ensemble, parameters: Mapping[str, Any], path: Path)
 
 def load_ensemble(path: Path) -> Ensemble:
     """The ensemble in eval mode on CPU, from what `save_ensemble` wrote."""
-    weights, backbone = read_weights(path), read_parameters(path).get("backbone")
+    weights, parameters = read_weights(path), read_parameters(path)
+    backbone, normalisation = parameters.get("backbone"), parameters.get("normalisation", ())
     count = len({key.partition(".")[0] for key in weights} - {"temperature"})
     if backbone is None or "temperature" not in weights or not count:
         raise UserError(f"{path} is not an ensemble: its metadata must name the backbone, its keys begin with member0.")
-    ensemble = Ensemble([Classifier(create_backbone(backbone), seed=0) for _ in range(count)], 1.0)
+    members = [Classifier(create_backbone(backbone, normalisation=normalisation), seed=0) for _ in range(count)]
+    ensemble = Ensemble(members, 1.0)
     try:
         ensemble.load_state_dict(weights)
     except RuntimeError as error:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 DESCRIPTION, CARD = "classifier.json", "README.md"
 ENSEMBLE, ONNX, REFERENCE = "ensemble.safetensors", "classifier.onnx", "reference.safetensors"
 # What all members must have in common.
-SHARED = ("backbone", "classes", "settings", "layout")
+SHARED = ("backbone", "normalisation", "classes", "settings", "layout")
 # A network repeats its own predictions up to rounding, on any device; another network's differ by more.
 SAME_PROBABILITY = 0.05
 SAME_ONNX = 1e-4
@@ -110,7 +110,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     ensemble = Ensemble(networks, temperature).cpu().eval()
     with atomic_directory(arguments.output_folder) as folder:
-        shared = {key: first[key] for key in SHARED}
+        shared = {key: first.get(key, []) for key in SHARED}
         save_ensemble(ensemble, {**shared, "runs": runs, "size": arguments.size}, folder / ENSEMBLE)
         save_reference(reference, folder / REFERENCE)
         notes = {

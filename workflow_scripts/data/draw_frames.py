@@ -49,7 +49,7 @@ def main(arguments: argparse.Namespace) -> None:
     from matplotlib.patches import Rectangle
 
     from workflow_scripts.core.figures import evenly, panels, save, stamp
-    from workflow_scripts.data.frames import read_frames
+    from workflow_scripts.data.frames import frames_of_row
     from workflow_scripts.data.profiles import view_boxes
     from workflow_scripts.study.manifest import read_manifest
 
@@ -68,7 +68,7 @@ def main(arguments: argparse.Namespace) -> None:
         if profile is None:
             raise UserError(f"{row['image_id']}: no crop profile {row['device']!r} in the config")
         try:
-            frame = next(read_frames(row["path"], arguments.root, row["image_id"]))
+            frame = next(frames_of_row(row, arguments.root, profile["kind"], "first"))
             named = view_boxes(frame, profile, row["image_id"])
         except UserError as error:
             say(f"not shown: {error}")  # whether a bad frame ends the study is the crop stage's decision

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 from PIL import Image
 
 from workflow_scripts.core.errors import UserError
@@ -52,6 +54,32 @@ def read_frames(path: str | Path, root: str | Path, image_id: str, choice: str =
                     f"{image_id}: this DICOM file is damaged or truncated ({type(error).__name__})"
                 ) from error
             raise UserError(f"{image_id}: the file is damaged or truncated ({_reason(error)})") from error
+
+
+def frames_of_row(row: Mapping[str, str], root: str | Path, kind: str, choice: str) -> Iterator[Frame]:
+    """`read_frames` of a manifest row; with a crop profile of kind `masks`, each frame with the box of the row's mask.
+
+    A mask marks a region by what is brighter than half of its brightest pixel. Raises `UserError` as `read_frames` does, and
+    where the mask marks nothing or has another size than the frame.
+    """
+    frames = read_frames(row["path"], root, row["image_id"], choice)
+    if kind != "masks":
+        yield from frames
+        return
+    mask = next(read_frames(row["mask"], root, f"the mask of {row['image_id']}")).grey()
+    rows, columns = (np.flatnonzero((mask > mask.max() / 2).any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        raise UserError(
+            f"the mask of {row['image_id']} marks nothing, it is black; draw it, or take the row out of the manifest"
+        )
+    box = int(rows[0]), int(columns[0]), int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
+    for frame in frames:
+        if frame.shape != mask.shape:
+            sizes = " and ".join(f"{height} x {width}" for height, width in (frame.shape, mask.shape))
+            raise UserError(
+                f"{row['image_id']}: frame and mask have different sizes ({sizes}); is it this frame's mask?"
+            )
+        yield replace(frame, marked=box)
 
 
 @contextmanager

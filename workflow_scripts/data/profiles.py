@@ -11,7 +11,7 @@ from PIL import Image
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.data.pixels import LARGEST_PIXELS, Box, Frame
 
-KINDS = ("boxes", "dicom_regions", "auto", "none")
+KINDS = ("boxes", "dicom_regions", "auto", "masks", "none")
 
 
 class View(NamedTuple):
@@ -49,12 +49,17 @@ def view_boxes(frame: Frame, profile: Mapping[str, Any], image_id: str) -> list[
 
     `profile` is an entry of the config's data.crop_profiles. Kind `boxes`: one view per [top, left, height, width].
     `dicom_regions`: one view, `region1` and on, per region that the file marks as a tissue image. `auto`: one view,
-    `sonogram1` and on, per sonogram found in a screenshot. `none`: the whole frame is the view `full`. Raises
-    `UserError` where a box is empty or reaches beyond the frame, and where there is no region or sonogram.
+    `sonogram1` and on, per sonogram found in a screenshot. `masks`: the box of the frame's mask is the view `marked`.
+    `none`: the whole frame is the view `full`. Raises `UserError` where a box is empty or reaches beyond the frame, and
+    where there is no region, sonogram or mask.
     """
     height, width = frame.shape
     if profile["kind"] == "none":
         return [("full", (0, 0, height, width))]
+    if profile["kind"] == "masks":
+        if frame.marked is None:
+            raise UserError(f"{image_id}: the crop profile cuts by a mask, and there is none; choose another profile")
+        return [("marked", frame.marked)]
     if profile["kind"] == "boxes":
         named = [(name, tuple(box)) for name, box in zip(profile["views"], profile["boxes"], strict=True)]
     elif profile["kind"] == "dicom_regions":

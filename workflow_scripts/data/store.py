@@ -14,7 +14,7 @@ import numpy as np
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import atomic_path, write_rows
 from workflow_scripts.core.log import progress
-from workflow_scripts.data.frames import read_frames
+from workflow_scripts.data.frames import frames_of_row
 from workflow_scripts.data.profiles import View, cut_views
 from workflow_scripts.data.text import Text, TextReader, blanked, listing
 from workflow_scripts.study.config.names import GROUPS
@@ -59,14 +59,14 @@ def views_of_row(
 
     `row["frames"]` says which frames of a clip. A view is called image_id#view, in a clip image_id@frame#view.
     """
-    image_id = row["image_id"]
+    image_id, profile = row["image_id"], profiles[row["device"]]
     views = []
     try:
-        for frame in read_frames(row["path"], root, image_id, row["frames"]):
+        for frame in frames_of_row(row, root, profile["kind"], row["frames"]):
             name = image_id if frame.number is None else f"{image_id}@{frame.number}"
             views += [
                 Cut(f"{name}#{view.name}", view, reader.read(view.pixels) if reader else [], frame.annotated)
-                for view in cut_views(frame, profiles[row["device"]], size, image_id)
+                for view in cut_views(frame, profile, size, image_id)
             ]
     except UserError as error:
         return str(error)

@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     parser = stage_parser(__doc__)
     add_inputs(parser, "views index labels folds weights*")
     add_outputs(parser, "predictions weights+")
-    add_parameters(parser, "seed classes backbone layout training_percent")
+    add_parameters(parser, "seed classes backbone normalisation layout training_percent")
     add_settings(parser, FinetuningRecipe)
     add_run(parser)
     return parser
@@ -63,7 +63,9 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"--output-weights names {len(arguments.output_weights)} files; {arguments.folds} has {len(names)} folds"
         )
-    models = initial_classifiers(arguments.backbone, arguments.layout, arguments.weights, arguments.seed, names, recipe)
+    models = initial_classifiers(
+        arguments.backbone, arguments.layout, arguments.weights, arguments.seed, names, recipe, arguments.normalisation
+    )
     say(f"{len(table)} views, {int(table['keep'].sum())} kept, {len(names)} folds, on {run.device}")
 
     targets = training_targets(table, labels, arguments.classes[1])

@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     parser = stage_parser(__doc__)
     add_inputs(parser, "views index labels+ folds+ weights* external_views* external_index*")
     add_outputs(parser, "predictions+ efficiency external*")
-    add_parameters(parser, "seeds classes backbone layout")
+    add_parameters(parser, "seeds classes backbone normalisation layout")
     add_settings(parser, ProbeRecipe)
     add_device(parser)
     return parser
@@ -91,7 +91,10 @@ def main(arguments: argparse.Namespace) -> None:
 
     @torch.inference_mode()
     def features(path: Path | None, seed: int, fold: int) -> np.ndarray:
-        network = initial_classifier(arguments.backbone, arguments.layout, path, seed, fold).backbone.to(device).eval()
+        start = initial_classifier(
+            arguments.backbone, arguments.layout, path, seed, fold, normalisation=arguments.normalisation
+        )
+        network = start.backbone.to(device).eval()
         parts = [network(normalise(part.to(device))).float().cpu().numpy() for part in views.split(BATCH)]
         return np.concatenate(parts).astype(np.float64)
 

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,13 @@ def seed_weights(seed: int, stream: str) -> Iterator[None]:
         yield
 
 
-def create_backbone(name: str, seed: int = 0) -> nn.Module:
+def create_backbone(name: str, seed: int = 0, normalisation: Sequence[float] = ()) -> nn.Module:
     """A timm network without classifier on CPU, (N, 3, H, W) -> (N, feature_count); its weights are timm's random ones.
 
     A Vision Transformer interpolates its position embeddings to the views that it is given, whatever their side; a Swin
-    Transformer fits its windows to them. Raises `UserError` on a name that timm does not know.
+    Transformer fits its windows to them. Inputs are always normalised by MEAN and STD; `normalisation` are the mean and
+    deviation that the weights expect instead (two numbers, or three means and three deviations), to which the network
+    converts its input first. Raises `UserError` on a name that timm does not know.
     """
     import timm
 
@@ -59,12 +61,30 @@ def create_backbone(name: str, seed: int = 0) -> nn.Module:
     for options in ANY_SIZE if made_for is None or made_for.fixed_input_size else ({},):
         try:
             with seed_weights(seed, "backbone"):
-                return timm.create_model(name, pretrained=False, num_classes=0, **options)
+                network = timm.create_model(name, pretrained=False, num_classes=0, **options)
+            return _expecting(network, normalisation)
         except TypeError:
             # The network's class has no such option; with none at all it is made as timm would.
             if not options:
                 raise
     raise AssertionError
+
+
+def _expecting(network: nn.Module, normalisation: Sequence[float]) -> nn.Module:
+    """The network, which converts what is normalised by MEAN and STD to its own normalisation, if it has one."""
+    if normalisation:
+        half = len(normalisation) // 2
+        mean, std = (
+            torch.tensor(part).expand(3)[:, None, None] for part in (normalisation[:half], normalisation[half:])
+        )
+        network.register_buffer("input_scale", STD / std, persistent=False)
+        network.register_buffer("input_shift", (MEAN - mean) / std, persistent=False)
+        network.register_forward_pre_hook(_convert_input)
+    return network
+
+
+def _convert_input(network: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (inputs[0] * network.input_scale + network.input_shift, *inputs[1:])
 
 
 def require_forward(name: str, side: int) -> None:
@@ -235,7 +255,9 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
     weights, parameters = read_weights(path), read_parameters(path)
     if "backbone" not in parameters:
         raise UserError(f"{path} names no backbone in its metadata: the stage finetune did not write it")
-    model = Classifier(create_backbone(parameters["backbone"]), seed=0)
+    model = Classifier(
+        create_backbone(parameters["backbone"], normalisation=parameters.get("normalisation", ())), seed=0
+    )
     _require_match(weights, model.state_dict(), str(path))
     model.load_state_dict(weights)
     return model.eval(), parameters

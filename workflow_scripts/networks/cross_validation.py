@@ -90,16 +90,23 @@ class Fold:
 
 
 def initial_classifier(
-    backbone: str, layout: str, path: Path | None, seed: int, fold: int, recipe: FinetuningRecipe | None = None
+    backbone: str,
+    layout: str,
+    path: Path | None,
+    seed: int,
+    fold: int,
+    recipe: FinetuningRecipe | None = None,
+    normalisation: Sequence[float] = (),
 ) -> Classifier:
     """The classifier a fold starts from; whatever is random in its weights is a function of (seed, fold).
 
-    Of the seed alone where `recipe` has `shared_start`; `recipe.head` names the head's distribution.
+    Of the seed alone where `recipe` has `shared_start`; `recipe.head` names the head's distribution, `normalisation` what
+    the backbone expects (`create_backbone`).
     """
     recipe = recipe or FinetuningRecipe()
     stream = "weights" if recipe.shared_start else f"fold{fold}/weights"
     fold_seed = int(philox(seed, stream).integers(2**63))
-    network = create_backbone(backbone, fold_seed)
+    network = create_backbone(backbone, fold_seed, normalisation)
     load_initialisation(network, layout, path, fold_seed)
     return Classifier(network, fold_seed, recipe.head)
 
@@ -111,10 +118,14 @@ def initial_classifiers(
     seed: int,
     folds: Sequence[int],
     recipe: FinetuningRecipe | None = None,
+    normalisation: Sequence[float] = (),
 ) -> dict[int, Classifier]:
     """`initial_classifier` of each fold; `weights` are none, one file for all folds, or one per fold in their order."""
     files = weights_by_fold(weights, folds, layout)
-    return {fold: initial_classifier(backbone, layout, path, seed, fold, recipe) for fold, path in files.items()}
+    return {
+        fold: initial_classifier(backbone, layout, path, seed, fold, recipe, normalisation)
+        for fold, path in files.items()
+    }
 
 
 def draw_order(labels: np.ndarray, sampler: str, seed: int, stream: str, epoch: int) -> np.ndarray:

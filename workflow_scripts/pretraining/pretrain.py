@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     parser = stage_parser(__doc__)
     add_inputs(parser, "views+ index+ folds? weights?")
     add_outputs(parser, "backbone heads metrics sheet parameters")
-    add_parameters(parser, "organs set_shares exclude_fold backbone layout")
+    add_parameters(parser, "organs set_shares exclude_fold backbone normalisation layout")
     add_settings(parser, PretrainingRecipe)
     add_run(parser, shared=True)
     return parser
@@ -56,7 +56,7 @@ def main(arguments: argparse.Namespace) -> None:
     # The views and the network to start from.
     left_out = left_out_patients(arguments.folds, arguments.exclude_fold)
     views, sets = load_mix(arguments.views, arguments.index, arguments.organs, left_out, arguments.set_shares)
-    backbone = create_backbone(arguments.backbone, recipe.seed)
+    backbone = create_backbone(arguments.backbone, recipe.seed, arguments.normalisation)
     load_initialisation(backbone, arguments.layout, arguments.weights, recipe.seed)
     encoder = make_encoder(backbone, len(arguments.organs), views, recipe)
     losses = " and ".join(

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     parser = stage_parser(__doc__)
     add_inputs(parser, "model views index holdout folds? weights")
     add_outputs(parser, "measures")
-    add_parameters(parser, "network backbone resize metric_k shift false_alarms exclude_fold")
+    add_parameters(parser, "network backbone normalisation resize metric_k shift false_alarms exclude_fold")
     add_settings(parser, MonitorRecipe)
     add_run(parser)
     return parser
@@ -68,7 +68,9 @@ def main(arguments: argparse.Namespace) -> None:
             f"{arguments.holdout} leaves {len(unseen)} views of {len(set(unseen.patients))} held-out patients, too "
             "few to judge snapshots by; raise diffusion.holdout_patients, or set diffusion.select: last"
         )
-    network = load_network(arguments.network, arguments.backbone, arguments.weights, run.device, arguments.resize)
+    network = load_network(
+        arguments.network, arguments.backbone, arguments.weights, run.device, arguments.resize, arguments.normalisation
+    )
 
     def features_of(images: np.ndarray) -> np.ndarray:
         return np.concatenate(list(embed(images, network, recipe.batch_size)))

@@ -66,6 +66,7 @@ FILES = {
     "organ_sides": "CSV of predictions by organ side",
     "oof": "CSVs of out-of-fold probabilities: view_id, fold, probability",
     "page": "the page, .html",
+    "published": "published Inception features of real views, .npz with the array arr_0 (N, D)",
     "pages": "pages that the front page links to, .html",
     "pairs": "CSV of pairs of near-duplicates",
     "parameters": "every parameter of a run, .json",
@@ -132,6 +133,10 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "mode": _choice("blind", "open", default="blind", help="whether label and votes are shown after or before the decision"),
     "names": {"nargs": "*", "default": [], "help": "names of the files given, in their order"},
     "network": _choice("inception", "encoder", "timm", help="kind of the embedding network"),
+    "normalisation": {
+        "type": float, "nargs": "*", "default": [],
+        "help": "mean and deviation that the network's inputs have been normalised with, or three of each (default: 0.5 0.25)",
+    },
     "on_bad_frame": _choice("fail", "skip", default="fail", help="what to do with frames that cannot be read or cropped"),
     "on_text": _choice("report", "blank", "fail", default="report", help="what to do with text that is burnt into views"),
     "organ": {"help": "organ of the views"},

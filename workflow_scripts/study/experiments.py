@@ -171,6 +171,13 @@ def backbone_of(start: str, config: Mapping[str, Any]) -> str:
     return config["initialisations"][start].get("backbone") or config["model"]["backbone"]
 
 
+def normalisation_of(start: str, config: Mapping[str, Any]) -> list[float]:
+    """Mean and deviation of the input of an initialisation or pretraining run: its own, or its start's; empty: the paper's."""
+    if (run := config["pretraining"]["runs"].get(start)) is not None:
+        return run.get("normalisation") or normalisation_of(run["init"], config)
+    return config["initialisations"][start].get("normalisation") or []
+
+
 def finetuning_recipe(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
     """The fine-tuning settings of an experiment."""
     recipe = dict(config["finetuning"]["recipe"])

@@ -153,9 +153,13 @@ def _problems(rows: list[dict[str, str]], data: Mapping[str, Any]) -> Iterator[s
         if row["device"] not in data["crop_profiles"]:
             known = ", ".join(data["crop_profiles"]) or "none"
             yield f"line {line}, column device: no crop profile {row['device']!r} in data.crop_profiles ({known})"
-        path = PurePosixPath(row["path"].replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or re.match(r"^[A-Za-z]:", row["path"]):
-            yield f"line {line}, column path: {row['path']!r} leaves data.root ({data['root']})"
+        elif data["crop_profiles"][row["device"]]["kind"] == "masks" and not row.get("mask"):
+            yield f"line {line}, column mask: the crop profile {row['device']!r} needs the path of the frame's mask"
+        for column in ("path", "mask"):
+            cell = row.get(column, "")
+            path = PurePosixPath(cell.replace("\\", "/"))
+            if path.is_absolute() or ".." in path.parts or re.match(r"^[A-Za-z]:", cell):
+                yield f"line {line}, column {column}: {cell!r} leaves data.root ({data['root']})"
         if data["source"] == "phantoms" and row.get("truth") not in data["classes"]:
             yield f"line {line}, column truth: a phantom needs the class to draw ({', '.join(data['classes'])})"
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workflow_scripts.study.config.names import BASELINES, SYNTHETIC_SETS
-from workflow_scripts.study.experiments import backbone_of
+from workflow_scripts.study.experiments import backbone_of, normalisation_of
 
 Facts = Mapping[str, Any]
 
@@ -17,6 +17,7 @@ Facts = Mapping[str, Any]
 # resizing) the released code's value.
 CLASSIFICATION = {
     "backbone": ("resnet18", "backbone {ours} (the paper: {paper})"),
+    "normalisation": ("0.5, 0.25", "input normalised by {ours} (the paper: {paper})"),
     "holdout": ("none", "generator and pretraining see no test patient (the paper: they see their pixels)"),
     "split_by": ("patient", "folds that split patients (the paper: none does)"),
     "folds": (3, "{ours} folds (the paper: {paper})"),
@@ -47,6 +48,11 @@ def classification_facts(table: str, config: Mapping[str, Any]) -> dict[str, Any
     starts = [row["init"] for row in config["tables"][table]["rows"] if row["init"] not in BASELINES]
     return {
         "backbone": ", ".join(dict.fromkeys(backbone_of(start, config) for start in starts)),
+        "normalisation": "; ".join(
+            dict.fromkeys(
+                ", ".join(map("{:g}".format, normalisation_of(start, config) or [0.5, 0.25])) for start in starts
+            )
+        ),
         **{key: config[key] for key in ("holdout", "split_by", "folds")},
         "seeds": len(config["seeds"]),
         "spread": config["tables"]["spread"],
@@ -97,6 +103,8 @@ def made_with(facts: Facts, real_views: Sequence[int]) -> str:
             f"Synthetic views: {facts['sampler']} sampler, {facts['steps']} steps; checkpoint: {facts['checkpoint']};"
             f" {facts['held_out']:.0%} of the patients held out from the generator."
         )
+    if facts["filter_rule"] == "none":
+        return f"{made} Filter: none here, they were filtered before. Features of {facts['network']}{resize}."
     return (
         f"{made} Filter: rule {facts['filter_rule']},"
         f" k = {facts['filter_k']} of {size} real views, features of {facts['network']}{resize}."

@@ -65,6 +65,9 @@ def require_supplied(config: Mapping[str, Any]) -> None:
     Files of weights below `FOLDER` are not looked for; a rule fetches them, and `require_files` knows which are needed.
     """
     decisions, model = config["audit"]["decisions"], config["diffusion"]["model"]
+    activations = config["embedding"]["published_activations"]
+    if activations and not Path(activations).is_file():
+        raise UserError(f"{activations} (embedding.published_activations) does not exist; supply it, or empty the key")
     if decisions and not Path(decisions).is_file():
         raise UserError(
             f"{decisions} (audit.decisions) does not exist; export it from the review page, or empty the key"

@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     parser = stage_parser(__doc__)
     add_inputs(parser, "views+ weights")
     add_outputs(parser, "features+")
-    add_parameters(parser, "network backbone resize batch_size")
+    add_parameters(parser, "network backbone normalisation resize batch_size")
     add_run(parser)
     return parser
 
@@ -46,7 +46,9 @@ def main(arguments: argparse.Namespace) -> None:
 
     run = Run(arguments)
     exact_float32()
-    network = load_network(arguments.network, arguments.backbone, arguments.weights, run.device, arguments.resize)
+    network = load_network(
+        arguments.network, arguments.backbone, arguments.weights, run.device, arguments.resize, arguments.normalisation
+    )
     stores = [open_pixels(source) for source in arguments.views]
     run.start(run.identity(device=run.device.type))
 

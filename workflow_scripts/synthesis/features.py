@@ -9,7 +9,7 @@ Features are float32 and do not depend on the batch size but for the last bits o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +33,26 @@ def exact_float32() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def load_network(kind: str, backbone: str, weights: Path, device: torch.device, resize: str = "clean") -> Network:
-    """The embedding network of a kind: `inception`, with `resize`; `encoder` and `timm` are the timm network `backbone`."""
+def load_network(
+    kind: str,
+    backbone: str,
+    weights: Path,
+    device: torch.device,
+    resize: str = "clean",
+    normalisation: Sequence[float] = (),
+) -> Network:
+    """The embedding network of a kind: `inception`, with `resize`; `encoder`, the timm network `backbone` with
+    `normalisation`; `timm`, that network with its own."""
     if kind == "inception":
         return load_inception(weights, device, resize)
-    return {"encoder": load_encoder, "timm": load_timm}[kind](backbone, weights, device)
+    if kind == "encoder":
+        return load_encoder(backbone, weights, device, normalisation)
+    return load_timm(backbone, weights, device)
 
 
-def load_encoder(backbone: str, weights: Path, device: torch.device) -> Network:
+def load_encoder(backbone: str, weights: Path, device: torch.device, normalisation: Sequence[float] = ()) -> Network:
     """The timm network `backbone` without classifier, with the weights of a pretraining run's backbone.safetensors."""
-    model = create_backbone(backbone)
+    model = create_backbone(backbone, normalisation=normalisation)
     load_initialisation(model, "timm", _existing(weights), seed=0)
     model.to(device).eval()
 

@@ -43,7 +43,7 @@ ROWS = 1024  # views copied at a time: a paper-sized store does not fit into a s
 
 @dataclass(frozen=True)
 class Filtered:
-    """`inside`, `ratio` (at most 1 exactly where inside): per synthetic view; `k`: the neighbour that set the radii.
+    """`inside`, `ratio` (at most 1 exactly where inside, but for rule none): per synthetic view; `k`: whose distances are radii.
 
     `curve`: rows of rule, k, real_views, scale, kept, share, held_out_share, precision, recall.
     """
@@ -64,10 +64,10 @@ def filter_manifold(real: np.ndarray, generated: np.ndarray, held_out: np.ndarra
 
     k is `filter_k`, which may be "auto" (`resolved_k`). `filter_rule` neighbours is Algorithm 1; calibrated multiplies
     its radii by the smallest factor that lets 95 % of the `held_out` real views (H, D; may be empty otherwise) pass:
-    what real views of unseen patients look like is kept, and little more. Both rules, and other k, are rows of the
-    curve: `held_out_share` is the share of the held-out views that a rule keeps; `precision` and `recall` are those of
-    the kept views at `metric_k` against all real ones, recall of at most RECALL_VIEWS drawn by `seed` (None where too
-    few are kept).
+    what real views of unseen patients look like is kept, and little more; none keeps every view. The first two rules, and
+    other k, are rows of the curve: `held_out_share` is the share of the held-out views that a rule keeps; `precision` and
+    `recall` are those of the kept views at `metric_k` against all real ones, recall of at most RECALL_VIEWS drawn by
+    `seed` (None where too few are kept).
     Raises `UserError` where k does not fit the real set, there is nothing to calibrate on, or a set is one view repeated.
     """
     require_comparable({"real views": real, "synthetic views": generated})
@@ -117,6 +117,8 @@ def filter_manifold(real: np.ndarray, generated: np.ndarray, held_out: np.ndarra
             + (f", and the radii would be {scale} times those of k = {k}" if len(held_out) else "")
             + ". Raise diffusion.holdout_patients, or set filter_rule: neighbours"
         )
+    if recipe.filter_rule == "none":
+        inside = np.ones_like(inside)
     return Filtered(inside, ratio, k, curve)
 
 

@@ -6,7 +6,11 @@ set. Sets: `unfiltered`, `filtered`; `real`, views of held-out patients, which i
 is there when these patients have more views than the metrics' k); `unfiltered_equal`, `filtered_equal`, random
 subsamples as large as the smallest of the sets, since every one of these metrics depends on the size. `fid_infinity`
 extrapolates FID to infinitely many synthetic views; `kid` and `mmd` are squared MMDs with a cubic and with a Gaussian
-kernel, `_low` and `_high` bound them by a bootstrap over patients; `size` is the set's size.
+kernel, `_low` and `_high` bound them by a bootstrap over patients; `size` is the set's size. Views that were
+filtered before they came (rule none) are `filtered` only.
+
+With --published, `unfiltered_published` and `filtered_published` are the same sets against features of real views that
+others computed: numbered batches of them, and all of them.
 
     python -m workflow_scripts.synthesis.measure_generation --real embedding/labelled.npy --real-index views/labelled.csv \\
         --synthetic embedding/synthetic.npy --filter synthesis/filter.csv --holdout diffusion/holdout.csv \\
@@ -16,6 +20,9 @@ kernel, `_low` and `_high` bound them by a bootstrap over patients; `size` is th
 from __future__ import annotations
 
 import argparse
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, read_npy, write_csv
@@ -26,15 +33,51 @@ from workflow_scripts.runtime.cli import add_settings, run, settings, stage_pars
 from workflow_scripts.study.config.manifold import ManifoldRecipe
 from workflow_scripts.study.patients import real_masks
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from workflow_scripts.synthesis.metrics import Generated
+
+Row = tuple[str, str, int | None, float]
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    add_inputs(parser, "real real_index synthetic filter holdout? folds?")
+    add_inputs(parser, "real real_index synthetic filter holdout? folds? published?")
     add_outputs(parser, "metrics")
     add_parameters(parser, "exclude_fold")
     add_settings(parser, ManifoldRecipe)
     return parser
+
+
+def in_batches(name: str, generated: Generated, real: np.ndarray, batches: np.ndarray) -> list[Row]:
+    """The metrics of a set against batches of real views: rows of set, metric, batch, value."""
+    return [
+        (name, metric, batch, value)
+        for batch, members in enumerate(batches)
+        for metric, value in generated.against(real[members]).items()
+    ]
+
+
+def read_published(path: Path) -> np.ndarray:
+    """Published features (N, D), float; `UserError` where the file is none of NumPy's or lacks such an array `arr_0`."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            features = archive["arr_0"]
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} (embedding.published_activations) has no array arr_0 that can be read ({type(error).__name__}); it must be "
+            "an .npz file as numpy.savez writes it, with one row of features per view"
+        ) from error
+    if features.ndim != 2 or features.dtype.kind != "f":
+        raise UserError(
+            f"{path} (embedding.published_activations): arr_0 has the shape {features.shape} of {features.dtype}; features are "
+            "floating-point numbers (views, width)"
+        )
+    return features.astype(np.float32)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -57,31 +100,44 @@ def main(arguments: argparse.Namespace) -> None:
     batches = reference_batches(len(reference), recipe.metric_batches, recipe.metric_batch_size, recipe.seed)
 
     sets = {"unfiltered": np.asarray(synthetic), "filtered": synthetic[decisions["inside"].to_numpy() == 1]}
+    if recipe.filter_rule == "none":
+        del sets["unfiltered"]
+    generated_sets = tuple(sets)
+    published, published_batches = None, batches
+    if arguments.published is not None:
+        published = read_published(arguments.published)
+        published_batches = reference_batches(
+            len(published), recipe.metric_batches, recipe.metric_batch_size, recipe.seed
+        )
     for name, features in sets.items():
         if len(features) <= k:
             raise UserError(
                 f"the {name} set has {len(features)} synthetic views, its metrics need more than metric_k = {k}: raise "
                 "synthesis.images, or manifold.recipe.filter_k if the filter keeps too few"
             )
-    require_comparable({"real views": reference} | {f"the {name} synthetic set": set_ for name, set_ in sets.items()})
+    real_sets = {"real views": reference} | ({} if published is None else {str(arguments.published): published})
+    require_comparable(real_sets | {f"the {name} synthetic set": set_ for name, set_ in sets.items()})
     if held_out.sum() > k:
         sets["real"] = real[held_out]
     else:
         say(f"no `real` row: held-out patients have {held_out.sum()} views, it needs more than metric_k = {k}")
     size = min(len(features) for features in sets.values())
     generator = np.random.default_rng(recipe.seed)
-    for name in ("unfiltered", "filtered"):
+    for name in generated_sets:
         chosen = np.sort(generator.permutation(len(sets[name]))[:size])
         sets[f"{name}_equal"] = sets[name][chosen]
 
-    rows: list[tuple[str, str, int | None, float]] = []
+    rows: list[Row] = []
     for name, features in progress(sets.items(), "metrics", "set", len(sets)):
         generated = Generated(features, k)
-        for batch, members in enumerate(batches):
-            values = generated.against(reference[members])
-            rows += [(name, metric, batch, value) for metric, value in values.items()]
+        rows += in_batches(name, generated, reference, batches)
+        if name in generated_sets and published is not None:
+            other = f"{name}_published"
+            rows += in_batches(other, generated, published, published_batches)
+            values = generated.against(published) | {"size": len(features)}
+            rows += [(other, metric, None, value) for metric, value in values.items()]
         values = generated.against(reference) | {"size": len(features)}
-        if name in ("unfiltered", "filtered"):
+        if name in generated_sets:
             values["fid_infinity"] = extrapolated_frechet(moments(reference), features, recipe.seed)
         for metric, found in kernel_distances(reference, features, patients, recipe.seed).items():
             values |= {metric: found.value, f"{metric}_low": found.low, f"{metric}_high": found.high}

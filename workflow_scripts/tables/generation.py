@@ -22,6 +22,8 @@ SETS = {
     "real": "real, held-out patients",
     "unfiltered_equal": "unfiltered, equal size",
     "filtered_equal": "filtered, equal size",
+    "unfiltered_published": "unfiltered, published activations",
+    "filtered_published": "filtered, published activations",
 }
 # Shares, printed in percent; everything else keeps its unit.
 SHARES = ("precision", "recall", "density", "coverage")
@@ -39,10 +41,8 @@ def generation_numbers(metrics: Sequence[pd.DataFrame]) -> pd.DataFrame:
     import pandas as pd
 
     table = pd.concat(metrics, ignore_index=True)
-    if not {"unfiltered", "filtered"} <= set(table["set"]):
-        raise UserError(
-            f"the metrics name the sets {', '.join(sorted(set(table['set'])))}; unfiltered and filtered are needed"
-        )
+    if "filtered" not in set(table["set"]):
+        raise UserError(f"the metrics name the sets {', '.join(sorted(set(table['set'])))}; filtered is needed")
     names = [name for name in SETS if name in set(table["set"])]
     names += [name for name in table["set"].unique() if name not in SETS]
     rows = []
@@ -163,7 +163,9 @@ def generation_layout(
         f"{batches} disjoint reference batches of real views{of_each}, each against the whole set.",
         f"{HOLDOUTS[holdout]}.",
         *made,
-        f"The manifold filter kept {kept} of {generated} generated views ({kept / generated:.1%}).",
+        f"The manifold filter kept {kept} of {generated} generated views ({kept / generated:.1%})."
+        if "unfiltered" in names
+        else f"The {generated} views were filtered before they came; there is no unfiltered set.",
         "These metrics depend on the sizes of both sides: compare rows of different size with care; the rows of equal "
         "size are random subsamples. Recall is high for a generator that copies.",
     ]
@@ -171,8 +173,14 @@ def generation_layout(
         notes.append(
             "The row of real views of patients that the generator never saw is what perfect samples would score."
         )
+    if "filtered_published" in names:
+        notes.append(
+            "Rows of published activations: the same generated views against the features of real views that others "
+            "computed and published (embedding.published_activations) instead of this study's."
+        )
     notes += _whole_set_notes(values, generators)
-    notes.append(_critical_sentence(values, generators))
+    if "unfiltered" in names:
+        notes.append(_critical_sentence(values, generators))
     return Table(
         label="generation",
         title="Generated views against real ones",
@@ -180,6 +188,10 @@ def generation_layout(
         rows=tuple(rows),
         text_columns=1,
         notes=tuple(notes),
-        rules=tuple(names.index(name) for name in ("real", "unfiltered_equal") if name in names),
+        rules=tuple(
+            min(i for i, name in enumerate(names) if name.endswith(end))
+            for end in ("real", "_equal", "_published")
+            if any(name.endswith(end) for name in names)
+        ),
         origin=origin,
     )

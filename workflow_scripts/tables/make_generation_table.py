@@ -37,7 +37,8 @@ def main(arguments: argparse.Namespace) -> None:
     inside = [read_csv(path)["inside"] for path in arguments.filter]
     values = generation_numbers(metrics)
     if arguments.reference_numbers:
-        values = with_paper_numbers("generation", values, values["name"].tolist())
+        keys = [name.removesuffix("_published") for name in values["name"]]
+        values = with_paper_numbers("generation", values, keys)
     page = generation_layout(
         values,
         batches=int(metrics[0]["batch"].nunique()),

@@ -7,7 +7,13 @@ ID<nn>_1.bmp (right) and ID<nn>_2.bmp (left), nn having at least two digits. Ima
 Any other value is not a label. The released loader accepts 2 and 3, but by a check that it shares with a column of four
 functional classes; their meaning here is undocumented, so the frame stays unlabelled and is listed.
 
+The later layout of the same group, a folder with `imgs/` and `masks/`, needs a CSV of labels and flags that say what its
+columns and values mean, since that is not public.
+
     python -m workflow_scripts.tools.import_released --spreadsheet new_meta.xlsx --frames data \\
+        --output-manifest data_manifest.csv
+    python -m workflow_scripts.tools.import_released --labels labels.csv --frames testiculus --image-column image \\
+        --patient-column patient --label-column homogeneity --label-values 0 1 --profile masks --split testiculus/train.txt \\
         --output-manifest data_manifest.csv
 """
 
@@ -27,9 +33,10 @@ from workflow_scripts.core.files import write_rows
 from workflow_scripts.core.log import say
 from workflow_scripts.runtime.arguments import add_outputs
 from workflow_scripts.runtime.cli import run, stage_parser
+from workflow_scripts.tools.folder_layout import add_flags, missing_flags, read_folder, require_one
 
-COLUMNS = ("image_id", "path", "patient_id", "organ", "label", "device", "side")
 LABEL = "omogeneo (0), disomogeneo (1)"
+PROFILE = "esaote_mylab"
 SIDES = {1: "right", 2: "left"}
 FRAME = re.compile(r"ID(\d+)_([12])\.bmp", re.IGNORECASE)
 # How an ID may be typed: 7, 07, ID07, and 7.0 from a column that has had gaps.
@@ -53,16 +60,22 @@ class Sheet:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--spreadsheet", type=Path, required=True, help="new_meta.xlsx, or the same as CSV")
-    parser.add_argument("--frames", type=Path, required=True, help="folder of ID<nn>_<side>.bmp; becomes data.root")
+    layout = parser.add_mutually_exclusive_group(required=True)
+    layout.add_argument("--spreadsheet", type=Path, help="new_meta.xlsx, or the same as CSV")
+    layout.add_argument("--labels", type=Path, help="CSV or .xlsx with one row per image of a folder layout")
+    parser.add_argument(
+        "--frames", type=Path, required=True,
+        help="folder of ID<nn>_<side>.bmp, or with --labels that of imgs/ and masks/; becomes data.root",
+    )  # fmt: skip
     add_outputs(parser, "manifest")
     parser.add_argument("--organ", default="testicle", help="organ of all frames (default: testicle)")
     parser.add_argument(
         "--classes", nargs=2, default=["homogeneous", "inhomogeneous"], metavar=("ZERO", "ONE"),
         help="names of 0 and 1 (default: homogeneous inhomogeneous)",
     )  # fmt: skip
-    parser.add_argument("--profile", default="esaote_mylab", help="crop profile of all frames (default: esaote_mylab)")
+    parser.add_argument("--profile", help=f"crop profile of all frames (default with --spreadsheet: {PROFILE})")
     parser.add_argument("--force", action="store_true", help="overwrite the manifest")
+    add_flags(parser)
     return parser
 
 
@@ -99,7 +112,8 @@ def _csv_cells(path: Path) -> list[list[str]]:
     text = path.read_text(encoding="utf-8-sig")
     # The name of the label columns holds a comma, so counting separators would not tell them apart.
     readings = (list(csv.reader(io.StringIO(text, newline=""), delimiter=separator)) for separator in ",;\t")
-    cells = max(readings, key=lambda rows: sum(_name(cell) in ("id", LABEL) for cell in (rows or [[]])[0]))
+    headers = [(rows, (rows or [[]])[0]) for rows in readings]
+    cells, _ = max(headers, key=lambda found: (sum(_name(cell) in ("id", LABEL) for cell in found[1]), len(found[1])))
     return [[cell.strip() for cell in row] for row in cells]
 
 
@@ -245,25 +259,52 @@ def advice(arguments: argparse.Namespace) -> str:
     )
 
 
-def gather(arguments: argparse.Namespace) -> tuple[Sheet, dict[Side, str], int]:
-    """The spreadsheet's cells, the file names of the frames, and how many other files lie beside them.
+def gather(arguments: argparse.Namespace) -> tuple[list[dict[str, str]], list[str]]:
+    """The manifest's rows, and notes on what has been left out.
 
-    Raises `UserError` that lists all that is wrong with either, or with the arguments.
+    Raises `UserError` that lists all that is wrong with the files or the arguments.
     """
-    spreadsheet, folder, output = arguments.spreadsheet, arguments.frames, arguments.output_manifest
+    source, output = arguments.labels or arguments.spreadsheet, arguments.output_manifest
+    rows: list[dict[str, str]] = []
+    notes: list[str] = []
     problems: list[str] = []
-    sheet, frames, others = Sheet({}, {}, []), dict[Side, str](), 0
-    if output.resolve() == spreadsheet.resolve():
-        problems.append("--output-manifest is the spreadsheet itself; name another file")
+    if output.resolve() == source.resolve():
+        kind = "file of labels" if arguments.labels else "spreadsheet"
+        problems.append(f"--output-manifest is the {kind} itself; name another file")
     elif output.exists() and not arguments.force:
         problems.append(f"{output} exists; name another --output-manifest, or overwrite it with --force")
     if len(set(arguments.classes)) != 2 or not all(arguments.classes):
         problems.append("--classes must be two different names")
+    missing = missing_flags(arguments) if arguments.labels else []
+    problems += missing
+    cells: list[list[str]] = []
     try:
-        sheet = read_sheet(read_cells(spreadsheet))
-        problems += [f"{spreadsheet} {text}" for text in sheet.problems]
+        cells = read_cells(source)
     except UserError as error:
         problems.append(str(error))
+    if arguments.labels and cells and not missing:
+        rows, found, wrong = read_folder(cells, arguments)
+        notes = [_note(text, items) for text, items in found if items]
+        problems += wrong
+    if arguments.spreadsheet:
+        rows, notes, wrong = _gather_sheet(cells, arguments)
+        problems += wrong
+    if problems:
+        shown = "\n".join(f"  {text}" for text in problems[:SHOWN])
+        more = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise UserError(f"nothing has been imported:\n{shown}{more}")
+    return rows, notes
+
+
+def _gather_sheet(
+    cells: Sequence[Sequence[str]], arguments: argparse.Namespace
+) -> tuple[list[dict[str, str]], list[str], list[str]]:
+    """Rows, notes and problems of a spreadsheet's cells (none where it could not be read) and the folder of frames."""
+    folder = arguments.frames
+    sheet, frames, others, problems = Sheet({}, {}, []), dict[Side, str](), 0, list[str]()
+    if cells:
+        sheet = read_sheet(cells)
+        problems += [f"{arguments.spreadsheet} {text}" for text in sheet.problems]
     if folder.is_dir():
         frames, wrong, others = find_frames(file.name for file in folder.iterdir() if file.is_file())
         problems += [f"{folder}: {text}" for text in wrong]
@@ -271,23 +312,24 @@ def gather(arguments: argparse.Namespace) -> tuple[Sheet, dict[Side, str], int]:
             problems.append(f"{folder} holds no file that is called ID<nn>_1.bmp or ID<nn>_2.bmp")
     else:
         problems.append(f"the folder of frames {folder} does not exist")
-    if problems:
-        shown = "\n".join(f"  {text}" for text in problems[:SHOWN])
-        more = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise UserError(f"nothing has been imported:\n{shown}{more}")
-    return sheet, frames, others
+    rows, notes = manifest_rows(sheet, frames, arguments.classes, arguments.organ, arguments.profile)
+    if others:
+        notes.append(f"files left out, they are not called ID<nn>_1.bmp or ID<nn>_2.bmp ({others})")
+    return rows, notes, problems
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Read the spreadsheet and the folder, write the manifest, say what has been left out and what comes next."""
-    sheet, frames, others = gather(arguments)
-    rows, notes = manifest_rows(sheet, frames, arguments.classes, arguments.organ, arguments.profile)
+    """Read labels and folder, write the manifest, say what has been left out and what comes next."""
+    require_one(arguments)
+    if arguments.spreadsheet:
+        arguments.profile = arguments.profile or PROFILE
+    rows, notes = gather(arguments)
     if not any(row["label"] for row in rows):
         causes = "\n".join(f"  {note}" for note in notes)
-        raise UserError(f"{arguments.spreadsheet} gives none of the {len(rows)} frames a label:\n{causes}")
-    if others:
-        notes.append(f"files left out, they are not called ID<nn>_1.bmp or ID<nn>_2.bmp ({others})")
-    write_rows(rows, COLUMNS, arguments.output_manifest)
+        raise UserError(
+            f"{arguments.labels or arguments.spreadsheet} gives none of the {len(rows)} frames a label:\n{causes}"
+        )
+    write_rows(rows, list(rows[0]), arguments.output_manifest)
     say("\n".join([*notes, f"{arguments.output_manifest}: {summary(rows, arguments.classes)}", advice(arguments)]))
 
 

@@ -475,3 +475,31 @@ def test_help_imports_nothing_heavy():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_view_is_cut_by_the_box_of_its_mask(tmp_path):
+    study, frame = Study(tmp_path), np.random.default_rng(0).integers(0, 256, (60, 80)).astype(np.uint8)
+    mask = np.zeros((60, 80), np.uint8)
+    mask[10:42, 30:62] = 1  # as many programs write masks; dimmer pixels, as JPEG leaves them, mark nothing
+    study.add("a", frame, device="masks", mask="a_mask.png")
+    study.add("b", frame, device="masks", mask="b_mask.png")
+    Image.fromarray(mask).save(study.root / "a_mask.png")
+    Image.fromarray(np.where(mask, 255, 7).astype(np.uint8)).save(study.root / "b_mask.png")
+    study.crop(profiles={"masks": {"kind": "masks"}})
+    for view in read_npy(study.views):
+        np.testing.assert_array_equal(view, frame[10:42, 30:62])
+    index = read_csv(study.index)
+    assert list(index["view_id"]) == ["a#marked", "b#marked"]
+    assert "mask" not in index
+
+
+def test_masks_that_mark_nothing_or_are_of_another_frame_are_named(tmp_path):
+    study = Study(tmp_path)
+    for name, mask in (("black", np.zeros((60, 80))), ("small", np.ones((30, 40))), ("lost", None)):
+        study.add(name, np.zeros((60, 80), np.uint8), device="masks", mask=f"{name}_mask.png")
+        if mask is not None:
+            Image.fromarray(mask.astype(np.uint8)).save(study.root / f"{name}_mask.png")
+    said = study.fails(profiles={"masks": {"kind": "masks"}})
+    assert "the mask of black marks nothing" in said
+    assert "small: frame and mask have different sizes (60 x 80 and 30 x 40)" in said
+    assert "the mask of lost: below" in said

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
+from tests.shared import SHARED
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.networks.backbone import (
     Classifier,
@@ -358,6 +359,42 @@ def test_normalisation():
     expected = (np.arange(256).reshape(16, 16) / 255 - 0.5) / 0.25
     for channel in networks_input[0]:
         np.testing.assert_allclose(channel.numpy(), expected, atol=1e-6)
+
+
+IMAGENET = [0.485, 0.456, 0.406, 0.229, 0.224, 0.225]
+
+
+@pytest.mark.parametrize("normalisation", [[0.2, 0.1], IMAGENET])
+def test_a_network_gets_the_input_that_its_weights_expect(normalisation, tmp_path):
+    plain, own = create_backbone("test_resnet", 3).eval(), create_backbone("test_resnet", 3, normalisation).eval()
+    assert own.state_dict().keys() == plain.state_dict().keys()
+    views = torch.randint(0, 256, (2, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    mean, std = (torch.tensor(part).expand(3)[:, None, None] for part in np.split(np.float32(normalisation), 2))
+    with torch.no_grad():
+        expected = plain((to_unit(views).expand(-1, 3, -1, -1) - mean) / std)
+        torch.testing.assert_close(copy.deepcopy(own)(normalise(views)), expected)
+        assert not torch.allclose(plain(normalise(views)), expected)
+    # A saved classifier knows it.
+    model = Classifier(own, 0).eval()
+    parameters = {"backbone": "test_resnet", "normalisation": normalisation}
+    save_weights(model.state_dict(), parameters, tmp_path / "seed0_fold0.safetensors")
+    found, _ = load_classifier(tmp_path / "seed0_fold0.safetensors")
+    assert torch.equal(found(normalise(views)), model(normalise(views)))
+
+
+@pytest.mark.skipif(not (SHARED / "weights").is_dir(), reason=f"no ImageNet weights at {SHARED / 'weights'}")
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv2_100"])
+def test_real_imagenet_weights_load_and_are_given_their_own_normalisation(name):
+    cfg = timm.get_pretrained_cfg(name)
+    network = create_backbone(name, normalisation=[*cfg.mean, *cfg.std])
+    load_initialisation(network, "timm", SHARED / "weights" / f"{name}_imagenet.safetensors", seed=0)
+    plain = load_backbone(name, SHARED / "weights" / f"{name}_imagenet.safetensors")
+    views = torch.randint(0, 256, (2, 96, 96), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    mean, std = (torch.tensor(part)[:, None, None] for part in (cfg.mean, cfg.std))
+    with torch.no_grad():
+        own = network.eval()(normalise(views))
+        expected = plain((to_unit(views).expand(-1, 3, -1, -1) - mean) / std)
+    torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_saved_classifier_comes_back(tmp_path):

@@ -406,7 +406,8 @@ GOOD = "a,a.png,p1,testicle,homogeneous,esaote_mylab,left"
 
 @pytest.fixture
 def data(shipped) -> dict:
-    return {**load_config(shipped, [SHIPPED])["data"], "source": "files"}
+    data = load_config(shipped, [SHIPPED])["data"]
+    return {**data, "source": "files", "crop_profiles": {**data["crop_profiles"], "segmented": {"kind": "masks"}}}
 
 
 def manifest(tmp_path: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -438,6 +439,7 @@ def test_a_good_manifest_is_read_with_any_separator_and_a_byte_order_mark(tmp_pa
         ('b,b.png,"p1,p2",testicle,,esaote_mylab,left', "line 3, column patient_id"),
         ("b,b.png,p1,testicle,,esaote_mylab,MARIO ROSSI", "line 3, column side"),
         ("b,b.png,p1,testicle,,esaote_mylab", "another number of cells"),
+        ("b,b.png,p1,testicle,,segmented,left", "line 3, column mask: the crop profile 'segmented' needs the path"),
     ],
 )
 def test_bad_rows_are_refused_with_line_and_column(tmp_path, data, row, message):
@@ -528,6 +530,14 @@ def test_missing_columns_and_files_are_named(tmp_path, data):
             {"pretraining": {"runs": {"ud_from_imagenet": {"backbone": "resnet50"}}}},
             "'resnet50' cannot start from 'imagenet', whose weights are of 'resnet18'",
         ),
+        ({"manifold": {"recipe": {"filter_rule": "none"}}}, "only images of a folder .* can have been filtered before"),
+        (
+            {"manifold": {"recipe": {"filter_rule": "none"}}, "synthesis": {"source": "folder", "folder": "x"}},
+            r"tables.table3.rows.0.init: 'xg' pretrains on the set `synthetic`",
+        ),
+        ({"initialisations": {"imagenet": {"normalisation": [0.5, 0.5, 0.5]}}}, "is no mean and deviation: two numbers"),
+        ({"initialisations": {"imagenet": {"normalisation": [0.5, 0.0]}}}, "deviations above 0"),
+        ({"embedding": {"published_activations": "ref_acts.npz"}}, "features of two networks do not compare"),
         ({"pretraining": {"seeds": 3}, "holdout": "per_fold"}, "pretraining.seeds: 3, but with holdout: per_fold"),
         ({"pretraining": {"seeds": 3}, "seeds": [0, 1, 3, 4]}, "starts from pretraining number 2:"),
     ],

@@ -35,6 +35,17 @@ def test_a_backbone_is_the_runs_that_of_its_start_or_the_studys():
     assert study.backbones(CONFIG) == ["resnet18"]
 
 
+def test_an_input_normalisation_is_the_runs_or_that_of_its_start():
+    initialisations = {
+        **CONFIG["initialisations"],
+        "mae": {"layout": "original", "file": "x", "normalisation": [0.4, 0.2]},
+    }
+    runs = {"a": {"init": "mae"}, "b": {"init": "mae", "normalisation": [0.1, 0.3]}, "c": {"init": "scratch"}}
+    config = {**CONFIG, "initialisations": initialisations, "pretraining": {**CONFIG["pretraining"], "runs": runs}}
+    found = [study.normalisation_of(start, config) for start in ("mae", "a", "b", "c", "scratch")]
+    assert found == [[0.4, 0.2], [0.4, 0.2], [0.1, 0.3], [], []]
+
+
 def test_a_fused_row_needs_the_networks_of_single_views_and_none_of_its_own():
     config = {**CONFIG, "tables": {**CONFIG["tables"]}}
     config["tables"]["table4"] = {

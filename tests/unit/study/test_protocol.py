@@ -33,6 +33,11 @@ CHANGES = [
 ]
 CLASSIFICATION = [
     ("model.backbone", "resnet50", "backbone resnet50 (the paper: resnet18)"),
+    (
+        "initialisations.imagenet.normalisation",
+        [0.5, 0.5],
+        "input normalised by 0.5, 0.25; 0.5, 0.5 (the paper: 0.5, 0.25)",
+    ),
     ("holdout", "per_fold", "generator and pretraining see no test patient"),
     ("split_by", "view", "folds that split patients (the paper: none does)"),
     ("folds", 5, "5 folds (the paper: 3)"),
@@ -74,6 +79,17 @@ def test_another_manifold_is_named():
     facts = metric_facts(PAPER)
     assert "a manifold of 748 views (the paper: 880)" in not_comparable(facts, [748])
     assert "a manifold of 490 to 500 views" in not_comparable(facts, [500, 490, 495])
+
+
+def test_images_that_were_filtered_before_are_said_to_be():
+    changes = {
+        "synthesis": {"source": "folder", "folder": "published"},
+        "manifold": {"recipe": {"filter_rule": "none"}},
+        "tables": {"table3": {"rows": [{"init": "xgf"}]}},
+    }
+    facts = metric_facts(load_config(merge(merge(*TEXT), changes), []))
+    assert "Filter: none here, they were filtered before." in made_with(facts, VIEWS)
+    assert "filter rule none (the paper: neighbours, Algorithm 1)" in not_comparable(facts, VIEWS)
 
 
 def test_the_sentence_holds_every_choice():

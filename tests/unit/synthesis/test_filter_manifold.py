@@ -91,6 +91,13 @@ def test_calibrated_radii_let_held_out_patients_pass(study: Path) -> None:
         run_filter(study, "--filter-rule", "calibrated")
 
 
+def test_without_a_rule_every_view_is_kept(study: Path) -> None:
+    answers = run_filter(study, "--filter-rule", "none")
+    assert answers["inside"].all()
+    assert (answers["distance_ratio"][GOOD:] > 1).all()
+    np.testing.assert_array_equal(np.load(study / "filtered.npy"), np.load(study / "views.npy"))
+
+
 def test_auto_k_keeps_the_papers_proportion(study: Path) -> None:
     assert [resolved_k("auto", views) for views in (880, 748, 264, 5)] == [50, 42, 15, 1]
     run_filter(study, "--filter-k", "auto")

@@ -181,6 +181,43 @@ def test_stage_writes_every_set(study: Path) -> None:
     assert whole["unfiltered", "fid"] == pytest.approx(frechet(moments(real), moments(fake)))
 
 
+def test_published_features_are_a_second_reference(study: Path) -> None:
+    published = cloud(5, 88, offset=0.3)
+    np.savez(study / "ref_acts.npz", published)
+    table = run_metrics(study, "--published", f"{study}/ref_acts.npz")
+    fake = np.load(study / "synthetic.npy")
+    whole = table[table["batch"].isna()].set_index(["set", "metric"])["value"]
+    for name, features in (("unfiltered_published", fake), ("filtered_published", fake[np.arange(150) % 3 > 0])):
+        assert whole[name, "fid"] == pytest.approx(frechet(moments(published), moments(features)))
+        assert whole[name, "precision"] == precision_density(published, features, 3)[0]
+    batches = table[(table["set"] == "filtered_published") & (table["metric"] == "fid")]["batch"].dropna()
+    assert sorted(batches) == [0, 1, 2]
+    # What the study's own views say stays as it was.
+    plain = run_metrics(study)
+    pd.testing.assert_frame_equal(plain, table[~table["set"].str.endswith("published")].reset_index(drop=True))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"acts": np.zeros((9, 8))}, "has no array arr_0"),
+        ({"arr_0": np.zeros((9, 8, 8, 3), np.uint8)}, r"shape \(9, 8, 8, 3\) of uint8"),
+        ({"arr_0": np.full((90, 8), np.nan)}, "90 of 90 rows hold NaN"),
+        ({"arr_0": np.random.default_rng(0).standard_normal((90, 5))}, "features per view"),
+        ({"arr_0": np.array([{}], dtype=object)}, "has no array arr_0"),
+    ],
+)
+def test_published_features_that_cannot_be_are_refused(study: Path, arrays: dict, message: str) -> None:
+    np.savez(study / "ref_acts.npz", **arrays)
+    with pytest.raises(UserError, match=message):
+        run_metrics(study, "--published", f"{study}/ref_acts.npz")
+
+
+def test_views_that_were_filtered_before_are_one_set(study: Path) -> None:
+    table = run_metrics(study, "--filter-rule", "none", "--holdout", f"{study}/holdout.csv")
+    assert set(table["set"]) == {"filtered", "filtered_equal", "real"}
+
+
 def test_real_views_against_themselves_are_perfect() -> None:
     real = cloud(0, 100)
     values = Generated(real, 3).against(real)

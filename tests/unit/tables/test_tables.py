@@ -438,6 +438,30 @@ def test_one_seed(tmp_path) -> None:
     assert all(re.fullmatch(r"\d+\.\d\d ± –", row[3]) for row in page.rows)
 
 
+def test_rows_against_published_activations_stand_beside_the_papers_numbers(tmp_path) -> None:
+    """Views that others filtered: one set, no filtering to be read, and the paper's row beside both references."""
+    rows = [
+        (name, metric, batch, value)
+        for name in ("filtered", "filtered_equal", "filtered_published")
+        for metric, value in (("precision", 0.9), ("recall", 0.1), ("fid", 110.0))
+        for batch in (0, 1, None)
+    ] + [("filtered", "size", None, 50)]
+    write_csv(
+        pd.DataFrame(rows, columns=["set", "metric", "batch", "value"]).astype({"batch": "Int64"}), tmp_path / "m.csv"
+    )
+    write_csv(pd.DataFrame({"index": range(50), "inside": 1, "distance_ratio": 1.0}), tmp_path / "f.csv")
+    words = [f"--output-{suffix}={tmp_path}/out.{suffix}" for suffix in ("csv", "md", "tex", "html")]
+    words += [f"--metrics={tmp_path}/m.csv", f"--filter={tmp_path}/f.csv", "--reference-numbers"]
+    generation_table.main(generation_table.parser().parse_args(words))
+    cells = {row[0]: row[-3:] for row in Cells((tmp_path / "out.html").read_text(encoding="utf-8")).rows}
+    printed = ["90.10 ± 4.70", "11.90 ± 3.25", "116.84 ± 4.12"]
+    assert cells["filtered, published activations"] == cells["generated, filtered"] == printed
+    notes = (tmp_path / "out.md").read_text(encoding="utf-8")
+    assert "The 50 views were filtered before they came" in notes
+    assert "Rows of published activations" in notes
+    assert "Critical reading" not in notes
+
+
 @pytest.mark.parametrize("generators", [1, 2])
 def test_generation_table(tmp_path, generators: int) -> None:
     metrics, filters = [], []

@@ -297,3 +297,110 @@ def test_the_manifest_is_valid_and_its_views_are_cut_from_the_papers_boxes(relea
     for name, view in {**labelled, **others}.items():
         left = 185 if name.endswith("transverse") else 485
         np.testing.assert_array_equal(view, pixels[name.partition("#")[0]][130:430, left : left + 300])
+
+
+class Folder:
+    """A folder in the later layout, a CSV of labels beside it, and the command on both."""
+
+    MEANING = ("--image-column", "file", "--patient-column", "case", "--label-column", "homogeneity",
+               "--label-values", "hom", "inhom", "--profile", "masks")  # fmt: skip
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.output, self.labels = folder / "published", folder / "manifest.csv", folder / "labels.csv"
+        for name in ("imgs", "masks"):
+            (self.folder / name).mkdir(parents=True)
+
+    def image(self, name: str, masked: bool = True) -> None:
+        mask = np.zeros((40, 50), np.uint8)
+        mask[5:25, 10:30] = 255
+        pixels = np.arange(2000, dtype=np.uint32).reshape(40, 50).astype(np.uint8)
+        Image.fromarray(pixels).save(self.folder / "imgs" / name)
+        if masked:
+            Image.fromarray(mask).save(self.folder / "masks" / f"{Path(name).stem}.png")
+
+    def run(self, *flags: str, meaning: tuple[str, ...] = MEANING) -> None:
+        words = ["--labels", self.labels, "--frames", self.folder, "--output-manifest", self.output, *meaning, *flags]
+        run(import_released.main, import_released.parser(), [str(word) for word in words])
+
+    def rows(self) -> dict[str, dict[str, str]]:
+        with self.output.open(newline="", encoding="utf-8") as file:
+            return {row["image_id"]: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def layout(tmp_path):
+    found = Folder(tmp_path)
+    for name in ("a1.png", "a2.png", "b1.bmp", "c1.png", "stray.png"):
+        found.image(name)
+    found.labels.write_text(
+        "file;case;homogeneity;eye\na1.png;A;hom;l\na2;A;inhom;r\nb1.bmp;B;;l\nc1.png;C;unsure;\nd1;D;hom;\n"
+    )
+    return found
+
+
+def test_a_folder_of_images_and_masks_becomes_a_manifest_that_is_cut_by_the_masks(layout, capsys):
+    layout.run("--side-column", "eye", "--side-values", "r", "l")
+    rows = layout.rows()
+    assert {name: row["label"] for name, row in rows.items()} == {
+        "a1": "homogeneous", "a2": "inhomogeneous", "b1": "", "c1": "",
+    }  # fmt: skip
+    assert rows["b1"] == {
+        "image_id": "b1", "path": "imgs/b1.bmp", "patient_id": "B", "organ": "testicle", "label": "", "device": "masks",
+        "side": "left", "mask": "masks/b1.png",
+    }  # fmt: skip
+    said = " ".join(capsys.readouterr())
+    assert "images without a label, their cell is empty (1): row 4" in said
+    assert "images without a label, their cell is none of --label-values (1): row 5" in said
+    assert "rows left out, imgs/ has no such image (1): row 6" in said
+    assert "no row for them and so no patient (1): stray" in said
+    config = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
+    config["data"] |= {"source": "files", "crop_profiles": {"masks": {"kind": "masks"}}}
+    assert len(load_manifest(layout.output, load_config(config, [])["data"])) == 4
+    views, index = layout.output.with_name("views.npy"), layout.output.with_name("views.csv")
+    words = ["--manifest", layout.output, "--root", layout.folder, "--set", "labelled", "--target-organ", "testicle",
+             "--profiles", json.dumps({"masks": {"kind": "masks"}}), "--size", "20", "--output-views", views,
+             "--output-index", index]  # fmt: skip
+    run(crop.main, crop.parser(), [str(word) for word in words])
+    whole = np.asarray(Image.open(layout.folder / "imgs" / "a1.png"))
+    np.testing.assert_array_equal(read_npy(views), np.repeat(whole[None, 5:25, 10:30], 2, axis=0))
+
+
+def test_a_split_file_chooses_the_images(layout):
+    split = layout.folder / "train.txt"
+    split.write_text("imgs/a2.png\nb1\n")
+    layout.run("--split", str(split))
+    assert list(layout.rows()) == ["a2", "b1"]
+
+
+def fails_on(layout, capsys, *flags, **more) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        layout.run(*flags, **more)
+    assert not layout.output.exists()
+    return " ".join(capsys.readouterr())
+
+
+def test_what_is_not_known_of_a_folder_is_asked_for(layout, capsys):
+    said = fails_on(layout, capsys, meaning=("--image-column", "file"))
+    assert "--labels needs --patient-column, --label-column, --label-values, --profile:" in said
+    assert "--labels needs --side-values:" in fails_on(layout, capsys, "--side-column", "eye")
+    said = fails_on(layout, capsys, meaning=("--image-column", "name", *Folder.MEANING[2:]))
+    assert "row 1: 0 columns are called 'name'; there are file, case, homogeneity, eye" in said
+
+
+def test_all_that_is_wrong_with_a_folder_is_listed(layout, capsys):
+    layout.labels.write_text("file,case,homogeneity\na1.png,A,hom\na1.bmp,Rossi Mario,hom\na2.png,,inhom\nb1.bmp,B\n")
+    said = fails_on(layout, capsys, "--split", str(layout.folder / "absent.txt"))
+    assert "absent.txt is not a text file that can be read" in said
+    said = fails_on(layout, capsys)
+    assert "row 3: the image of row 2 again" in said
+    assert "row 3: the cell of the patient is empty, or has other characters" in said
+    assert "row 4: the cell of the patient is empty" in said
+    assert "row 5: has 2 cells, the header 3" in said
+    assert "Rossi" not in said
+
+
+def test_the_flags_of_one_layout_are_refused_with_the_other(released, capsys):
+    released.patients((7, 0, 1))
+    released.frame("ID07_1.bmp")
+    assert "--label-column belongs to --labels" in fails(released, capsys, "--label-column", "x")

@@ -173,6 +173,16 @@ FilePath = Annotated[Text, AfterValidator(_path)]
 Folder = Annotated[FilePath, AfterValidator(_folder)]
 Url = Annotated[Text, AfterValidator(_url)]
 Network = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$", max_length=100)]
+
+
+def _mean_and_deviation(values: list[float]) -> list[float]:
+    if len(values) not in (2, 6) or min(values[len(values) // 2 :]) <= 0:
+        problem = "is no mean and deviation: two numbers, or three means and three deviations, deviations above 0"
+        raise PydanticCustomError("text", "{problem}", {"problem": problem})
+    return values
+
+
+Normalisation = Annotated[list[Number], AfterValidator(_mean_and_deviation)]
 # Names become parts of file names.
 Name = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$", max_length=60)]
 NameOrNone = Annotated[str, Field(pattern="^([A-Za-z][A-Za-z0-9_]*)?$", max_length=60)]

@@ -35,10 +35,10 @@ Box = Annotated[list[Natural], Field(min_length=4, max_length=4), AfterValidator
 class CropProfile(Settings):
     """How the views of one device's frames are found."""
 
-    kind: Literal["boxes", "dicom_regions", "auto", "none"] = Field(
+    kind: Literal["boxes", "dicom_regions", "auto", "masks", "none"] = Field(
         description="boxes: fixed boxes on the frame, one view each. dicom_regions: one view per region that the "
         "DICOM file marks as a tissue image. auto: one view per sonogram found in a screenshot. "
-        "none: the whole frame is one view."
+        "masks: the box of what the manifest's column `mask` marks is one view. none: the whole frame is one view."
     )
     boxes: list[Box] | None = Field(
         None, min_length=1, description="One [top, left, height, width] in pixels per view."

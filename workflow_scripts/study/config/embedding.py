@@ -63,7 +63,23 @@ class Embedding(Settings):
     )
     inception: Inception = Field(default_factory=Inception, description="The FID Inception network.")
     timm: TimmNetwork = Field(default_factory=TimmNetwork, description="The timm network of `network: timm:<model>`.")
+    published_activations: FilePath = Field(
+        "",
+        description="Inception features of real views that others published, an .npz file with the array arr_0 (the authors' "
+        "ref_acts.npz): further rows of the generation table score the synthetic sets against them. With network: inception "
+        "and inception.resize: legacy_tensorflow, which made them.",
+    )
     batch_size: Whole = Field(64, ge=1, description="Views per forward pass; features do not depend on it.")
+
+    @cross_check
+    def _published_features_are_of_this_network(self) -> Iterator[Problem]:
+        same = self.network == "inception" and self.inception.resize == "legacy_tensorflow"
+        if self.published_activations and not same:
+            text = (
+                "features of two networks do not compare: set embedding.network: inception and "
+                "embedding.inception.resize: legacy_tensorflow, or empty this key"
+            )
+            yield ("published_activations",), text
 
     @cross_check
     def _timm_has_weights(self) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ from pydantic import Field
 from workflow_scripts.study.config.base import (
     FilePath,
     Network,
+    Normalisation,
     Problem,
     Settings,
     Sha256,
@@ -30,6 +31,12 @@ class Initialisation(Settings):
     )
     backbone: Network | None = Field(
         None, description="timm network that the weights are of; model.backbone when left out."
+    )
+    normalisation: Normalisation | None = Field(
+        None,
+        description="Mean and standard deviation by which inputs between 0 and 1 were normalised when the weights were trained "
+        "(two numbers, or three means and three deviations); when left out 0.5 and 0.25, the paper's. ImageNet's are "
+        "[0.485, 0.456, 0.406, 0.229, 0.224, 0.225].",
     )
     file: FilePath | None = Field(None, description="Local file of the weights; fetched from url when absent.")
     url: Url = Field(

@@ -24,10 +24,11 @@ class ManifoldRecipe(Settings):
         description="Neighbour that sets the filter's radii (Algorithm 1); auto: 50 of the paper's 880 real "
         "views, in proportion.",
     )
-    filter_rule: Literal["neighbours", "calibrated"] = Field(
+    filter_rule: Literal["neighbours", "calibrated", "none"] = Field(
         "neighbours",
         description="neighbours: Algorithm 1; calibrated: its radii times the factor that lets 95 % of the "
-        "held-out patients' views pass.",
+        "held-out patients' views pass; none: the images of `synthesis.folder` are the set `filtered` as they are, and "
+        "there is no set `synthetic`.",
     )
     metric_k: Whole = Field(3, ge=1, description="Neighbour that sets the radii of precision and recall (Eq. 5-6).")
     metric_batches: Whole = Field(3, ge=1, description="Disjoint reference batches of real views.")

@@ -11,6 +11,7 @@ from workflow_scripts.study.config.base import (
     Distinct,
     Name,
     Network,
+    Normalisation,
     Number,
     Positive,
     Probability,
@@ -127,6 +128,9 @@ class PretrainingRun(Settings):
     )
     init: Name = Field("scratch", description="Initialisation that pretraining itself starts from.")
     backbone: Network | None = Field(None, description="timm network that is pretrained; that of `init` when left out.")
+    normalisation: Normalisation | None = Field(
+        None, description="Input normalisation of this run and of what starts from it; that of `init` when left out."
+    )
     title: Text | None = Field(None, description="Default name of its table rows; the key itself when left out.")
     recipe: PretrainingRecipe = Field(
         default_factory=PretrainingRecipe, description="Keys of pretraining.recipe that differ for this run."

@@ -277,6 +277,23 @@ class Study(Settings):
             yield ("holdout",), text.format("set it to none")
 
     @cross_check
+    def _unfiltered_sets_are_of_a_folder(self) -> Iterator[Problem]:
+        if self.manifold.recipe.filter_rule != "none":
+            return
+        if self.synthesis.source != "folder":
+            text = "only images of a folder (synthesis.source) can have been filtered before; choose neighbours or calibrated"
+            yield ("manifold", "recipe", "filter_rule"), text
+        for table in TABLES:
+            for i, row in enumerate(getattr(self.tables, table).rows):
+                run = self.pretraining.runs.get(row.init)
+                if run is not None and "synthetic" in run.sets:
+                    yield (
+                        ("tables", table, "rows", i, "init"),
+                        f"{row.init!r} pretrains on the set `synthetic`, and with manifold.recipe.filter_rule: none the folder's "
+                        "images are the set `filtered`; take the row out",
+                    )
+
+    @cross_check
     def _release_is_audited(self) -> Iterator[Problem]:
         if self.synthesis.source == "folder":
             return
