@@ -501,6 +501,7 @@ def call(inputs: Path, output: Path, *more: str) -> None:
         *("--folds", inputs / "folds.csv", "--seed", 0, "--classes", *CLASSES, "--backbone", "test_resnet"),
         *("--output-predictions", output / "seed0.csv", "--output-weights"),
         *(output / f"seed0_fold{fold}.safetensors" for fold in range(3)),
+        *("--output-training", output / "seed0_training.csv"),
         *("--work-dir", output / "work", "--device", "cpu", *SETTINGS, *more),
     ]
     finetune.main(finetune.parser().parse_args([str(word) for word in words]))
@@ -525,6 +526,11 @@ def test_stage_predicts_every_view_once_and_describes_itself(inputs):
     changed = table["label_original"] != table["label_policy"]
     assert table.loc[changed, "view_id"].tolist() == ["p02#1"]
     assert not (inputs / "out" / "work").exists()
+
+    training = read_csv(inputs / "out" / "seed0_training.csv")
+    assert training["fold"].tolist() == [0, 1, 2]
+    assert training["weights_moved"].between(1e-4, 1).all()
+    assert training[["loss_before", "loss_last"]].gt(0.1).all(axis=None)
 
     views = torch.from_numpy(pictures(study()))
     for fold in range(3):
