@@ -166,6 +166,10 @@ def test_augmentation_switches():
     # The largest shift is a quarter of the side; what comes in is black.
     torch.testing.assert_close(shifted[..., :24], images[..., 8:])
     assert not shifted[..., 24:].any()
+    mirrored = augment(
+        images, np.tile(np.float32([0.5, 0, 1, 0.5]), (8, 1)), replace(PLAIN, shift=0.25, outside="reflected")
+    )
+    torch.testing.assert_close(mirrored, torch.cat([images[..., 8:], images[..., 24:].flip(-1)], dim=-1))
     turned = augment(images, np.tile(np.float32([1, 0, 0, 0]), (8, 1)), replace(PLAIN, rotation=90))
     torch.testing.assert_close(turned, torch.rot90(images, 1, (-2, -1)))
 
