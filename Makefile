@@ -12,7 +12,7 @@ READY := .venv/ready
 # One thread per job: the demo's training runs are small, so several at once are faster than one that is split.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo docs test test-fast test-cluster test-nightly test-gpu test-faults audit bench bench-gpu bench-check lint format lock figures clean help
+.PHONY: demo docs test test-fast test-cluster test-nightly test-gpu test-faults golden audit bench bench-gpu bench-check lint format lock figures clean help
 
 help:
 	@sed -n '1,4s/^# //p' Makefile
@@ -58,6 +58,10 @@ test-gpu: $(READY)
 # Writes docs/reliability.md: MOMENTS interruptions of the smallest study, added up over several runs. For a night, not for CI.
 test-faults: $(READY)
 	@$(BIN)/python -m tests.faults --moments $(MOMENTS)
+
+# Writes tests/golden/<platform>.csv: the numbers that test_run.py compares the smallest study with. Say in CHANGELOG.md why they moved.
+golden: $(READY)
+	@$(BIN)/python -m tests.golden
 
 # Known vulnerabilities of the locked packages (needs an index that tells them, such as PyPI; a package that could not be
 # looked up fails), and a bill of materials.

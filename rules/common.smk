@@ -360,6 +360,11 @@ def table_experiments(table):
     return list(dict.fromkeys(study.experiment_of(row, config).name for row in rows))
 
 
+def trained_experiments(table):
+    """Those of a table's experiments that train networks."""
+    return [name for name in table_experiments(table) if EXPERIMENTS[name].is_trained]
+
+
 def table_parameters(table):
     """The parameter files of the pretraining runs that a table shows; they know how many views each run saw."""
     starts = dict.fromkeys(row["init"] for row in (config["tables"][table]["rows"] if table else []))

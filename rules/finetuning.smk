@@ -15,6 +15,7 @@ rule finetune:
     output:
         predictions=result("finetuning/{experiment}/seed{seed}.csv"),
         weights=[result(f"finetuning/{{experiment}}/seed{{seed}}_fold{fold}.safetensors") for fold in FOLDS],
+        training=result("finetuning/{experiment}/seed{seed}_training.csv"),
     log:
         log_of("finetune/{experiment}/seed{seed}"),
     wildcard_constraints:

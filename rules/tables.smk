@@ -10,6 +10,11 @@ rule make_table:
     input:
         lambda wildcards: table_parameters(wildcards.table),
         predictions=lambda wildcards: predictions_of(table_experiments(wildcards.table)),
+        training=lambda wildcards: [
+            result(f"finetuning/{name}/seed{seed}_training.csv")
+            for name in trained_experiments(wildcards.table)
+            for seed in SEEDS
+        ],
         curve=lambda wildcards: FILTER_CURVES if "filter_rule" in table_facts(wildcards.table, config) else [],
     output:
         csv=result("tables/{table}.csv"),
@@ -38,6 +43,7 @@ rule make_table:
             table=wildcard("table"),
             rows=lambda wildcards: table_rows(wildcards.table),
             experiments=lambda wildcards: table_experiments(wildcards.table),
+            trained=lambda wildcards: trained_experiments(wildcards.table),
             classes=CLASSES,
             spread=config["tables"]["spread"],
             holdout_protocol=config["holdout"],

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.golden import differences, golden_file, numbers, platform_name
 from tests.shared import REPOSITORY
 from tests.workflow.study import ENVIRONMENT, Study, bare_copy, phantom_study, smallest_study
 from tests.workflow.test_real import holds
@@ -33,6 +34,13 @@ def test_every_table_has_its_rows(finished: Study):
             text = (tables / f"{name}.{suffix}").read_text(encoding="utf-8")
             assert "PHANTOM" in text
     assert {"unfiltered", "filtered"} <= set(read_csv(tables / "generation.csv")["name"])
+
+
+def test_the_numbers_are_those_that_the_repository_keeps(finished: Study):
+    if not golden_file().is_file():
+        pytest.skip(f"no numbers are kept for {platform_name()}: `make golden` on such a machine writes them")
+    changed = differences(read_csv(golden_file()), numbers(finished.folder / "results" / "tables"))
+    assert not changed, f"numbers moved; if they should, `make golden`, and a line in CHANGELOG.md:\n{changed}"
 
 
 def test_a_finished_study_says_what_it_was_made_of_and_names_no_patient(finished: Study):

@@ -6,7 +6,8 @@ predict the views of the fold left out: also views that the policy drops, so tha
     python -m workflow_scripts.finetuning.finetune --views views/labelled.npy --index views/labelled.csv \\
         --labels labels/complete.csv --folds folds/seed0.csv --seed 0 --classes homogeneous inhomogeneous \\
         --layout torchvision --weights weights/resnet18-f37072fd.pth --output-predictions seed0.csv \\
-        --output-weights seed0_fold0.safetensors seed0_fold1.safetensors seed0_fold2.safetensors --work-dir work/seed0
+        --output-weights seed0_fold0.safetensors seed0_fold1.safetensors seed0_fold2.safetensors \\
+        --output-training seed0_training.csv --work-dir work/seed0
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
     add_inputs(parser, "views index labels folds weights*")
-    add_outputs(parser, "predictions weights+")
+    add_outputs(parser, "predictions weights+ training")
     add_parameters(parser, "seed classes backbone normalisation layout training_percent")
     add_settings(parser, FinetuningRecipe)
     add_run(parser)
@@ -35,8 +36,14 @@ def main(arguments: argparse.Namespace) -> None:
     """Load, check, train the folds, write."""
     import numpy as np
 
-    from workflow_scripts.core.files import read_csv, write_csv
+    from workflow_scripts.core.files import read_csv, write_csv, write_rows
     from workflow_scripts.core.store import ViewStore
+    from workflow_scripts.finetuning.movement import (
+        TRAINING_COLUMNS,
+        backbone_weights,
+        last_quarters,
+        weights_moved,
+    )
     from workflow_scripts.finetuning.predictions import PREDICTION_COLUMNS, decide
     from workflow_scripts.networks.backbone import library_versions, save_weights
     from workflow_scripts.networks.cross_validation import (
@@ -81,16 +88,21 @@ def main(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         partners=partners(numbered_organ_sides(store.index).to_numpy()) if recipe.coupled else None,
     )
+    starts = {fold: backbone_weights(model) for fold, model in models.items()}
     results = cross_validate(models, task, run)
 
+    training = []
     probabilities = np.full(len(table), np.nan)
     for result, path in zip(results, arguments.output_weights, strict=True):
         probabilities[result.test] = result.probabilities
+        moved = (weights_moved(starts[result.fold], result.weights), *last_quarters(result.losses))
+        training.append(dict(zip(TRAINING_COLUMNS, (arguments.seed, result.fold, *moved), strict=True)))
         save_weights(result.weights, {**identity, "fold": result.fold, "versions": library_versions()}, path)
     predictions = table.rename(columns={"keep": "kept"}).assign(
         seed=arguments.seed, probability=probabilities, prediction=decide(probabilities, arguments.classes)
     )
     write_csv(predictions[PREDICTION_COLUMNS], arguments.output_predictions)
+    write_rows(training, TRAINING_COLUMNS, arguments.output_training)
     run.work.close()
 
 

@@ -37,6 +37,7 @@ GEOMETRY_UNIFORMS = 4
 # A checkpoint costs up to a second for ResNet-18, as much as an epoch on a GPU: save by time, not by epochs.
 CHECKPOINT_SECONDS = 60.0
 PREDICTION_BATCH = 64
+PADDING = {"black": "zeros", "reflected": "reflection"}
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def augmentation_draws(settings: FinetuningAugmentation) -> int:
 
 
 def augment(images: Tensor, draws: np.ndarray, settings: FinetuningAugmentation) -> Tensor:
-    """Markers, then rotation, flip and shift in one resampling (paper, Sec. 4.3); pixels from outside are black.
+    """Markers, then rotation, flip and shift in one resampling (paper, Sec. 4.3); pixels from outside by `outside`.
 
     `images` float (N, 1, H, W) in [0, 1], `draws` float32 (N, augmentation_draws) in [0, 1). Image i depends on
     draws[i] alone. Rotation in degrees and shift as a share of the side are uniform, either way. `preset: released` has
@@ -215,7 +216,7 @@ def augment(images: Tensor, draws: np.ndarray, settings: FinetuningAugmentation)
         (2 * shift_y - 1) * 2 * settings.shift,
         flip < settings.flip,
     )
-    return warp(images, theta)
+    return warp(images, theta, PADDING[settings.outside])
 
 
 def partners(organ_side: np.ndarray) -> np.ndarray:

@@ -93,6 +93,7 @@ FILES = {
     "synthetic_views": "store of the synthetic views, uint8 .npy",
     "tex": "the table in LaTeX",
     "text": "CSV of the text that was found in views: where it is, and what it looks like",
+    "training": "CSV by fold of how far fine-tuning moved the weights, and of its last losses",
     "views": "store of views, uint8 .npy (N, side, side)",
     "votes": "CSV of the audit's votes: view_id, label, votes, evaluations, suspicious",
     "weights": "weights of a network",
@@ -186,6 +187,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "target_organ": {"help": "the organ whose views carry labels"},
     "threshold": {"type": float, "default": 1.0, "help": "loss above which an epoch flags a view"},
     "title": {"help": "title of the figure, or what the table shows"},
+    "trained": {"nargs": "*", "default": [], "help": "the experiments of --training, in the order of its files"},
     "training_percent": {"type": int, "default": 100, "help": "percentage of the training patients to learn from"},
     "truth": _choice(
         "original", "policy", default="original",

@@ -25,6 +25,8 @@ FEWER_PATIENTS = "patients"
 FUSION = "mean_logits"
 # The variant that trains both views of an organ side together, with the released code's weight.
 COUPLED = {"paired": 1.0}
+# The variant whose training views have no black corners.
+REFLECTED = "reflected"
 # What is left of the augmentation in a variant of the recipe.
 AUGMENTATIONS_KEPT = {"unaugmented": set(), "markers_only": {"markers"}}
 
@@ -184,8 +186,10 @@ def finetuning_recipe(experiment: Experiment, config: Mapping[str, Any]) -> dict
     recipe["coupled"] = COUPLED.get(experiment.variant, recipe["coupled"])
     if (kept := AUGMENTATIONS_KEPT.get(experiment.variant)) is not None:
         # What is left is said in the magnitudes, which the released code's preset does not look at.
-        magnitudes = {k: v if k in kept else 0.0 for k, v in recipe["augmentation"].items()}
+        magnitudes = {k: v if k in kept | {"outside"} else 0.0 for k, v in recipe["augmentation"].items()}
         recipe["augmentation"] = {**magnitudes, "preset": "paper"}
+    if experiment.variant == REFLECTED:
+        recipe["augmentation"] = {**recipe["augmentation"], "outside": "reflected"}
     return recipe
 
 

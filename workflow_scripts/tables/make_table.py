@@ -10,24 +10,54 @@ The figure is a forest plot: the differences to the reference with their interva
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
+from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.figures import save
+from workflow_scripts.core.files import read_csv
 from workflow_scripts.core.tables import write_table
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.tables import tables
 from workflow_scripts.tables.forest import forest_figure, marks
-from workflow_scripts.tables.rows import protocol_notes, read_predictions, read_table_rows
+from workflow_scripts.tables.reading import with_sign
+from workflow_scripts.tables.rows import Row, protocol_notes, read_predictions, read_table_rows
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    add_inputs(parser, "predictions+ curve*")
+    add_inputs(parser, "predictions+ training* curve*")
     add_outputs(parser, "csv md tex html figure?")
-    add_parameters(parser, "table rows experiments classes spread holdout_protocol pretraining_seeds split_by")
+    add_parameters(parser, "table rows experiments trained classes spread holdout_protocol pretraining_seeds split_by")
     add_parameters(parser, "protocol reference_numbers origin")
     return parser
+
+
+def movement(rows: Sequence[Row], trained: Sequence[str], files: Sequence[Path]) -> str:
+    """A caption's sentence on how the experiments `trained` were trained.
+
+    `files` are fine-tuning's tables of it, all seeds of the first experiment, then of the next.
+    """
+    import pandas as pd
+
+    seeds, rest = divmod(len(files), max(len(trained), 1))
+    if rest or not seeds:
+        raise UserError(
+            f"--training names {len(files)} files for {len(trained)} experiments; give one per seed of each"
+        )
+    parts = []
+    for i, experiment in enumerate(trained):
+        runs = pd.concat(map(read_csv, files[i * seeds : (i + 1) * seeds]))
+        name = next(row.name for row in rows if row.experiment == experiment)
+        rise = 100 * (runs["loss_last"].mean() / runs["loss_before"].mean() - 1)
+        since = "" if rise != rise else f", {with_sign(rise)} %"
+        parts.append(f"{name} {100 * runs['weights_moved'].mean():.2f} % ({runs['loss_last'].mean():.3f}{since})")
+    return (
+        "Fine-tuning changed the weights of the backbone, relative to their length, by (in brackets the mean training loss of "
+        f"the last quarter of the epochs, and its change since the quarter before): {'; '.join(parts)}."
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -43,6 +73,8 @@ def main(arguments: argparse.Namespace) -> None:
         table, rows, predictions, values, positive, spread, arguments.holdout_protocol, reference,
         arguments.pretraining_seeds, arguments.split_by,
     )  # fmt: skip
+    if arguments.training:
+        caption.append(movement(rows, arguments.trained, arguments.training))
     if arguments.reference_numbers:
         caption.append("Columns (paper): Morelli et al., ICIAP 2025, on their own data.")
     caption += protocol_notes(arguments.protocol, arguments.curve, arguments.reference_numbers)

@@ -70,7 +70,8 @@ def train(folder: Path) -> Path:
             f"--views {folder}/views.npy --index {folder}/index.csv --labels {folder}/labels.csv"
             f" --folds {folder}/folds{seed}.csv --seed {seed} --classes fine coarse --backbone test_resnet"
             f" --output-predictions {folder}/seed{seed}.csv --output-weights {folder}/seed{seed}_fold0.safetensors"
-            f" {folder}/seed{seed}_fold1.safetensors --work-dir {folder}/work{seed} --device cpu --epochs 4"
+            f" {folder}/seed{seed}_fold1.safetensors --output-training {folder}/training{seed}.csv"
+            f" --work-dir {folder}/work{seed} --device cpu --epochs 4"
             " --batch-size 10 --backbone-lr 0.001 --head-lr 0.01 --augmentation.markers 0".split()
         )
         finetune.main(arguments)

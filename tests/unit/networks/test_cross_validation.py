@@ -166,6 +166,10 @@ def test_augmentation_switches():
     # The largest shift is a quarter of the side; what comes in is black.
     torch.testing.assert_close(shifted[..., :24], images[..., 8:])
     assert not shifted[..., 24:].any()
+    mirrored = augment(
+        images, np.tile(np.float32([0.5, 0, 1, 0.5]), (8, 1)), replace(PLAIN, shift=0.25, outside="reflected")
+    )
+    torch.testing.assert_close(mirrored, torch.cat([images[..., 8:], images[..., 24:].flip(-1)], dim=-1))
     turned = augment(images, np.tile(np.float32([1, 0, 0, 0]), (8, 1)), replace(PLAIN, rotation=90))
     torch.testing.assert_close(turned, torch.rot90(images, 1, (-2, -1)))
 
@@ -501,6 +505,7 @@ def call(inputs: Path, output: Path, *more: str) -> None:
         *("--folds", inputs / "folds.csv", "--seed", 0, "--classes", *CLASSES, "--backbone", "test_resnet"),
         *("--output-predictions", output / "seed0.csv", "--output-weights"),
         *(output / f"seed0_fold{fold}.safetensors" for fold in range(3)),
+        *("--output-training", output / "seed0_training.csv"),
         *("--work-dir", output / "work", "--device", "cpu", *SETTINGS, *more),
     ]
     finetune.main(finetune.parser().parse_args([str(word) for word in words]))
@@ -525,6 +530,11 @@ def test_stage_predicts_every_view_once_and_describes_itself(inputs):
     changed = table["label_original"] != table["label_policy"]
     assert table.loc[changed, "view_id"].tolist() == ["p02#1"]
     assert not (inputs / "out" / "work").exists()
+
+    training = read_csv(inputs / "out" / "seed0_training.csv")
+    assert training["fold"].tolist() == [0, 1, 2]
+    assert training["weights_moved"].between(1e-4, 1).all()
+    assert training[["loss_before", "loss_last"]].gt(0.1).all(axis=None)
 
     views = torch.from_numpy(pictures(study()))
     for fold in range(3):

@@ -64,7 +64,7 @@ def test_a_fused_row_needs_the_networks_of_single_views_and_none_of_its_own():
 
 def test_the_unaugmented_variant_switches_every_augmentation_off():
     recipe = study.finetuning_recipe(study.Experiment("ud", "flipped", "unaugmented"), CONFIG)
-    assert {key for key, value in recipe["augmentation"].items() if value != 0} == {"preset"}
+    assert {key for key, value in recipe["augmentation"].items() if value != 0} == {"preset", "outside"}
     assert recipe["epochs"] == 30
 
 
@@ -73,7 +73,15 @@ def test_markers_alone_are_as_frequent_as_in_the_full_augmentation():
         study.finetuning_recipe(study.Experiment("ud", "flipped", variant), CONFIG)["augmentation"]
         for variant in ("", "markers_only")
     )
-    assert alone == {key: full[key] if key in ("markers", "preset") else 0.0 for key in full}
+    assert alone == {key: full[key] if key in ("markers", "preset", "outside") else 0.0 for key in full}
+
+
+def test_a_variant_mirrors_what_lies_outside_the_view():
+    plain, reflected = (
+        study.finetuning_recipe(study.Experiment("ud", "flipped", variant), CONFIG) for variant in ("", "reflected")
+    )
+    assert reflected == {**plain, "augmentation": {**plain["augmentation"], "outside": "reflected"}}
+    assert plain["augmentation"]["outside"] == "black"
 
 
 def test_variants_of_the_released_augmentation_go_by_the_magnitudes():

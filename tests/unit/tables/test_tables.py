@@ -530,3 +530,18 @@ def test_generation_table(tmp_path, generators: int) -> None:
     assert f"kept {40 * generators} of {100 * generators} generated views (40.0%)" in outputs["md"].read_text(
         encoding="utf-8"
     )
+
+
+def test_a_caption_says_how_far_weights_moved_and_whether_the_loss_had_settled(tmp_path: Path):
+    runs = {"ud": (0.01, 0.03), "imagenet": (0.2, 0.4)}
+    files = []
+    for name, moved in runs.items():
+        for seed, value in enumerate(moved):
+            training = {"seed": seed, "fold": 0, "weights_moved": value, "loss_before": 0.5, "loss_last": 0.25}
+            files.append(tmp_path / f"{name}{seed}.csv")
+            write_csv(pd.DataFrame([training]), files[-1])
+    rows = [Row("ImageNet", "imagenet"), Row("texture", "texture"), Row("UD", "ud")]
+    sentence = table.movement(rows, list(runs), files)
+    assert sentence.endswith("before): UD 2.00 % (0.250, −50.00 %); ImageNet 30.00 % (0.250, −50.00 %).")
+    with pytest.raises(UserError, match="3 files for 2 experiments"):
+        table.movement(rows, list(runs), files[:3])

@@ -23,6 +23,11 @@ class FinetuningAugmentation(Settings):
     shift: Number = Field(
         0.05, ge=0, le=0.5, description="Largest shift as a share of the side, either way, in each direction."
     )
+    outside: Literal["black", "reflected"] = Field(
+        "black",
+        description="What rotation and shift bring in from outside the view. black: pixels of 0, which test views do not have, "
+        "so that batch norm's running statistics are of other views than it meets; reflected: the view, mirrored at its edge.",
+    )
 
 
 class FinetuningRecipe(Settings):
