@@ -133,8 +133,8 @@ def write_page(rows: Sequence[Mapping[str, Any]]) -> None:
             )
     planted, random = rows[-2:]
     lines += [
-        f"| at random, a calliper in {100 * planted['share']:.0f} % of positive views | callipers and text | p < 0.001 in "
-        f"{planted['found']} of {planted['studies']} studies; AUROC {planted['auroc_median']:.2f} (median; "
+        f"| at random, a calliper in {100 * planted['share']:.0f} % of positive views | callipers and text | corrected "
+        f"p < 0.001 in {planted['found']} of {planted['studies']} studies; AUROC {planted['auroc_median']:.2f} (median; "
         f"{planted['auroc_least']:.2f} to {planted['auroc_most']:.2f}) |",
         f"| at random, nothing planted | any | a warning in {random['alarms']} of {random['studies']} studies, "
         f"{100 * random['share']:.1f} % ({100 * random['share_low']:.1f} to {100 * random['share_high']:.1f}) |",
