@@ -1,9 +1,15 @@
-"""A small network that knows a view again after it was rotated, cropped, shifted, blurred or given other speckle.
+"""Small networks that know a view again: a copy encoder and, for whole patients, a patient encoder.
+
+The copy encoder knows a view again after it was rotated, cropped, shifted, blurred or given other speckle.
 
 Pixels find copies up to flips and small shifts; this encoder adds those that are rotated or cropped (SSCD, Pizzi et al.
 2022: InfoNCE at a low temperature, with augmentations of the kinds that copies show). It learns from training and
 held-out views alike: an encoder that knew the training views alone would find everything else far away from them, and
 the held-out views could not calibrate it.
+
+The patient encoder is the re-identification model of an attacker who has other views of the patients (Packhäuser et al.
+2022): it learns from pairs of views of a patient, or from two alterations of one view, with other patients' views as the
+opposite. It sees more pixels and is deeper, since it has to find a cropped view among all.
 """
 
 from __future__ import annotations
@@ -25,17 +31,19 @@ TEMPERATURE = 0.07
 # Weight of the term that spreads the features over the sphere (differential entropy, as SSCD's).
 ENTROPY = 1.0
 BATCH, CHUNK = 64, 256
-# Views are shrunk to this side at most: what distinguishes them shows there, and training takes seconds.
-SIDE = 32
 
 
 class CopyEncoder(nn.Module):
     """Images (B, 1, side, side) of mean 0 and deviation 1 to unit vectors (B, WIDTH)."""
 
+    # Views are shrunk to this side at most: what distinguishes them shows there, and training takes seconds.
+    side = 32
+    layers: tuple[tuple[int, int, int], ...] = ((1, 32, 2), (32, 64, 2), (64, 128, 1))
+
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for before, after, stride in ((1, 32, 2), (32, 64, 2), (64, 128, 1)):
+        for before, after, stride in self.layers:
             layers += [
                 nn.Conv2d(before, after, 3, stride, 1, bias=False),
                 nn.GroupNorm(8, after),
@@ -50,6 +58,13 @@ class CopyEncoder(nn.Module):
         return functional.normalize(self.head(pooled), dim=1)
 
 
+class PatientEncoder(CopyEncoder):
+    """The same of more pixels, with a layer more."""
+
+    side = 64
+    layers = ((1, 32, 2), (32, 64, 2), (64, 128, 2), (128, 128, 1))
+
+
 class CopyTraining:
     """The training run of a `network` on real views, uint8 (N, side, side), whatever patients they come from.
 
@@ -57,29 +72,37 @@ class CopyTraining:
     a run as if it had never stopped. Raises `UserError` for fewer than 4 views.
     """
 
+    encoder: type[CopyEncoder] = CopyEncoder
+
     def __init__(self, views: np.ndarray, steps: int, seed: int, device: torch.device) -> None:
         if len(views) < 4:
             raise UserError(
                 f"the copy encoder learns from real views by contrast and needs at least 4, there are {len(views)}"
             )
-        self.images = to_device(shrink(views, min(SIDE, views.shape[1])), device)[:, None] / 255
+        self.images = to_device(shrink(views, min(self.encoder.side, views.shape[1])), device)[:, None] / 255
         self.seed, self.device = seed, device
         torch.manual_seed(seed)
-        self.network = CopyEncoder().to(device).train()
+        self.network = self.encoder().to(device).train()
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=2e-3, weight_decay=1e-4)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, max_lr=2e-3, total_steps=steps)
 
     def step(self, number: int) -> None:
         """Learn from one batch, two alterations of each view."""
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + number)
-        drawn = torch.randperm(len(self.images), generator=generator)[: min(BATCH, len(self.images))]
-        chosen = self.images[to_device(drawn, self.device)]
-        first, second = (self.network(standardised(altered(chosen, generator))) for _ in range(2))
+        first, second = (
+            self.network(standardised(altered(self.images[to_device(rows, self.device)], generator)))
+            for rows in self.pairs(generator)
+        )
         loss = info_nce(first, second) - ENTROPY * spread(first)
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
         self.schedule.step()
+
+    def pairs(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows (B,) of the views that belong together: each view with itself."""
+        drawn = torch.randperm(len(self.images), generator=generator)[: min(BATCH, len(self.images))]
+        return drawn, drawn
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -96,13 +119,45 @@ class CopyTraining:
         self.schedule.load_state_dict(state["schedule"])
 
 
+class PatientTraining(CopyTraining):
+    """The same for the patient encoder: one pair of views of each drawn patient (`patients`, (N,)).
+
+    Half of the pairs are any two views of the patient, the others one view twice.
+    Raises `UserError` for fewer than 4 patients.
+    """
+
+    encoder = PatientEncoder
+
+    def __init__(self, views: np.ndarray, patients: np.ndarray, steps: int, seed: int, device: torch.device) -> None:
+        super().__init__(views, steps, seed, device)
+        # Rows sorted by patient: a patient's are `order[start : start + count]`.
+        _, member, counts = np.unique(patients, return_inverse=True, return_counts=True)
+        if len(counts) < 4:
+            raise UserError(
+                f"the patient encoder learns by contrast and needs at least 4 patients, there are {len(counts)}"
+            )
+        self.order = torch.from_numpy(np.argsort(member, kind="stable"))
+        self.counts = torch.from_numpy(counts)
+        self.starts = torch.from_numpy(np.cumsum(counts) - counts)
+
+    def pairs(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows (B,) and (B,) of two views of each drawn patient."""
+        drawn = torch.randperm(len(self.counts), generator=generator)[: min(BATCH, len(self.counts))]
+        counts, starts = self.counts[drawn], self.starts[drawn]
+        first, step, same = torch.rand((3, len(drawn)), generator=generator)
+        place = (first * counts).long()
+        # Another view of the patient: 1 to count - 1 places on, round and round.
+        other = (place + 1 + (step * (counts - 1)).long()) % counts
+        return self.order[starts + place], self.order[starts + torch.where(same < 0.5, place, other)]
+
+
 @torch.inference_mode()
 def copy_features(network: CopyEncoder, views: np.ndarray, device: torch.device) -> np.ndarray:
     """float32 unit vectors (N, WIDTH) of views (N, side, side): the mean of a view's and its mirror image's."""
     network.eval()
     parts = []
     for start in range(0, len(views), CHUNK):
-        small = shrink(np.array(views[start : start + CHUNK]), min(SIDE, views.shape[1]))
+        small = shrink(np.array(views[start : start + CHUNK]), min(network.side, views.shape[1]))
         images = standardised(to_device(small, device)[:, None] / 255)
         both = network(images) + network(images.flip(3))
         parts.append(to_numpy(functional.normalize(both, dim=1).float()))
