@@ -1,15 +1,9 @@
-"""Small networks that know a view again: a copy encoder and, for whole patients, a patient encoder.
-
-The copy encoder knows a view again after it was rotated, cropped, shifted, blurred or given other speckle.
+"""A small network that knows a view again after it was rotated, cropped, shifted, blurred or given other speckle.
 
 Pixels find copies up to flips and small shifts; this encoder adds those that are rotated or cropped (SSCD, Pizzi et al.
 2022: InfoNCE at a low temperature, with augmentations of the kinds that copies show). It learns from training and
 held-out views alike: an encoder that knew the training views alone would find everything else far away from them, and
 the held-out views could not calibrate it.
-
-The patient encoder is the re-identification model of an attacker who has other views of the patients (Packhäuser et al.
-2022): it learns from pairs of views of a patient, or from two alterations of one view, with other patients' views as the
-opposite. It sees more pixels and is deeper, since it has to find a cropped view among all.
 """
 
 from __future__ import annotations
@@ -56,13 +50,6 @@ class CopyEncoder(nn.Module):
         maps = self.body(images)
         pooled = torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
         return functional.normalize(self.head(pooled), dim=1)
-
-
-class PatientEncoder(CopyEncoder):
-    """The same of more pixels, with a layer more."""
-
-    side = 64
-    layers = ((1, 32, 2), (32, 64, 2), (64, 128, 2), (128, 128, 1))
 
 
 class CopyTraining:
@@ -117,38 +104,6 @@ class CopyTraining:
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
-
-
-class PatientTraining(CopyTraining):
-    """The same for the patient encoder: one pair of views of each drawn patient (`patients`, (N,)).
-
-    Half of the pairs are any two views of the patient, the others one view twice.
-    Raises `UserError` for fewer than 4 patients.
-    """
-
-    encoder = PatientEncoder
-
-    def __init__(self, views: np.ndarray, patients: np.ndarray, steps: int, seed: int, device: torch.device) -> None:
-        super().__init__(views, steps, seed, device)
-        # Rows sorted by patient: a patient's are `order[start : start + count]`.
-        _, member, counts = np.unique(patients, return_inverse=True, return_counts=True)
-        if len(counts) < 4:
-            raise UserError(
-                f"the patient encoder learns by contrast and needs at least 4 patients, there are {len(counts)}"
-            )
-        self.order = torch.from_numpy(np.argsort(member, kind="stable"))
-        self.counts = torch.from_numpy(counts)
-        self.starts = torch.from_numpy(np.cumsum(counts) - counts)
-
-    def pairs(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows (B,) and (B,) of two views of each drawn patient."""
-        drawn = torch.randperm(len(self.counts), generator=generator)[: min(BATCH, len(self.counts))]
-        counts, starts = self.counts[drawn], self.starts[drawn]
-        first, step, same = torch.rand((3, len(drawn)), generator=generator)
-        place = (first * counts).long()
-        # Another view of the patient: 1 to count - 1 places on, round and round.
-        other = (place + 1 + (step * (counts - 1)).long()) % counts
-        return self.order[starts + place], self.order[starts + torch.where(same < 0.5, place, other)]
 
 
 @torch.inference_mode()
