@@ -111,6 +111,8 @@ ASKED_CLASSES = CLASSES if config["diffusion"]["class_conditional"] else []
 HELD_OUT = config["diffusion"]["holdout_patients"] > 0
 # A training whose checkpoint is chosen afterwards keeps snapshots beside its last weights.
 SELECTING = config["diffusion"]["select"] != "last" and TRAINS_GENERATOR
+# The generators that snapshots are kept of: also the one with canaries, whatever is selected from the others.
+CANARIES = config["privacy"]["canaries"]
 SHOWN_TABLES = [table for table in ROW_TABLES if config["tables"][table]["rows"]]
 # Folds of views have no organ side or patient as a whole.
 LEVELS = config["tables"]["levels"] if config["split_by"] != "view" else ""
@@ -129,7 +131,7 @@ LABEL_SETS = {"complete", "filtered", "flipped", *(experiment.labels for experim
 
 
 wildcard_constraints:
-    cohort=r"(seed\d+_fold\d+/)?",
+    cohort=r"(seed\d+_fold\d+/|canaries/)?",
     experiment="|".join(EXPERIMENTS) or "none",
     external="|".join(EXTERNAL) or "none",
     fold=r"\d+",
@@ -276,6 +278,16 @@ def mix(wildcards, suffix):
 def generator(wildcards):
     """The folder of the diffusion model: the study's own, or one that the config brings."""
     return config["diffusion"]["model"] or result(f"diffusion/{wildcards.cohort}model")
+
+
+def training_views(wildcards):
+    """What a cohort's generator learns from: the labelled views, or those with canaries."""
+    return result("canaries/views.npy" if wildcards.cohort == study.CANARIES else "views/labelled.npy")
+
+
+def snapshot_every(wildcards):
+    """Steps between the snapshots that a training run of the generator keeps; 0: none."""
+    return config["diffusion"]["snapshot_every"] if SELECTING or wildcards.cohort == study.CANARIES else 0
 
 
 # inception; timm:<model>; encoder:<pretraining>, which is the study's own backbone.

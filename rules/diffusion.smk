@@ -28,7 +28,7 @@ if TRAINS_GENERATOR:
 
     rule train_diffusion:
         input:
-            views=result("views/labelled.npy"),
+            views=training_views,
             index=result("views/labelled.csv"),
             holdout=result("diffusion/{cohort}holdout.csv"),
             folds=left_out_folds,
@@ -51,7 +51,7 @@ if TRAINS_GENERATOR:
                 resume="{cohort}run",
                 shared=True,
                 settings=config["diffusion"]["recipe"],
-                snapshot_every=config["diffusion"]["snapshot_every"] if SELECTING else 0,
+                snapshot_every=snapshot_every,
                 exclude_fold=excluded_fold,
                 asked_classes=ASKED_CLASSES,
                 origin=ORIGIN,

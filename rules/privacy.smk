@@ -75,6 +75,63 @@ if TRAINS_GENERATOR:
             "{params.command} --log {log:q}"
 
 
+if CANARIES:
+
+    rule plant_canaries:
+        input:
+            views=result("views/labelled.npy"),
+            index=result("views/labelled.csv"),
+            holdout=result("diffusion/canaries/holdout.csv"),
+        output:
+            views=result("canaries/views.npy"),
+            planted=result("canaries/planted.csv"),
+        log:
+            log_of("plant_canaries"),
+        localrule: True
+        conda:
+            "../envs/evaluation.yaml"
+        params:
+            **stage("privacy.plant_canaries", canaries=CANARIES, seed=config["privacy"]["canary"]["seed"]),
+        shell:
+            "{params.command} --log {log:q}"
+
+    rule audit_canaries:
+        input:
+            model=result("diffusion/canaries/trained"),
+            planted=result("canaries/planted.csv"),
+            views=result("canaries/views.npy"),
+            index=result("views/labelled.csv"),
+            holdout=result("diffusion/canaries/holdout.csv"),
+            measures=result("diffusion/canaries/monitor.csv") if SELECTING else [],
+        output:
+            canaries=result("canaries/canaries.csv"),
+            summary=result("canaries/canaries.json"),
+            page=report(
+                result("canaries/canaries.html"),
+                category="Synthetic views",
+                labels={"table": "canaries"},
+                caption="../docs/captions/canaries.rst",
+            ),
+        log:
+            log_of("audit_canaries"),
+        conda:
+            "../envs/diffusion.yaml"
+        threads: 1
+        resources:
+            runtime=0,
+            gpu=1,
+        params:
+            **stage(
+                "privacy.audit_canaries",
+                resume="run",
+                settings=config["privacy"]["canary"],
+                select=config["diffusion"]["select"],
+                origin=ORIGIN,
+            ),
+        shell:
+            "{params.command} --log {log:q}"
+
+
 if HELD_OUT:
 
     rule measure_denoising:

@@ -29,6 +29,7 @@ rule make_report:
     input:
         tables=[result(f"tables/{table}.html") for table in TABLES],
         claims=result("claims.html"),
+        canaries=[result("canaries/canaries.html")] if CANARIES else [],
         figures=[result(f"figures/{figure}.png") for figure in FIGURES],
     output:
         html=result("report.html"),
@@ -70,6 +71,7 @@ rule diffusion:
 rule synthesis:
     input:
         [result(f"synthesis/{cohort}{name}") for cohort in COHORTS for name in ("metrics.csv", "privacy.json")],
+        [result("canaries/canaries.html")] if CANARIES else [],
         RELEASES,
         PNG_FOLDERS,
     localrule: True

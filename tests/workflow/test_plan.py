@@ -57,6 +57,14 @@ def test_per_fold_holdout_plans_one_generator_per_seed_and_fold(tmp_path: Path):
     assert planned["pretrain"] == 13 * 4 * 3
 
 
+def test_canaries_add_a_generator_that_nothing_else_uses(tmp_path: Path):
+    (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
+    planned = Study(tmp_path, []).change("canaries", {"privacy": {"canaries": 20}}).planned()
+    twice = ("hold_out_patients", "train_diffusion", "monitor_diffusion")
+    once = ("plant_canaries", "audit_canaries", "select_checkpoint", "embed", "audit_privacy", "pack_release")
+    assert {rule: planned[rule] for rule in (*twice, *once)} == {**dict.fromkeys(twice, 2), **dict.fromkeys(once, 1)}
+
+
 def test_repeated_pretrainings_are_dealt_to_the_seeds_of_fine_tuning(tmp_path: Path):
     (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
     study = Study(tmp_path, []).change("seeds", {"pretraining": {"seeds": 3}, "figures": {"learning_curve": "ud"}})

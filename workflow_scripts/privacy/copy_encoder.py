@@ -25,17 +25,19 @@ TEMPERATURE = 0.07
 # Weight of the term that spreads the features over the sphere (differential entropy, as SSCD's).
 ENTROPY = 1.0
 BATCH, CHUNK = 64, 256
-# Views are shrunk to this side at most: what distinguishes them shows there, and training takes seconds.
-SIDE = 32
 
 
 class CopyEncoder(nn.Module):
     """Images (B, 1, side, side) of mean 0 and deviation 1 to unit vectors (B, WIDTH)."""
 
+    # Views are shrunk to this side at most: what distinguishes them shows there, and training takes seconds.
+    side = 32
+    layers: tuple[tuple[int, int, int], ...] = ((1, 32, 2), (32, 64, 2), (64, 128, 1))
+
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for before, after, stride in ((1, 32, 2), (32, 64, 2), (64, 128, 1)):
+        for before, after, stride in self.layers:
             layers += [
                 nn.Conv2d(before, after, 3, stride, 1, bias=False),
                 nn.GroupNorm(8, after),
@@ -57,29 +59,37 @@ class CopyTraining:
     a run as if it had never stopped. Raises `UserError` for fewer than 4 views.
     """
 
+    encoder: type[CopyEncoder] = CopyEncoder
+
     def __init__(self, views: np.ndarray, steps: int, seed: int, device: torch.device) -> None:
         if len(views) < 4:
             raise UserError(
                 f"the copy encoder learns from real views by contrast and needs at least 4, there are {len(views)}"
             )
-        self.images = to_device(shrink(views, min(SIDE, views.shape[1])), device)[:, None] / 255
+        self.images = to_device(shrink(views, min(self.encoder.side, views.shape[1])), device)[:, None] / 255
         self.seed, self.device = seed, device
         torch.manual_seed(seed)
-        self.network = CopyEncoder().to(device).train()
+        self.network = self.encoder().to(device).train()
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=2e-3, weight_decay=1e-4)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, max_lr=2e-3, total_steps=steps)
 
     def step(self, number: int) -> None:
         """Learn from one batch, two alterations of each view."""
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + number)
-        drawn = torch.randperm(len(self.images), generator=generator)[: min(BATCH, len(self.images))]
-        chosen = self.images[to_device(drawn, self.device)]
-        first, second = (self.network(standardised(altered(chosen, generator))) for _ in range(2))
+        first, second = (
+            self.network(standardised(altered(self.images[to_device(rows, self.device)], generator)))
+            for rows in self.pairs(generator)
+        )
         loss = info_nce(first, second) - ENTROPY * spread(first)
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
         self.schedule.step()
+
+    def pairs(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows (B,) of the views that belong together: each view with itself."""
+        drawn = torch.randperm(len(self.images), generator=generator)[: min(BATCH, len(self.images))]
+        return drawn, drawn
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -102,7 +112,7 @@ def copy_features(network: CopyEncoder, views: np.ndarray, device: torch.device)
     network.eval()
     parts = []
     for start in range(0, len(views), CHUNK):
-        small = shrink(np.array(views[start : start + CHUNK]), min(SIDE, views.shape[1]))
+        small = shrink(np.array(views[start : start + CHUNK]), min(network.side, views.shape[1]))
         images = standardised(to_device(small, device)[:, None] / 255)
         both = network(images) + network(images.flip(3))
         parts.append(to_numpy(functional.normalize(both, dim=1).float()))

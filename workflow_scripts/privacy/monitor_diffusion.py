@@ -15,20 +15,18 @@ interruption.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.log import say
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import add_run, add_settings, run, settings, stage_parser
 from workflow_scripts.study.config.diffusion import MonitorRecipe
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
+    from diffusers import UNet2DModel
 
-SAVE_SECONDS = 300
+    from workflow_scripts.diffusion.process import GaussianProcess
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,15 +44,12 @@ def main(arguments: argparse.Namespace) -> None:
     """Sample and measure one snapshot after the other."""
     import numpy as np
     import pandas as pd
-    import torch
 
-    from workflow_scripts.core.files import read_json, write_csv
+    from workflow_scripts.core.files import write_csv
     from workflow_scripts.core.store import ViewStore
-    from workflow_scripts.diffusion.pipeline import class_names, load_pipeline
-    from workflow_scripts.diffusion.process import GaussianProcess, spaced_timesteps
-    from workflow_scripts.diffusion.sampler import Condition
-    from workflow_scripts.diffusion.snapshots import denoising_loss, drawn_images, load_weights, snapshot_files
-    from workflow_scripts.runtime.run import CHECKPOINT, Run
+    from workflow_scripts.diffusion.snapshots import denoising_loss
+    from workflow_scripts.privacy.snapshot_images import Measure, measure_snapshots
+    from workflow_scripts.runtime.run import Run
     from workflow_scripts.study.patients import real_masks
     from workflow_scripts.synthesis.features import embed, load_network
 
@@ -75,63 +70,26 @@ def main(arguments: argparse.Namespace) -> None:
     def features_of(images: np.ndarray) -> np.ndarray:
         return np.concatenate(list(embed(images, network, recipe.batch_size)))
 
-    # The model and its snapshots; the last weights are the model's own.
-    unet, betas = load_pipeline(arguments.model)
-    unet = unet.to(run.device)
-    condition = Condition(len(classes)) if (classes := class_names(arguments.model)) else None
-    whole = GaussianProcess(betas, device=run.device)
-    short = GaussianProcess(betas, spaced_timesteps(len(betas), recipe.steps), run.device)
-    final = {name: value.clone() for name, value in unet.state_dict().items()}
-    last = read_json(arguments.model / "parameters.json")["settings"]["steps"]
-    snapshots: list[tuple[int, Path | None]] = [*snapshot_files(arguments.model).items(), (last, None)]
-    say(f"{len(snapshots)} snapshots, {recipe.images} images each, {recipe.steps} steps on {run.device}")
-    run.start(run.identity(recipe, device=run.device.type))
+    def compared() -> Measure:
+        features = features_of(store.pixels)
+        judge = Judge(
+            Views(known.pixels, features[training], known.patients),
+            Views(unseen.pixels, features[held_out], unseen.patients),
+            Detector(arguments.metric_k, arguments.shift, arguments.false_alarms),
+        )
+        as_many = np.sort(np.random.default_rng(recipe.seed).permutation(len(known))[: len(unseen)])
+        denoised = {"held_out_loss": unseen.pixels, "training_loss": known.pixels[as_many]}
 
-    # What the snapshots are compared with.
-    features = features_of(store.pixels)
-    judge = Judge(
-        Views(known.pixels, features[training], known.patients),
-        Views(unseen.pixels, features[held_out], unseen.patients),
-        Detector(arguments.metric_k, arguments.shift, arguments.false_alarms),
-    )
-    as_many = np.sort(np.random.default_rng(recipe.seed).permutation(len(known))[: len(unseen)])
-    denoised = {"held_out_loss": unseen.pixels, "training_loss": known.pixels[as_many]}
+        def measure(images: np.ndarray, unet: UNet2DModel, process: GaussianProcess) -> list[dict[str, float]]:
+            losses = {
+                name: float(denoising_loss(unet, process, views, recipe.batch_size, recipe.seed).mean())
+                for name, views in denoised.items()
+            }
+            return [{**judge.measure(images, features_of(images)), **losses}]
 
-    # A batch of images at a time; a snapshot is measured with its last one.
-    batches = -(-recipe.images // recipe.batch_size)
-    checkpoint = run.work.load(CHECKPOINT) or {"step": 0, "rows": [], "images": []}
-    rows: list[dict[str, float]] = checkpoint["rows"]
-    images: list[torch.Tensor] = checkpoint["images"]
-    loaded = None
-    for number in run.steps(
-        len(snapshots) * batches,
-        lambda: {"rows": rows, "images": images},
-        start=checkpoint["step"],
-        every=batches,
-        seconds=SAVE_SECONDS,
-        label="snapshots",
-        unit="batch",
-    ):
-        position, batch = divmod(number, batches)
-        step, file = snapshots[position]
-        if loaded != step:
-            if file is None:
-                unet.load_state_dict(final)
-            else:
-                load_weights(unet, file)
-            loaded = step
-        first = batch * recipe.batch_size
-        drawn = drawn_images(unet, short, recipe.images, recipe.batch_size, recipe.seed, condition, first)
-        images.append(torch.from_numpy(next(drawn)))
-        if batch < batches - 1:
-            continue
-        whole_set = torch.cat(images).numpy()
-        losses = {
-            name: float(denoising_loss(unet, whole, views, recipe.batch_size, recipe.seed).mean())
-            for name, views in denoised.items()
-        }
-        rows.append({"step": step, **judge.measure(whole_set, features_of(whole_set)), **losses})
-        images.clear()
+        return measure
+
+    rows = measure_snapshots(arguments.model, run, recipe, compared)
     write_csv(pd.DataFrame(rows), arguments.output_measures)
     run.work.close()
 

@@ -2,7 +2,8 @@
 
 A cohort is the set of patients that one generator and one encoder may see. With `holdout: none` there is one, all
 patients, and its path segment is empty. With `holdout: per_fold` there is one per seed and fold, `seed<s>_fold<f>/`,
-without the patients of that fold.
+without the patients of that fold. `canaries/` is the cohort of a generator that learns marked views (privacy.canaries);
+nothing else learns from its images.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 from workflow_scripts.study.config.names import BASELINES, LABELLED_SET, SYNTHETIC_SETS, TABLES
 from workflow_scripts.study.label_sets import LabelSet, label_set
 
+# The path segment of the generator that is trained with canaries.
+CANARIES = "canaries/"
 # The variant whose folds assign views instead of patients.
 VIEW_SPLIT = "view_split"
 # The variant that trains no network: logistic regression on the frozen features of the start.

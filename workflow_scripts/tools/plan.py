@@ -27,6 +27,7 @@ from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.runtime.costs import Cost, read_costs
 from workflow_scripts.study.config.names import TABLES
 from workflow_scripts.study.experiments import (
+    CANARIES,
     classifier_experiments,
     cohorts,
     experiment_of,
@@ -120,19 +121,28 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
     works.append(Work("pretrain", pretraining, len(pretraining) * networks.backbone_parameters * 4 / 1e9))
 
     diffusion, synthesis = config["diffusion"], config["synthesis"]
+    generators = [*everywhere, *([CANARIES] if config["privacy"]["canaries"] else [])]
     if not diffusion["model"] and synthesis["source"] == "generator":
         recipe = diffusion["recipe"]
         passes = recipe["steps"] * recipe["batch_size"] * TRAINING_PASSES
         # The model, and a checkpoint of it with its average and the optimiser's two moments.
-        disk = len(everywhere) * networks.unet_parameters * 4 * (1 + 4) / 1e9
-        works.append(Work("train_diffusion", {f"{c}train": passes * networks.unet for c in everywhere}, disk))
+        disk = len(generators) * networks.unet_parameters * 4 * (1 + 4) / 1e9
+        works.append(Work("train_diffusion", {f"{c}train": passes * networks.unet for c in generators}, disk))
         if diffusion["select"] != "last":
             monitor = diffusion["monitor"]
             snapshots = math.ceil(recipe["steps"] / diffusion["snapshot_every"])
             sampled = snapshots * monitor["images"] * (monitor["steps"] * networks.unet + networks.embedding)
             # Averaged weights of each snapshot.
             kept = len(everywhere) * snapshots * networks.unet_parameters * 4 / 1e9
-            works.append(Work("monitor_diffusion", {f"{c}monitor": sampled for c in everywhere}, kept))
+            works.append(Work("monitor_diffusion", {f"{c}monitor": sampled for c in generators}, kept))
+        if config["privacy"]["canaries"]:
+            # One more generator, and its snapshots.
+            canary = config["privacy"]["canary"]
+            snapshots = math.ceil(recipe["steps"] / diffusion["snapshot_every"])
+            kept = snapshots * networks.unet_parameters * 4 / 1e9
+            works.append(
+                Work("audit_canaries", {"": snapshots * canary["images"] * canary["steps"] * networks.unet}, kept)
+            )
     per_shard = synthesis["images"] / synthesis["shards"] * synthesis["recipe"]["steps"] * networks.unet
     shards = {f"{cohort}{shard}": per_shard for cohort in everywhere for shard in range(synthesis["shards"])}
     # Shards, the joined set and what the filter keeps of it.
@@ -371,7 +381,7 @@ def networks(config: Mapping[str, Any]) -> Networks:
 
     from workflow_scripts.diffusion.unet import build_unet
     from workflow_scripts.networks.backbone import create_backbone
-    from workflow_scripts.privacy.copy_encoder import SIDE, CopyEncoder
+    from workflow_scripts.privacy.copy_encoder import CopyEncoder
 
     size = config["data"]["size"]
     backbone = create_backbone(config["model"]["backbone"]).to("meta")
@@ -381,7 +391,8 @@ def networks(config: Mapping[str, Any]) -> Networks:
     one_pass = _operations(backbone, view.expand(-1, 3, -1, -1))
     # Inception at its own 299 x 299 (a published count), or the study's encoder.
     embedding = 0.0115 if config["embedding"]["network"] == "inception" else one_pass
-    copies = _operations(CopyEncoder().to("meta"), torch.zeros(1, 1, min(SIDE, size), min(SIDE, size), device="meta"))
+    side = min(CopyEncoder.side, size)
+    copies = _operations(CopyEncoder().to("meta"), torch.zeros(1, 1, side, side, device="meta"))
     return Networks(
         one_pass, _parameters(backbone), _operations(unet, view, step), _parameters(unet), embedding, copies
     )

@@ -71,6 +71,7 @@ def gpu_rules() -> dict[str, str]:
 def test_every_rule_with_a_gpu_is_planned_and_its_jobs_are_called_as_its_logs(config: dict):
     study = {**config, "holdout": "per_fold", "classifier": {**config["classifier"], "init": "ud"}}
     study["pretraining"] = {**config["pretraining"], "seeds": 2}
+    study["privacy"] = {**config["privacy"], "canaries": 20}
     study["external"] = {"hospital": {"manifest": "b.csv", "seen_without_labels": False}}
     probe = {"name": "UD, frozen", "init": "ud", "variant": "probe"}
     study["tables"] = {**config["tables"], "table2": {"rows": [*config["tables"]["table2"]["rows"], probe]}}
@@ -78,7 +79,7 @@ def test_every_rule_with_a_gpu_is_planned_and_its_jobs_are_called_as_its_logs(co
     logs = gpu_rules()
     assert len(logs) > 8
     assert works.keys() == logs.keys()
-    folders = {"{cohort}": r"seed\d+_fold\d+/", "{repeat}": r"(repeat\d+/)?"}
+    folders = {"{cohort}": r"(seed\d+_fold\d+|canaries)/", "{repeat}": r"(repeat\d+/)?"}
     for rule, work in works.items():
         pattern = re.sub(r"\{\w+\}", lambda found: folders.get(found[0], "[^/]+"), logs[rule])
         assert work.jobs
@@ -130,6 +131,10 @@ def test_snapshots_are_sampled_when_a_checkpoint_is_selected(config: dict):
 def test_every_cohort_trains_its_own_generator(config: dict):
     per_fold = {work.rule: work for work in stages({**config, "holdout": "per_fold"}, {"labelled": 880}, NETWORKS)}
     assert len(per_fold["train_diffusion"].jobs) == 12
+    marked = {**config, "privacy": {**config["privacy"], "canaries": 20}}
+    with_canaries = {work.rule: work for work in stages(marked, {"labelled": 880}, NETWORKS)}
+    assert set(with_canaries["train_diffusion"].jobs) == {"train", "canaries/train"}
+    assert with_canaries["audit_canaries"].jobs == {"": pytest.approx(10 * 2048 * 50 * 0.5)}
     ready = stages({**config, "diffusion": {**config["diffusion"], "model": "m"}}, {"labelled": 880}, NETWORKS)
     assert "train_diffusion" not in {work.rule for work in ready}
 

@@ -33,6 +33,7 @@ from workflow_scripts.study.config.initialisations import Initialisation
 from workflow_scripts.study.config.manifold import Manifold
 from workflow_scripts.study.config.names import BASELINES, LABELLED_SET, SYNTHETIC_SETS, TABLES
 from workflow_scripts.study.config.pretraining import Pretraining, PretrainingRun
+from workflow_scripts.study.config.privacy import Privacy
 from workflow_scripts.study.config.release import Release
 from workflow_scripts.study.config.synthesis import Synthesis
 from workflow_scripts.study.config.tables import Row, Tables
@@ -87,6 +88,9 @@ class Study(Settings):
     )
     manifold: Manifold = Field(
         default_factory=Manifold, description="The manifold filter, its metrics and the privacy audit."
+    )
+    privacy: Privacy = Field(
+        default_factory=Privacy, description="Attacks on the generator that need training runs of their own."
     )
     release: Release = Field(default_factory=Release, description="The card of the released synthetic set.")
     finetuning: Finetuning = Field(
@@ -292,6 +296,14 @@ class Study(Settings):
                         f"{row.init!r} pretrains on the set `synthetic`, and with manifold.recipe.filter_rule: none the folder's "
                         "images are the set `filtered`; take the row out",
                     )
+
+    @cross_check
+    def _canaries_are_trained(self) -> Iterator[Problem]:
+        if self.privacy.canaries and (self.diffusion.model or self.synthesis.source == "folder"):
+            yield (
+                ("privacy", "canaries"),
+                "canaries are marked views that a generator is trained on, and this study trains none; set it to 0",
+            )
 
     @cross_check
     def _release_is_audited(self) -> Iterator[Problem]:
