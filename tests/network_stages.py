@@ -61,11 +61,12 @@ def pretraining(folder: Path, device: torch.device, **changes: object) -> Result
     return values(encoder.state_dict())
 
 
-def trainer(device: torch.device, classes: int = 0, **changes: object) -> Trainer:
+def trainer(device: torch.device, classes: int = 0, compiles: bool = False, **changes: object) -> Trainer:
     """A trainer of a tiny diffusion model."""
     labels = Labels(np.arange(8) % classes, classes) if classes else None
     recipe = DiffusionRecipe(**{**DIFFUSION, **changes})
-    return Trainer(TrainingViews(textures(8, 8, seed=1), np.arange(8), labels), recipe, device, Processes())
+    views = TrainingViews(textures(8, 8, seed=1), np.arange(8), labels)
+    return Trainer(views, recipe, device, Processes(), compiles)
 
 
 def diffusion(_folder: Path, device: torch.device, classes: int = 0, **changes: object) -> Results:

@@ -40,6 +40,6 @@ def start_run(work_dir: Path, device: str = "cpu", threads: int = 1) -> Run:
     """A run without a command line, with its work directory open."""
     from workflow_scripts.runtime.run import Run
 
-    run = Run(argparse.Namespace(work_dir=work_dir, device=device, threads=threads, time_limit=None))
+    run = Run(argparse.Namespace(work_dir=work_dir, device=device, threads=threads, time_limit=None, compile="auto"))
     run.start({})
     return run

@@ -49,6 +49,7 @@ def main(arguments: argparse.Namespace) -> None:
         shard_range,
         to_grey,
     )
+    from workflow_scripts.runtime.compilation import compile_forward
     from workflow_scripts.runtime.run import CHECKPOINT, Run
 
     run = Run(arguments)
@@ -76,6 +77,8 @@ def main(arguments: argparse.Namespace) -> None:
     condition = Condition(len(classes), recipe.guidance) if classes else None
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     unet = unet.to(device, memory_format=layout)
+    if run.compiles(length * -(-len(images) // recipe.batch_size)):
+        compile_forward(unet)
     process = GaussianProcess(betas, kept, device)
     say(f"images {images.start} to {images.stop - 1} of {arguments.images}, {length} {sampler} steps on {device}")
 

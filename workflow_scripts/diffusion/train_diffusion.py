@@ -88,8 +88,9 @@ def main(arguments: argparse.Namespace) -> None:
     passes = recipe.steps * recipe.batch_size / len(rows)
     say(", ".join(f"{name} {value}" for name, value in {**facts, "passes over them": f"{passes:.0f}"}.items()))
 
-    trainer = Trainer(TrainingViews(views.pixels, rows, labels), recipe, run.device, run.processes)
-    say(f"{run.processes.count} x {run.device.type}, {trainer.precision.name}")
+    compiles = run.compiles(recipe.steps * recipe.accumulate)
+    trainer = Trainer(TrainingViews(views.pixels, rows, labels), recipe, run.device, run.processes, compiles)
+    say(f"{run.processes.count} x {run.device.type}, {trainer.precision.name}{', compiled' if compiles else ''}")
     identity = run.identity(recipe)
     run.start(identity)
     unet = train(trainer, run, arguments.origin, arguments.snapshot_every)

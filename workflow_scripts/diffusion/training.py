@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,7 @@ from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas, 
 from workflow_scripts.diffusion.sampler import Condition, image_noise, reverse_steps, to_grey
 from workflow_scripts.diffusion.tally import Tally
 from workflow_scripts.diffusion.unet import build_unet
+from workflow_scripts.runtime.compilation import Compiled, compile_forward
 from workflow_scripts.runtime.device import Ahead, Precision, to_device
 from workflow_scripts.runtime.processes import Processes
 from workflow_scripts.runtime.run import CHECKPOINT, Run
@@ -138,7 +139,12 @@ class Trainer:
     """Network, averaged weights, optimiser and draws of one process of a training run."""
 
     def __init__(
-        self, data: TrainingViews, recipe: DiffusionRecipe, device: torch.device, processes: Processes
+        self,
+        data: TrainingViews,
+        recipe: DiffusionRecipe,
+        device: torch.device,
+        processes: Processes,
+        compiles: bool = False,
     ) -> None:
         self.data, self.recipe, self.device, self.processes = data, recipe, device, processes
         self.side, classes = data.pixels.shape[1], data.labels.classes if data.labels else None
@@ -168,6 +174,12 @@ class Trainer:
         self.short_process = GaussianProcess(betas, few, device)
         self.tally = Tally(recipe.timesteps, device)
         self.drawn = Ahead(self.draw, device, recipe.steps)
+
+        # Compiled code, with the hybrid loss in one piece, and other processes.
+        self.losses: Callable[..., tuple[torch.Tensor, torch.Tensor]] = self.process.losses
+        if compiles:
+            compile_forward(self.unet)
+            self.losses = Compiled(self.losses, "the hybrid loss")
         if processes.count > 1:
             self.network = DistributedDataParallel(self.network)
 
@@ -250,7 +262,7 @@ class Trainer:
         xt = self.process.q_sample(x0, t, noise).contiguous(memory_format=self.layout)
         with self.precision.cast():
             output = self.network(xt, t, on_device.get("classes"), *augmentation).sample
-        mse, vb = self.process.losses(output, x0, xt, t, noise)  # in float32
+        mse, vb = self.losses(output, x0, xt, t, noise)  # in float32
         self.precision.scaler.scale((mse + vb).mean() * (1 / recipe.accumulate)).backward()
         self.tally.add_samples(mse, vb, t)
 

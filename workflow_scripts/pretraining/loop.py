@@ -24,6 +24,7 @@ from workflow_scripts.pretraining.mix import ViewUnion, batch_indices
 from workflow_scripts.pretraining.monitor import LARGEST, Neighbours
 from workflow_scripts.pretraining.optimisers import learning_rate, make_optimiser
 from workflow_scripts.pretraining.shared_norms import share_batch_norm
+from workflow_scripts.runtime.compilation import compile_forward
 from workflow_scripts.runtime.device import Ahead, to_device
 from workflow_scripts.runtime.run import CHECKPOINT, Run
 from workflow_scripts.study.config.pretraining import PretrainingRecipe
@@ -75,6 +76,8 @@ def pretrain(encoder: Encoder, views: ViewUnion, recipe: PretrainingRecipe, run:
     if processes.count > 1 and not recipe.chunk:
         encoder.backbone = share_batch_norm(encoder.backbone, device)
     encoder.to(device).to(memory_format=layout).train()
+    if run.compiles(recipe.steps * (recipe.batch_size // recipe.chunk if recipe.chunk else 1)):
+        compile_forward(encoder)
     optimiser = make_optimiser([encoder], recipe.optimiser, recipe.lr, recipe.weight_decay)
 
     # Continue from the last checkpoint, if there is one.

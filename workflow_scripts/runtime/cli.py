@@ -32,6 +32,8 @@ SURROUNDINGS = {
 }  # fmt: skip
 # For GNU's OpenMP, which PyTorch's wheels hold, and for Intel's and LLVM's.
 IDLE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+# The environment's name for --compile, for every job of a workflow.
+COMPILE = "TUSFLOW_COMPILE"
 FEWER_COLLECTIONS = 20_000  # objects made between two; Python's own is 700
 
 
@@ -129,6 +131,12 @@ def add_run(parser: argparse.ArgumentParser, shared: bool = False) -> None:
         "--time-limit",
         type=float,
         help="minutes of this job; the stage checkpoints and ends itself before (default and 0: no limit)",
+    )
+    group.add_argument(
+        "--compile",
+        default=os.environ.get(COMPILE, "auto"),
+        help=f"auto (networks are compiled on a GPU where the run is long enough to repay it), on or off (default: {COMPILE} "
+        "of the environment, else auto)",
     )
     if shared:
         group.add_argument(

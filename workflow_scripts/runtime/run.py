@@ -12,6 +12,7 @@ from workflow_scripts.core.files import sha256
 from workflow_scripts.core.log import progress
 from workflow_scripts.runtime.arguments import declared
 from workflow_scripts.runtime.board import Board
+from workflow_scripts.runtime.compilation import pays
 from workflow_scripts.runtime.device import select_device
 from workflow_scripts.runtime.processes import Processes
 from workflow_scripts.runtime.work import Clock, Interrupted, WorkDir
@@ -34,6 +35,7 @@ class Run:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.clock = Clock(arguments.time_limit)
+        self.compiling: str = arguments.compile
         self.processes = Processes()
         self.device = select_device(self.processes.device_name(arguments.device), arguments.threads)
         self.processes.join(self.device)
@@ -60,6 +62,11 @@ class Run:
         """Reports of the run after step `done`, to the work directory and TensorBoard; None but in the first process."""
         folder = getattr(self.arguments, "tensorboard", None)
         return Board(self.work.metrics_file(), folder, done) if self.processes.is_first else None
+
+    def compiles(self, calls: int) -> bool:
+        """Whether a network that the run calls so often is compiled. The choice is no part of `identity`: like the number of
+        processes it changes the rounding, and a run may continue with another one."""
+        return pays(self.compiling, self.device, calls)
 
     def steps(
         self,
