@@ -158,8 +158,8 @@ def layout(summary: Mapping[str, Any]) -> Table:
         if first is not None
         else "No snapshot surely returns a code.",
         *chosen_note(summary),
-        "A code is easier to remember than tissue, so what the generator does not return here it is unlikely to return of a"
-        " patient; that it keeps no other trace is not shown.",
+        "A code is no tissue: that none returns does not show that no view of a patient does, nor that the weights keep no"
+        " trace of one.",
     ]
     return Table(
         label="canaries",
