@@ -176,12 +176,16 @@ def facts(
     index: pd.DataFrame, positive: str, summaries: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | None
 ) -> list[dict[str, str]]:
     """The numbers at the top: value and what it counts."""
-    kept = sum(summary["flagged"]["filtered"]["views"] for summary in summaries)
+    audited = all(summary["possible"] for summary in summaries)
+    count = sum(summary["flagged"]["filtered"]["views"] if audited else summary["views"] for summary in summaries)
     generators = f" of {len(summaries)} generators" if len(summaries) > 1 else ""
     found = [
         {"value": str(index["patient_id"].nunique()), "text": f"patients with {len(index)} labelled views"},
         {"value": percent((index["label"] == positive).mean()), "text": f"of the views are labelled {positive}"},
-        {"value": str(kept), "text": f"generated views{generators} pass the manifold filter"},
+        {
+            "value": str(count),
+            "text": f"generated views{generators} {'pass the manifold filter' if audited else 'before the manifold filter'}",
+        },
     ]
     if result:
         reference = result["reference"]
@@ -206,7 +210,10 @@ def warnings(
             f"{counted(len(pairs), 'pair')} of near-identical views belong to different patients: the same picture may be "
             "trained on and tested on."
         )
-    copies = sum(summary["flagged"]["filtered"]["copies"] for summary in summaries)
+    audited = [summary for summary in summaries if summary["possible"]]
+    if len(audited) < len(summaries):
+        yield "The synthetic views could not be audited for copies of training views: no patient was held out."
+    copies = sum(summary["flagged"]["filtered"]["copies"] for summary in audited)
     if copies:
         yield f"{counted(copies, 'generated view')} that passed the filter are flagged as possible copies of training views."
     if result and result["is_one_seed"]:
@@ -215,10 +222,10 @@ def warnings(
         yield f"{tables.HOLDOUTS['none']}."
     if agreement is None and (votes["suspicious"] == 1).any():
         yield "No clinician has read the suspicious labels yet; labels were changed by the audit alone."
-    if not all(summary["rate_certified"] for summary in summaries):
-        fewest = min(summary["held_out_views"] for summary in summaries)
+    if not all(summary["rate_certified"] for summary in audited):
+        fewest = min(summary["held_out_views"] for summary in audited)
         yield f"The copy audit's false-alarm rate cannot be certified: it rests on {fewest} views of held-out patients."
-    missed = {row["kind"]: row["found"] for summary in summaries for row in summary["planted"] if row["found"] < BLIND}
+    missed = {row["kind"]: row["found"] for summary in audited for row in summary["planted"] if row["found"] < BLIND}
     if missed:
         kinds = ", ".join(f"{kind} ({percent(found)} found)" for kind, found in missed.items())
         yield f"The copy audit misses most planted copies of these kinds: {kinds}."
@@ -226,6 +233,8 @@ def warnings(
 
 def privacy_line(summaries: Sequence[Mapping[str, Any]]) -> str:
     """Copies among the filtered views and the membership attack, over all generators."""
+    if not all(summary["possible"] for summary in summaries):
+        return "The audit for copies was not possible: no patient was held out. This does not make the set anonymous."
     flagged = [summary["flagged"]["filtered"] for summary in summaries]
     copies, generated = (sum(each[key] for each in flagged) for key in ("copies", "views"))
     attacks = [summary["membership_auc"]["filtered"] for summary in summaries]

@@ -35,6 +35,7 @@ AXE = Path(importlib.util.find_spec("axe_core_python").origin).with_name("axe.mi
 def privacy(copies: int, certified: bool) -> dict:
     """What the page reads of a privacy audit's summary."""
     return {
+        "possible": True,
         "flagged": {"filtered": {"views": 40, "copies": copies}},
         "membership_auc": {"filtered": {"value": 0.52, "low": 0.41, "high": 0.63}},
         "control": {"share": 0.025},
@@ -158,6 +159,14 @@ def test_warnings_come_from_the_results(study: Path) -> None:
         "The copy audit misses most planted copies of these kinds",
     ]
     assert "a clinician decided 2 views of them and agrees with the original label in 50 %" in text
+
+
+def test_a_study_without_held_out_patients_has_a_page_that_says_so(study: Path) -> None:
+    write_json({"possible": False, "views": 60}, study / "privacy.json")
+    _, text = make(study)
+    assert "The audit for copies was not possible: no patient was held out." in text
+    assert "could not be audited for copies of training views" in text
+    assert "generated views before the manifold filter" in text
 
 
 def test_positions_and_ticks() -> None:
