@@ -187,7 +187,7 @@ TORCH_STAGES = {
     "audit.train_audit", "pretraining.pretrain", "diffusion.train_diffusion", "diffusion.sample_shard", "synthesis.embed",
     "finetuning.finetune", "finetuning.explain", "privacy.monitor_diffusion", "privacy.measure_denoising",
     "privacy.embed_copies", "diffusion.import_guided_diffusion", "classifier.pack_classifier", "classifier.predict",
-    "tools.plan", "tools.write_provenance", "finetuning.probe", "finetuning.predict_external",
+    "privacy.audit_canaries", "tools.plan", "tools.write_provenance", "finetuning.probe", "finetuning.predict_external",
 }  # fmt: skip
 TORCH_RULES = {stage.rpartition(".")[2] for stage in TORCH_STAGES} - {"pack_classifier"}
 

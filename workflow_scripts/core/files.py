@@ -227,7 +227,7 @@ def read_csv(path: str | Path) -> pd.DataFrame:
         if not good.all() or table[column].dtype.kind not in "iuf":
             row = int((~good).argmax())
             raise UserError(
-                f"{path}, column {column}, row {row + 1}: {table[column].iloc[row]!r} is not a number; make it again"
+                f"{path}, column {column}, row {row + 1}: {str(table[column].iloc[row])!r} is not a number; make it again"
             )
     return Frame.of(table, path)
 

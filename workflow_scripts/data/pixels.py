@@ -40,10 +40,10 @@ class Frame:
     """Position in the clip from 0; None where the file holds one frame."""
     tissue: tuple[Box, ...] = ()
     """The regions that a DICOM file marks as two-dimensional tissue images."""
-    marked: Box | None = None
-    """The box of what the frame's mask marks, where a mask was read."""
     annotated: bool = False
     """Whether a DICOM file says that its pixels hold names or other text (BurnedInAnnotation)."""
+    marked: Box | None = None
+    """The box of what the frame's mask marks, where a mask was read."""
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -153,7 +153,8 @@ def test_patients_seen_without_labels_stay_unless_a_labelled_view_is_theirs(tmp_
     ("damage", "message"),
     [
         (lambda table: table.iloc[1:], "did not predict each view of the external index once"),
-        (lambda table: table.assign(probability=np.nan), "not numbers between 0 and 1"),
+        (lambda table: table.assign(probability=np.nan), "column probability, row 1"),
+        (lambda table: table.assign(probability=1.5), "not numbers between 0 and 1"),
     ],
 )
 def test_predictions_of_other_views_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture, damage, message) -> None:

@@ -113,7 +113,7 @@ def test_the_reference_has_the_outputs_of_every_rule():
         (path, content, rule) for path, content, rule in found
     ]
     assert sum(rule == "make_table" for _, _, rule in found) == 5
-    assert sum(rule == "finetune" for _, _, rule in found) == 2
+    assert sum(rule == "finetune" for _, _, rule in found) == 3
 
 
 def commands(page: str) -> Iterator[list[str]]:

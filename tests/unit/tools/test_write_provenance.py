@@ -34,7 +34,7 @@ def study(tmp_path: Path) -> tuple[dict, Path]:
     config["data"] |= {"manifest": str(manifest), "root": str(home), "patient_key": str(home / "patient.key")}
     config["initialisations"]["imagenet"] |= {
         "file": str(weights),
-        "url": "https://user:hunter2@host.org/w.pth?key=token123",
+        "url": "https://host.org/w.pth?key=token123",
     }
     config["audit"]["decisions"] = str(decisions)
     config["diffusion"]["model"] = str(home / "model")
