@@ -230,7 +230,7 @@ def commands(printed: str) -> list[list[str]]:
     "changes",
     [
         {}, {"holdout": "per_fold"},
-        {"diffusion": {"select": "best"}, "external": {"elsewhere": {"manifest": "external.csv"}},
+        {"diffusion": {"select": "best"}, "privacy": {"canaries": 2}, "external": {"elsewhere": {"manifest": "external.csv"}},
          "figures": {"learning_curve": "ud"},
          "tables": {"table3": {"rows": [
              {"init": "ud"}, {"name": "UD, both views", "init": "ud", "variant": "mean_logits"},
