@@ -25,7 +25,7 @@ $(READY): requirements.lock
 		|| { echo "error: the virtual environment could not be made; install Python's venv module (Debian: python3-venv)" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) \
 		|| { echo "error: the Python package index, which the set-up needs, cannot be reached" >&2; exit 1; }
-	@$(BIN)/uv pip install --python $(BIN)/python --requirements requirements.lock \
+	@$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --requirements requirements.lock \
 		|| { echo "error: the packages of requirements.lock could not be installed (network? disk?)" >&2; exit 1; }
 	@touch $@
 

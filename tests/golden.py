@@ -40,20 +40,20 @@ def golden_file() -> Path:
 
 
 def numbers(tables: Path) -> pd.DataFrame:
-    """Every number of the tables in a folder: table, row (number and name), number (column), value; NaN left out."""
+    """Every number of the tables in a folder: table, row (number and name), number (column), result; NaN left out."""
     parts = []
     for file in sorted(tables.glob("*.csv")):
         table = read_csv(file)
         rows = [f"{i} {name}" for i, name in enumerate(table.iloc[:, 0])]
         values = table.select_dtypes("number").assign(table=file.stem, row=rows)
-        parts.append(values.melt(["table", "row"], var_name="number"))
-    return pd.concat(parts).dropna(subset=["value"]).sort_values(KEY, ignore_index=True)
+        parts.append(values.melt(["table", "row"], var_name="number", value_name="result"))
+    return pd.concat(parts).dropna(subset=["result"]).sort_values(KEY, ignore_index=True)
 
 
 def differences(before: pd.DataFrame, after: pd.DataFrame) -> str:
     """A table of the numbers that are not within `TOLERANCE` of before, came or went; empty where there are none."""
     both = before.merge(after, on=KEY, how="outer", suffixes=(" before", " now"))
-    was, now = both["value before"], both["value now"]
+    was, now = both["result before"], both["result now"]
     is_close = (was - now).abs() <= TOLERANCE * was.abs().clip(lower=1)
     return tabulate(both[~is_close], headers="keys", showindex=False) if not is_close.all() else ""
 

@@ -35,3 +35,8 @@ def test_a_row_that_came_or_went_is_shown(tmp_path: Path):
     before = kept(tmp_path)
     assert "p" in differences(before, before[before["number"] != "p"])
     assert "1 UD" in differences(before[before["row"] != "1 UD"], before)
+
+
+def test_a_column_may_have_the_name_that_pandas_gives_molten_values(tmp_path: Path):
+    write_csv(pd.DataFrame({"quantity": ["threshold"], "value": [0.5]}), tmp_path / "operating_points.csv")
+    assert numbers(tmp_path).to_numpy().tolist() == [["operating_points", "0 threshold", "value", 0.5]]
