@@ -447,6 +447,7 @@ rule make_front_page:
         index=result("views/labelled.csv"),
         votes=result("audit/votes.csv"),
         pairs=result("checks/near_duplicates.csv"),
+        shortcuts=result("tables/shortcuts.csv"),
         summaries=[result(f"synthesis/{cohort}privacy.json") for cohort in COHORTS],
         claims=result("tables/claims.csv"),
         numbers=result(f"tables/{MAIN_TABLE}.csv") if MAIN_TABLE else [],

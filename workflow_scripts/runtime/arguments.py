@@ -84,6 +84,7 @@ FILES = {
     "shard": "one shard of the synthetic views, uint8 .npy",
     "shards": "the shards in order, uint8 .npy",
     "shares": "CSV of the share of heat on markers (figure 5)",
+    "shortcuts": "CSV of the shortcut audit, one row per test; its page lies beside it",
     "sheet": "images and the views drawn of them, .npy",
     "sheets": "images and the views drawn of them, .npy, one per run",
     "summaries": "summaries of the privacy audits, .json, one per generator",

@@ -3,10 +3,11 @@
 One HTML file without script that loads nothing; it links to the other pages of the results.
 
     python -m workflow_scripts.tables.make_front_page --index views/labelled.csv --votes audit/votes.csv \\
-        --pairs checks/near_duplicates.csv --summaries synthesis/privacy.json --claims tables/claims.csv \\
-        --table table2 --numbers tables/table2.csv --rows '[{"name": "UD", "experiment": "ud-flipped"}]' \\
-        --experiments ud-flipped --predictions finetuning/ud-flipped/seed0.csv --classes homogeneous inhomogeneous \\
-        --figures figures/figure1.png --names "Frames and crop boxes" --pages report.html --output-page index.html
+        --pairs checks/near_duplicates.csv --shortcuts tables/shortcuts.csv --summaries synthesis/privacy.json \\
+        --claims tables/claims.csv --table table2 --numbers tables/table2.csv \\
+        --rows '[{"name": "UD", "experiment": "ud-flipped"}]' --experiments ud-flipped \\
+        --predictions finetuning/ud-flipped/seed0.csv --classes homogeneous inhomogeneous --figures figures/figure1.png \\
+        --names "Frames and crop boxes" --pages report.html --output-page index.html
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from markupsafe import Markup
+
+from workflow_scripts.audit.find_shortcuts import read_findings, told_from
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, read_json, write_text
 from workflow_scripts.core.pages import render_page
@@ -54,7 +58,7 @@ PAGES = {
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    add_inputs(parser, "index votes pairs summaries+ claims numbers? predictions* agreement? figures* pages*")
+    add_inputs(parser, "index votes pairs shortcuts summaries+ claims numbers? predictions* agreement? figures* pages*")
     add_outputs(parser, "page")
     add_parameters(
         parser, "table? rows? experiments* names* classes split_by holdout_protocol pretraining_seeds origin"
@@ -210,6 +214,10 @@ def warnings(
             f"{counted(len(pairs), 'pair')} of near-identical views belong to different patients: the same picture may be "
             "trained on and tested on."
         )
+    shortcut = told_from(read_findings(arguments.shortcuts), arguments.classes[1])
+    if shortcut:
+        page = relative(arguments.shortcuts.with_suffix(".html"), arguments.output_page.parent)
+        yield Markup('{} <a href="{}">Shortcuts</a>').format(f"{shortcut[:1].upper()}{shortcut[1:]}.", page)
     audited = [summary for summary in summaries if summary["possible"]]
     if len(audited) < len(summaries):
         yield "The synthetic views could not be audited for copies of training views: no patient was held out."
