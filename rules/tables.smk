@@ -473,6 +473,9 @@ rule make_front_page:
             rows=lambda wildcards: table_rows(MAIN_TABLE) if MAIN_TABLE else "",
             experiments=table_experiments(MAIN_TABLE),
             names=list(PICTURES.values()),
+            titles=json.dumps(
+                {name: each["title"] for name, each in EXTERNAL.items() if "title" in each}, ensure_ascii=False
+            ),
             classes=CLASSES,
             split_by=config["split_by"],
             holdout_protocol=config["holdout"],

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add_inputs(parser, "index votes pairs shortcuts summaries+ claims numbers? predictions* agreement? figures* pages*")
     add_outputs(parser, "page")
     add_parameters(
-        parser, "table? rows? experiments* names* classes split_by holdout_protocol pretraining_seeds origin"
+        parser, "table? rows? experiments* names* titles classes split_by holdout_protocol pretraining_seeds origin"
     )
     return parser
 
@@ -77,7 +78,8 @@ def main(arguments: argparse.Namespace) -> None:
     votes, pairs = read_csv(arguments.votes), read_csv(arguments.pairs)
     agreement = read_csv(arguments.agreement) if arguments.agreement else None
     result = main_result(arguments) if arguments.numbers else None
-    links = [{"text": page_name(path), "href": relative(path, folder)} for path in arguments.pages]
+    titles = json.loads(arguments.titles)
+    links = [{"text": page_name(path, titles), "href": relative(path, folder)} for path in arguments.pages]
     content = {
         "origin": arguments.origin,
         "origin_warning": Table("", "", (), (), 0, origin=arguments.origin).warning,
@@ -148,6 +150,7 @@ def row_of(mark: Mark, edge: float) -> dict[str, Any]:
         "p": None if mark.p != mark.p else p_value(mark.p),
         "low": place(mark.low),
         "high": place(mark.high),
+        "arrows": [arrow for arrow, end in (("left", -mark.low), ("right", mark.high)) if end > edge],
         "at": place(mark.difference),
         "paper": None if mark.is_reference else place(mark.paper),
     }
@@ -291,14 +294,15 @@ def relative(path: Path, folder: Path) -> str:
     return quote(Path(os.path.relpath(path, folder)).as_posix())
 
 
-def page_name(path: Path) -> str:
-    """What a link to a page is called; a table has the name of its file."""
+def page_name(path: Path, titles: Mapping[str, str]) -> str:
+    """What a link to a page is called; a table has the name of its file. `titles` are those of external sets by name."""
     if path.stem in PAGES:
         return PAGES[path.stem]
     if path.stem in tables.TITLES:
         name = f"Table {tables.table_number(path.stem)}"
         # tables/external/<name>/<table>.html
-        return f"{name}, external test on {path.parent.name}" if path.parent.parent.name == "external" else name
+        external = path.parent.name if path.parent.parent.name == "external" else ""
+        return f"{name}, external test on {titles.get(external, external)}" if external else name
     return path.stem.replace("_", " ").capitalize()
 
 

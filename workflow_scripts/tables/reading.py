@@ -77,7 +77,8 @@ def signed(value: float) -> str:
 
 def with_sign(value: float) -> str:
     """A change with its sign: +4.69, −1.20."""
-    return "–" if math.isnan(value) else ("+" if value >= 0 else "") + signed(value)
+    text = signed(value)
+    return text if math.isnan(value) or text.startswith("−") else f"+{text}"
 
 
 def condition(rows: Sequence[Row], holdout: str, pretraining_seeds: int = 1) -> str:

@@ -6,7 +6,7 @@ import io
 import json
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import write_csv, write_json
 from workflow_scripts.finetuning.predictions import decide
 from workflow_scripts.tables import make_front_page, tables
-from workflow_scripts.tables.make_front_page import page_name, position, ticks
+from workflow_scripts.tables.forest import Mark
+from workflow_scripts.tables.make_front_page import page_name, position, row_of, ticks
 from workflow_scripts.tables.rows import Row
 
 # What a user may call a row or a picture: markup, and what a template would make of it.
@@ -201,10 +202,21 @@ def test_positions_and_ticks() -> None:
     assert ticks(100) == [-100, -50, 0, 50, 100]
 
 
+def test_an_interval_beyond_the_axis_ends_in_an_arrow() -> None:
+    mark = Mark("UD", 71.0, -0.001, -250.0, 40.0, 0.5, float("nan"), False, False)
+    shown = row_of(mark, 100)
+    assert (shown["low"], shown["high"], shown["arrows"]) == ("0.00%", "70.00%", ["left"])
+    assert shown["interval"] == "+0.00 (−250.00 to 40.00)"
+    assert row_of(replace(mark, low=float("nan"), high=float("nan")), 100)["arrows"] == []
+    assert row_of(replace(mark, high=100.5), 100)["arrows"] == ["left", "right"]
+
+
 def test_tables_of_external_tests_are_told_from_the_studys() -> None:
-    assert page_name(Path("tables/table2.html")) == "Table 2"
-    assert page_name(Path("tables/external/hospital_b/table2.html")) == "Table 2, external test on hospital_b"
-    assert page_name(Path("tables/operating_points.html")) == "Operating points"
+    titles = {"b": "Hospital B"}
+    assert page_name(Path("tables/table2.html"), titles) == "Table 2"
+    assert page_name(Path("tables/external/b/table2.html"), titles) == "Table 2, external test on Hospital B"
+    assert page_name(Path("tables/external/c/table2.html"), titles) == "Table 2, external test on c"
+    assert page_name(Path("tables/operating_points.html"), titles) == "Operating points"
 
 
 def test_pictures_need_names(study: Path) -> None:
