@@ -70,9 +70,9 @@ class Comparison:
         return f"{favour}; corrected 95 % CI {signed(low)} to {signed(high)}, Holm-corrected p {p_value(self.p)}"
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 2) -> str:
     """A difference of points with a true minus sign."""
-    return number(value).replace("-", "−")
+    return number(value, digits).replace("-", "−")
 
 
 def with_sign(value: float) -> str:
