@@ -42,14 +42,15 @@ def main(arguments: argparse.Namespace) -> None:
 
     import pandas as pd
 
-    from workflow_scripts.audit.shortcuts import find_shortcuts, patient_features
+    from workflow_scripts.audit.shortcuts import find_shortcuts, measure_views, patient_features
     from workflow_scripts.core.store import ViewStore
     from workflow_scripts.core.tables import write_table
 
     positive = arguments.classes[1]
     store = ViewStore.open(arguments.views, arguments.index)
     truth = (store.index["label"] == positive).groupby(store.index["patient_id"]).any().to_numpy()
-    findings = find_shortcuts(patient_features(store.pixels, store.index), truth)
+    features = patient_features(measure_views(store.pixels, store.index), store.index)
+    findings = find_shortcuts(features, truth)
     say(warning(findings, positive))
     values = pd.DataFrame([asdict(finding) for finding in findings])
     write_table(
@@ -124,7 +125,8 @@ def layout(findings: Sequence[Finding], patients: int, positives: int, positive:
         f"{patients} patients, {positives} of them {positive} (any view, original labels). Features are means over a patient's "
         "views. Size: height, width and aspect of the box that is cut from the frame, and their squares. Exposure: mean, "
         "spread and edge strength of the pixels that are not black, and the share that is. Callipers and text: pixels in bright "
-        "upright strokes, near the rim and inside, and coloured pixels. Exposure may be a sign of disease as well.",
+        "upright strokes, near the rim and inside, coloured pixels, and how much the most similar place resembles a circle and a "
+        "plus sign. Exposure may be a sign of disease as well.",
         f"Ridge regression, {FOLDS} folds of patients; brackets: 95 % over patients. p: {PERMUTATIONS} permutations of the "
         "patients' labels; corrected for all tests by the largest AUROC of each permutation (Westfall and Young), so that "
         "without any shortcut the chance of a warning is 5 %.",
