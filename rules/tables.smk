@@ -447,6 +447,7 @@ rule make_front_page:
         index=result("views/labelled.csv"),
         votes=result("audit/votes.csv"),
         pairs=result("checks/near_duplicates.csv"),
+        shortcuts=result("tables/shortcuts.csv"),
         summaries=[result(f"synthesis/{cohort}privacy.json") for cohort in COHORTS],
         claims=result("tables/claims.csv"),
         numbers=result(f"tables/{MAIN_TABLE}.csv") if MAIN_TABLE else [],
@@ -472,6 +473,9 @@ rule make_front_page:
             rows=lambda wildcards: table_rows(MAIN_TABLE) if MAIN_TABLE else "",
             experiments=table_experiments(MAIN_TABLE),
             names=list(PICTURES.values()),
+            titles=json.dumps(
+                {name: each["title"] for name, each in EXTERNAL.items() if "title" in each}, ensure_ascii=False
+            ),
             classes=CLASSES,
             split_by=config["split_by"],
             holdout_protocol=config["holdout"],

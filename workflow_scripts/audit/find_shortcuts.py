@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workflow_scripts.core.files import read_csv
 from workflow_scripts.core.log import say
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
@@ -40,14 +42,15 @@ def main(arguments: argparse.Namespace) -> None:
 
     import pandas as pd
 
-    from workflow_scripts.audit.shortcuts import find_shortcuts, patient_features
+    from workflow_scripts.audit.shortcuts import find_shortcuts, measure_views, patient_features
     from workflow_scripts.core.store import ViewStore
     from workflow_scripts.core.tables import write_table
 
     positive = arguments.classes[1]
     store = ViewStore.open(arguments.views, arguments.index)
     truth = (store.index["label"] == positive).groupby(store.index["patient_id"]).any().to_numpy()
-    findings = find_shortcuts(patient_features(store.pixels, store.index), truth)
+    features = patient_features(measure_views(store.pixels, store.index), store.index)
+    findings = find_shortcuts(features, truth)
     say(warning(findings, positive))
     values = pd.DataFrame([asdict(finding) for finding in findings])
     write_table(
@@ -57,30 +60,47 @@ def main(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+def read_findings(path: Path) -> list[Finding]:
+    """The findings of a table that this stage has written."""
+    from dataclasses import fields
+
+    from workflow_scripts.audit.shortcuts import Finding
+
+    values = read_csv(path)
+    return [Finding(*row) for row in values[[field.name for field in fields(Finding)]].itertuples(index=False)]
+
+
 def is_alarm(finding: Finding) -> bool:
     """Whether the label can be told, at 5 % for all tests together; False for what was not tested."""
     return finding.p_corrected <= ALARM
 
 
 def warning(findings: Sequence[Finding], positive: str) -> str:
-    """One sentence on what the tests found."""
-    from workflow_scripts.audit.shortcuts import TITLES
-    from workflow_scripts.core.tables import p_value
-
-    alarms = [finding for finding in findings if is_alarm(finding)]
+    """What the tests found, in a sentence, and what it means."""
     if not any(finding.features for finding in findings):
         return (
             "Shortcuts were not tested: all patients have the same label, or nothing but tissue differs between them."
         )
-    if not alarms:
+    found = told_from(findings, positive)
+    if not found:
         return f"No shortcut found: whether a patient is {positive} cannot be told from what is no tissue better than by chance."
-    found = "; ".join(
-        f"{TITLES[each.test]} (AUROC {each.auroc:.2f}, p {p_text(p_value(each.p_corrected))})" for each in alarms
-    )
     return (
-        f"Warning: whether a patient is {positive} can be told from what is no tissue: {found}. A network may learn this instead "
-        "of anatomy; compare its AUROC with these, and test it on another scanner or centre."
+        f"Warning: {found}. A network may learn this instead of anatomy; compare its AUROC with these, and test it on another "
+        "scanner or centre."
     )
+
+
+def told_from(findings: Sequence[Finding], positive: str) -> str:
+    """From what the label can be told, as a clause; empty where no test raises an alarm."""
+    from workflow_scripts.audit.shortcuts import TITLES
+    from workflow_scripts.core.tables import p_value
+
+    alarms = "; ".join(
+        f"{TITLES[each.test]} (AUROC {each.auroc:.2f}, p {p_text(p_value(each.p_corrected))})"
+        for each in findings
+        if is_alarm(each)
+    )
+    return f"whether a patient is {positive} can be told from what is no tissue: {alarms}" if alarms else ""
 
 
 def p_text(printed: str) -> str:
@@ -105,7 +125,8 @@ def layout(findings: Sequence[Finding], patients: int, positives: int, positive:
         f"{patients} patients, {positives} of them {positive} (any view, original labels). Features are means over a patient's "
         "views. Size: height, width and aspect of the box that is cut from the frame, and their squares. Exposure: mean, "
         "spread and edge strength of the pixels that are not black, and the share that is. Callipers and text: pixels in bright "
-        "upright strokes, near the rim and inside, and coloured pixels. Exposure may be a sign of disease as well.",
+        "upright strokes, near the rim and inside, coloured pixels, and how much the most similar place resembles a circle and a "
+        "plus sign. Exposure may be a sign of disease as well.",
         f"Ridge regression, {FOLDS} folds of patients; brackets: 95 % over patients. p: {PERMUTATIONS} permutations of the "
         "patients' labels; corrected for all tests by the largest AUROC of each permutation (Westfall and Young), so that "
         "without any shortcut the chance of a warning is 5 %.",

@@ -88,19 +88,39 @@ def view_features(view: np.ndarray, height: int, width: int) -> dict[str, float]
 
 
 EXPOSURE, OVERLAY = ("brightness", "black", "contrast", "sharpness"), ("inside", "rim")
+MARKERS = ("circle", "plus")
+BATCH = 32
 
 
-def patient_features(views: np.ndarray, index: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The features of each patient by kind, means over the views, in the order of the patients' ids.
+def marker_features(views: np.ndarray) -> np.ndarray:
+    """How much each of uint8 views (N, S, S) resembles each of `MARKERS` at its most similar place, in [0, 1]: (N, 2)."""
+    import torch
 
-    `views` uint8 (N, S, S) with their `index`. Features that are the same everywhere are left out.
-    """
+    from workflow_scripts.networks.markers import closest_to_markers
+
+    batches = (np.array(views[start : start + BATCH, None]) for start in range(0, len(views), BATCH))
+    return torch.cat([closest_to_markers(torch.from_numpy(batch).float() / 255) for batch in batches]).numpy()
+
+
+def measure_views(views: np.ndarray, index: pd.DataFrame) -> pd.DataFrame:
+    """Exposure, overlay and markers of each of `views` uint8 (N, S, S) with their `index`, a row per view."""
     import pandas as pd
 
     if "height" not in index:
         raise UserError("the index of the views has no columns height and width; crop the views again")
     boxes = zip(views, index["height"].tolist(), index["width"].tolist(), strict=True)
     measured = pd.DataFrame([view_features(view, height, width) for view, height, width in boxes])
+    measured[list(MARKERS)] = marker_features(views)
+    return measured
+
+
+def patient_features(measured: pd.DataFrame, index: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The features of each patient by kind, means over the views, in the order of the patients' ids.
+
+    `measured` by `measure_views`, and the `index` of these views. Features that are the same everywhere are left out.
+    """
+    import pandas as pd
+
     sources = [pd.get_dummies(index[name], prefix=name, dtype=float) for name in GROUPS if name in index]
     height, width = np.log(index[["height", "width"]].to_numpy(np.float64)).T
     sizes = np.stack([height, width, height - width], axis=1)
@@ -110,7 +130,7 @@ def patient_features(views: np.ndarray, index: pd.DataFrame) -> dict[str, pd.Dat
         "size": pd.DataFrame(np.concatenate([sizes, squares], axis=1)),
         "source": pd.concat(sources, axis=1) if sources else pd.DataFrame(index=index.index),
         "exposure": measured[list(EXPOSURE)],
-        "overlay": measured[list(OVERLAY)].assign(coloured=index["coloured"].to_numpy()),
+        "overlay": measured[[*OVERLAY, *MARKERS]].assign(coloured=index["coloured"].to_numpy()),
     }
     by_patient = {kind: table.groupby(index["patient_id"].to_numpy()).mean() for kind, table in tables.items()}
     return {kind: table.loc[:, np.ptp(table.to_numpy(), axis=0) > 1e-9] for kind, table in by_patient.items()}

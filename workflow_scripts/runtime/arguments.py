@@ -84,6 +84,7 @@ FILES = {
     "shard": "one shard of the synthetic views, uint8 .npy",
     "shards": "the shards in order, uint8 .npy",
     "shares": "CSV of the share of heat on markers (figure 5)",
+    "shortcuts": "CSV of the shortcut audit, one row per test; its page lies beside it",
     "sheet": "images and the views drawn of them, .npy",
     "sheets": "images and the views drawn of them, .npy, one per run",
     "summaries": "summaries of the privacy audits, .json, one per generator",
@@ -190,6 +191,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "target_organ": {"help": "the organ whose views carry labels"},
     "threshold": {"type": float, "default": 1.0, "help": "loss above which an epoch flags a view"},
     "title": {"help": "title of the figure, or what the table shows"},
+    "titles": {"default": "{}", "help": "JSON of the titles of external sets, by name"},
     "trained": {"nargs": "*", "default": [], "help": "the experiments of --training, in the order of its files"},
     "training_percent": {"type": int, "default": 100, "help": "percentage of the training patients to learn from"},
     "truth": _choice(
