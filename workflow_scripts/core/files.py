@@ -251,7 +251,10 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
 
 
 def read_spreadsheet(path: str | Path) -> list[dict[str, str]]:
-    """Read a CSV that a spreadsheet may have saved: UTF-8, UTF-16 or Latin-1; commas, semicolons or tabs."""
+    """Read a CSV that a spreadsheet may have saved: UTF-8, UTF-16 or Latin-1; commas, semicolons or tabs.
+
+    Rows without any value are left out: spreadsheets save what was emptied.
+    """
     with _reading(path, "a CSV table"):
         data = Path(path).read_bytes()
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -263,7 +266,7 @@ def read_spreadsheet(path: str | Path) -> list[dict[str, str]]:
                 text = data.decode("latin-1")
         separator = max(",;\t", key=text.partition("\n")[0].count)
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
-        return [Record(row, path, "column") for row in rows]
+        return [Record(row, path, "column") for row in rows if any(row.values())]
 
 
 def write_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str], path: str | Path) -> None:
