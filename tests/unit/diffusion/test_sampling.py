@@ -275,6 +275,29 @@ def test_only_models_that_can_be_sampled_are_loaded(model: Path, tmp_path: Path)
         scheduler.write_text(before)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sample_size": 0}, "sample_size .* at most 1024, not 0"),
+        ({"sample_size": 10**6}, "sample_size .* at most 1024, not 1000000"),
+        ({"sample_size": [8, 8]}, r"sample_size .* not \[8, 8\]"),
+        ({"sample_size": 7}, "cannot compute a view of 7 x 7 pixels: "),
+        ({"norm_eps": "x"}, "cannot compute a view of 8 x 8 pixels: "),
+        ({"norm_num_groups": "x"}, "does not load|cannot compute a view"),
+        ({"center_input_sample": 3, "resnet_time_scale_shift": "x"}, "does not load|cannot compute a view"),
+    ],
+)
+def test_a_config_that_cannot_be_computed_is_refused(
+    model: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+    with pytest.raises(UserError, match=message):
+        load_pipeline(folder)
+
+
 @pytest.mark.parametrize("parameters", [[], {"classes": "ab"}, {"classes": [1, 2]}])
 def test_the_classes_of_a_model_must_be_names(tmp_path: Path, parameters: object) -> None:
     (tmp_path / "parameters.json").write_text(json.dumps(parameters))
