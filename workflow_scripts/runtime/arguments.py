@@ -190,6 +190,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "asked", "relabelled", "shuffled", default="asked",
         help="labels of the synthetic views: their class, the one that --labellers give, or their class in random order",
     ),
+    "synthetic_shares": {"type": float, "nargs": "+", "help": "share of synthetic views that each network learns from"},
     "synthetic_percent": {
         "type": int, "default": 0, "help": "synthetic views to learn from, in percent of the fold's real training views",
     },

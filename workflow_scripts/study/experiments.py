@@ -133,6 +133,13 @@ def training_set(experiment: Experiment, config: Mapping[str, Any]) -> dict[str,
     return config["finetuning"]["training_sets"][experiment.training_set] if experiment.training_set else {}
 
 
+def synthetic_share(experiment: Experiment, config: Mapping[str, Any]) -> float:
+    """Share of synthetic views in the training set of an experiment, 0 to 1, where patients have equally many views."""
+    if not (made_of := training_set(experiment, config)):
+        return 0.0
+    return made_of["synthetic_percent"] / (made_of["real_percent"] + made_of["synthetic_percent"])
+
+
 def labeller(experiment: Experiment, config: Mapping[str, Any]) -> Experiment | None:
     """The experiment whose networks label the synthetic views that an experiment learns, if that is how they are labelled."""
     is_relabelled = training_set(experiment, config).get("labels") == "relabelled"
