@@ -551,7 +551,7 @@ def learnt_from(table: str, init: str = "imagenet", variant: str = "", **trainin
         (learnt_from("table2", x={"synthetic_percent": 100}), "in the rows of table 5, whose caption says so"),
         (learnt_from("table5", init="majority"), "learnt by networks with the plain recipe; leave out the baseline"),
         (learnt_from("table5", variant="probe"), "learnt by networks with the plain recipe; leave out the baseline"),
-        (learnt_from("table5", x={"synthetic_percent": 100, "labels": "shuffled"}), "shuffled labels are no control; set it to 0"),
+        (learnt_from("table5", x={"synthetic_percent": 100, "labels": "shuffled"}), "labels are no control; set it to 0"),
     ],
 )  # fmt: skip
 def test_choices_that_exclude_each_other(shipped, change, message):
