@@ -323,9 +323,7 @@ def synthetic_training(wildcards, suffix):
     """The synthetic views (.npy) or indexes (.csv) that an experiment's folds learn: none, one, or one per fold."""
     if not (parts := made_of(wildcards)):
         return []
-    return [
-        result(f"views/{cohort}{parts['set']}{suffix}") for cohort in study.seed_cohorts(wildcards.seed, config)
-    ]
+    return [result(f"views/{cohort}{parts['set']}{suffix}") for cohort in study.seed_cohorts(wildcards.seed, config)]
 
 
 def labeller_weights(wildcards):

@@ -68,25 +68,34 @@ def synthetic_figure(points: Sequence[Point], origin: str) -> Figure:
     """A point per row of table 5 with its interval, coloured by the labels of its synthetic views."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.6, 4.8), layout="constrained")
+    figure = Figure(figsize=(8.6, 4.8), layout="constrained")
     axis = figure.subplots()
-    # Rows of the same share stand side by side.
-    places, taken = [], dict[float, int]()
+    # Rows of the same share are side by side, their names left and right in turn.
+    places, offsets, taken = [], [], dict[float, int]()
     for point in points:
-        places.append(100 * point.share + 1.6 * taken.get(point.share, 0))
-        taken[point.share] = taken.get(point.share, 0) + 1
+        order = taken.get(point.share, 0)
+        places.append(100 * point.share + 1.6 * order)
+        offsets.append(-8 if point.share and order % 2 == 0 else 8)
+        taken[point.share] = order + 1
     shown = set()
-    for place, point in zip(places, points, strict=True):
+    for place, offset, point in zip(places, offsets, points, strict=True):
         colour, kind = COLOURS[point.labels], REAL if point.labels == "–" else f"labels {point.labels}"
         axis.vlines(place, point.low, point.high, color=colour, alpha=0.45, linewidth=3)
         axis.plot(place, point.auroc, "o", color=colour, label=None if kind in shown else kind, zorder=3)
+        side = "right" if offset < 0 else "left"
         axis.annotate(
-            point.name, (place, point.auroc), (5, 5), textcoords="offset points", fontsize=8, parse_math=False
+            point.name,
+            (place, point.auroc),
+            (offset, 5),
+            textcoords="offset points",
+            ha=side,
+            fontsize=8,
+            parse_math=False,
         )
         shown.add(kind)
     axis.axhline(0.5, color=INK, alpha=0.4, linewidth=1, linestyle=":")
     axis.set(
-        xlabel="share of synthetic views in the training set (%)", ylabel="AUROC on real test views", xlim=(-5, 118)
+        xlabel="share of synthetic views in the training set (%)", ylabel="AUROC on real test views", xlim=(-5, 130)
     )
     axis.set_xticks(range(0, 101, 25))
     axis.grid(alpha=0.25)
