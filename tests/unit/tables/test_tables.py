@@ -256,6 +256,13 @@ def test_caption_says_what_must_be_known() -> None:
     by_scanner = notes("table2", rows, tables, values, "pos", "seeds", "none", "UD", split_by="scanner")
     assert "Each fold is one scanner, left out in turn" in " ".join(by_scanner)
     assert "Neither pretraining" in " ".join(notes("table2", rows, tables, values, "pos", "seeds", "per_fold", "UD"))
+    for holdout, told in (
+        ("none", "learnt the original labels of the test patients"),
+        ("per_fold", "a generator of its own"),
+    ):
+        text = " ".join(notes("table5", rows, tables, values, "pos", "seeds", holdout, "UD"))
+        assert told in text.replace("also ", "")
+        assert "tested on real views alone" in text
 
 
 def test_reference_row() -> None:
@@ -269,6 +276,7 @@ def test_reference_row() -> None:
     assert choose_reference("table2", rows) == "our mix"
     assert choose_reference("table4", rows) == "UD"
     assert choose_reference("table4", rows[-1:]) == "majority"
+    assert choose_reference("table5", rows) == next(row.name for row in rows if not row.is_baseline)
 
 
 def test_layout_of_switches() -> None:
