@@ -144,8 +144,8 @@ def main(arguments: argparse.Namespace) -> None:
         targets = fewer_patients(targets, table["patient_id"].tolist(), arguments.training_percent, arguments.seed)
     identity = run.identity(recipe)
     run.start(identity)
-    pixels, view_folds, sides = np.array(store.pixels), table["fold"].to_numpy(), numbered_organ_sides(store.index)
-    pairs = partners(sides.to_numpy()) if recipe.coupled else None
+    pixels, view_folds = np.array(store.pixels), table["fold"].to_numpy()
+    pairs = partners(numbered_organ_sides(store.index).to_numpy()) if recipe.coupled else None
     if added:
         synthetic, targets, no_fold = appended(targets, added)
         # A synthetic view has no partner, so it is paired with itself.
