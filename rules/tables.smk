@@ -1,4 +1,4 @@
-# Tables 1-4, the generation table, what lies beside them, and the paper's claims.
+# Tables 1-5, the generation table, what lies beside them, and the paper's claims.
 CALIBRATION = config["figures"]["calibration"] if config["figures"]["calibration"] in SHOWN_TABLES else ""
 LEAK = study.leak_experiments(config)
 LEARNING = study.learning_experiments(config)
@@ -297,6 +297,42 @@ if PROBES:
                 "tables.draw_label_efficiency",
                 names=list(PROBES.values()),
                 positive=POSITIVE,
+                origin=ORIGIN,
+            ),
+        shell:
+            "{params.command} --log {log:q}"
+
+
+if config["tables"]["table5"]["rows"]:
+
+    # Do synthetic views teach?
+    rule draw_synthetic:
+        input:
+            table_parameters("table5"),
+            predictions=predictions_of(table_experiments("table5")),
+        output:
+            figure=report(
+                result("figures/synthetic.png"),
+                category="Classification",
+                labels={"figure": "trained on synthetic, tested on real"},
+                caption="../docs/captions/synthetic.rst",
+            ),
+        log:
+            log_of("draw_synthetic"),
+        localrule: True
+        conda:
+            "../envs/evaluation.yaml"
+        params:
+            **stage(
+                "tables.draw_synthetic",
+                rows=table_rows("table5"),
+                experiments=table_experiments("table5"),
+                synthetic_shares=[
+                    study.synthetic_share(experiment, config)
+                    for experiment in (study.experiment_of(row, config) for row in config["tables"]["table5"]["rows"])
+                    if not experiment.is_baseline
+                ],
+                classes=CLASSES,
                 origin=ORIGIN,
             ),
         shell:

@@ -55,6 +55,7 @@ FILES = {
     "holdout": "CSV of the patients that the generator never sees: patient_id",
     "html": "the page, .html",
     "index": "CSV index of the views: view_id, image_id, patient_id, organ, label, view",
+    "labellers": "classifiers that label the synthetic views, .safetensors, one per fold",
     "labels": "CSV of a label set: view_id, label, keep",
     "losses": "CSVs of the audit's losses: view_id, fold, epoch, loss",
     "manifest": "manifest of the study, .csv",
@@ -186,6 +187,14 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "or a centre's; view: nothing does",
     ),
     "spread": _choice("released", "seeds", "runs", default="released", help="what ± means"),
+    "synthetic_labels": _choice(
+        "asked", "relabelled", "shuffled", default="asked",
+        help="labels of the synthetic views: their class, the one that --labellers give, or their class in random order",
+    ),
+    "synthetic_shares": {"type": float, "nargs": "+", "help": "share of synthetic views that each network learns from"},
+    "synthetic_percent": {
+        "type": int, "default": 0, "help": "synthetic views to learn from, in percent of the fold's real training views",
+    },
     "table": _choice(*TABLES, help="which table"),
     "tables": {"nargs": "+", "choices": (*TABLES, "generation"), "help": "the tables, in the order of --numbers"},
     "target_organ": {"help": "the organ whose views carry labels"},
