@@ -217,8 +217,8 @@ def write_csv(table: pd.DataFrame, path: str | Path) -> None:
 def read_csv(path: str | Path) -> pd.DataFrame:
     """Read a CSV artefact; name columns stay text and an empty cell in them is the empty string.
 
-    `UserError` where the file is missing, damaged or has a row twice, where a column of `NUMBER_COLUMNS` or of measures
-    holds anything else, and, later, where a column is asked for that it lacks.
+    `UserError` where the file is missing or damaged, where a column of `NUMBER_COLUMNS` or of measures holds anything else,
+    and, later, where a column is asked for that it lacks.
     """
     import numpy as np
     import pandas as pd
@@ -228,8 +228,6 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     # Only an empty cell is missing: a patient may be called NA.
     with _reading(path, "a CSV table"):
         table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
-    if (twice := table.duplicated()).any():
-        raise _twice(path, int(twice.to_numpy().argmax()))
     text = [column for column in table.columns if column in TEXT_COLUMNS]
     table[text] = table[text].fillna("")
     measured = [name for name in table if name in MEASURE_COLUMNS or str(name).endswith(MEASURE_ENDINGS)]
@@ -247,23 +245,9 @@ def read_csv(path: str | Path) -> pd.DataFrame:
 
 
 def read_rows(path: str | Path) -> list[dict[str, str]]:
-    """Read a CSV artefact as dictionaries of text, without pandas (whose import costs more than most cheap stages).
-
-    `UserError` where the file is missing, damaged or has a row twice.
-    """
+    """Read a CSV as dictionaries of text, without pandas (whose import costs more than most cheap stages)."""
     with _reading(path, "a CSV table"), Path(path).open(newline="", encoding="utf-8") as file:
-        rows: list[dict[str, str]] = [Record(row, path, "column") for row in csv.DictReader(file)]
-    seen: set[str] = set()
-    for number, row in enumerate(rows):
-        if (content := str(list(row.values()))) in seen:
-            raise _twice(path, number)
-        seen.add(content)
-    return rows
-
-
-def _twice(path: str | Path, row: int) -> UserError:
-    """No row of an artefact says what another one says: whoever joined or appended files would count views twice."""
-    return UserError(f"{path}, row {row + 1}: the same row is there before; make the file again")
+        return [Record(row, path, "column") for row in csv.DictReader(file)]
 
 
 def read_spreadsheet(path: str | Path) -> list[dict[str, str]]:

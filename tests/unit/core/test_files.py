@@ -169,16 +169,6 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("read", [files.read_csv, files.read_rows])
-def test_no_row_is_there_twice(tmp_path: Path, read):
-    file = tmp_path / "votes.csv"
-    file.write_text("view_id,votes\na,1\nb,1\na,1\n")
-    with pytest.raises(UserError, match=r"votes.csv, row 3: the same row is there before"):
-        read(file)
-    file.write_text("view_id,votes\na,1\nb,1\na,2\n")
-    assert len(read(file)) == 3
-
-
 def test_a_missing_column_or_key_names_its_file(tmp_path: Path):
     file = tmp_path / "votes.csv"
     file.write_text("view_id,votes\na,1\nb,2\n")
