@@ -280,7 +280,9 @@ def short(study: Study, folder: str, link: str) -> str:
         ]
         learnt = len({row["patient_id"] for row in read_rows(study.results / "views" / "labelled.csv")})
         data = study.settings["data"]
-        whose = f"{data['target_organ'].capitalize()} ultrasound at {data['size']} pixels, learnt from {learnt} patients"
+        whose = (
+            f"{data['target_organ'].capitalize()} ultrasound at {data['size']} pixels, learnt from {learnt} patients"
+        )
         text = f"{whose}, tested on {what}. AUROC, percent:\n\n{grid(header, rows)}"
         second = study.chart(name, f"AUROC on {what}")
     else:
