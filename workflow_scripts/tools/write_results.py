@@ -278,7 +278,12 @@ def short(study: Study, folder: str, link: str) -> str:
             [row["name"], _interval(row, "auroc", 1), _interval(row, "difference", 1) if row["difference"] else "ref."]
             for row in values
         ]
-        text = f"AUROC on {what} ({values[0]['patients']} patients), percent:\n\n{grid(header, rows)}"
+        learnt = len({row["patient_id"] for row in read_rows(study.results / "views" / "labelled.csv")})
+        data = study.settings["data"]
+        whose = (
+            f"{data['target_organ'].capitalize()} ultrasound at {data['size']} pixels, learnt from {learnt} patients"
+        )
+        text = f"{whose}, tested on {what}. AUROC, percent:\n\n{grid(header, rows)}"
         second = study.chart(name, f"AUROC on {what}")
     else:
         text, second = study.table(MAIN_TABLE), study.chart(f"forest_{MAIN_TABLE}", HEADINGS[MAIN_TABLE])
