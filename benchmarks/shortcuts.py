@@ -80,7 +80,8 @@ def as_published(features: Mapping[str, pd.DataFrame], truth: np.ndarray) -> lis
 
 def with_callipers(views: np.ndarray, index: pd.DataFrame, measured: pd.DataFrame) -> dict[str, Any]:
     """How many of STUDIES studies the test of callipers finds at p < 0.001, and its AUROC and p over them."""
-    from workflow_scripts.audit.shortcuts import find_shortcuts, measure_views, patient_features
+    from workflow_scripts.audit.shortcuts import find_shortcuts, patient_features
+    from workflow_scripts.audit.view_features import measure_views
 
     found = []
     for number in range(STUDIES):
@@ -105,7 +106,7 @@ def shuffled(features: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """How many of SHUFFLED studies raise an alarm though nothing tells their labels, with a 95 % interval."""
     from scipy.stats import binomtest
 
-    from workflow_scripts.audit.find_shortcuts import is_alarm
+    from workflow_scripts.audit.shortcut_table import is_alarm
     from workflow_scripts.audit.shortcuts import find_shortcuts
 
     alarms = 0
@@ -146,7 +147,8 @@ def write_page(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def main() -> None:
     """Test, plant, shuffle; write benchmarks/results/shortcuts.json and the table of docs/audit.md."""
-    from workflow_scripts.audit.shortcuts import measure_views, patient_features
+    from workflow_scripts.audit.shortcuts import patient_features
+    from workflow_scripts.audit.view_features import measure_views
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--busbra", type=Path, required=True, help="folder with bus_data.csv and Images/")

@@ -188,6 +188,7 @@ TORCH_STAGES = {
     "finetuning.finetune", "finetuning.explain", "privacy.monitor_diffusion", "privacy.measure_denoising",
     "privacy.embed_copies", "diffusion.import_guided_diffusion", "classifier.pack_classifier", "classifier.predict",
     "privacy.audit_canaries", "tools.plan", "tools.write_provenance", "finetuning.probe", "finetuning.predict_external",
+    "audit.find_shortcuts",
 }  # fmt: skip
 TORCH_RULES = {stage.rpartition(".")[2] for stage in TORCH_STAGES} - {"pack_classifier"}
 

@@ -88,7 +88,7 @@ def efficiency_figure(values: pd.DataFrame, origin: str) -> Figure:
     names = list(dict.fromkeys(values["name"]))
     for i, name in enumerate(names):
         line, (colour, marker) = values[values["name"] == name], STYLES[i % len(STYLES)]
-        more = {"markerfacecolor": "white", "linestyle": "--"} if i >= len(STYLES) else {}
+        more: dict[str, Any] = {"markerfacecolor": "white", "linestyle": "--"} if i >= len(STYLES) else {}
         # Points of one share beside each other, or their intervals would hide one another.
         x = line["patients"] * 1.025 ** (i - (len(names) - 1) / 2)
         axis.vlines(x, line["auroc_low"], line["auroc_high"], color=colour, alpha=0.5, linewidth=1.6)

@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from workflow_scripts.audit.find_shortcuts import read_findings, told_from
+from workflow_scripts.audit.shortcut_table import read_findings, told_from
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, read_json, write_text
 from workflow_scripts.core.pages import render_page

@@ -9,14 +9,9 @@ from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
 from workflow_scripts.audit import find_shortcuts as stage
-from workflow_scripts.audit.shortcuts import (
-    TESTS,
-    aurocs,
-    find_shortcuts,
-    measure_views,
-    patient_features,
-    view_features,
-)
+from workflow_scripts.audit.shortcut_table import is_alarm
+from workflow_scripts.audit.shortcuts import TESTS, aurocs, find_shortcuts, patient_features
+from workflow_scripts.audit.view_features import measure_views, view_features
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, write_csv, write_npy
 from workflow_scripts.runtime.cli import run
@@ -135,7 +130,7 @@ def test_shuffled_labels_raise_an_alarm_in_one_of_twenty_studies() -> None:
     features, truth = features_of(views, index), truth_of(index)
     draw = np.random.default_rng(1)
     studies = [find_shortcuts(features, draw.permutation(truth), permutations=39, seed=i) for i in range(40)]
-    alarms = sum(any(map(stage.is_alarm, found)) for found in studies)
+    alarms = sum(any(map(is_alarm, found)) for found in studies)
     # 2 are expected; 6 or more would have a probability of 1 %.
     assert alarms <= 5
     assert any(each.p <= 0.05 for found in studies for each in found)

@@ -319,7 +319,7 @@ def test_the_papers_numbers() -> None:
 
 def test_the_shipped_config_repeats_the_papers_rows_under_their_names() -> None:
     config = load_config(yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8")), [])
-    for name in SHOWN:
+    for name in REFERENCES:
         ours = {row["paper"]: row["name"] for row in config["tables"][name]["rows"] if "paper" in row}
         assert ours == paper_rows(name)
         assert set(paper_numbers(name).index) <= set(ours)
