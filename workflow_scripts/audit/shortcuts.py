@@ -59,8 +59,8 @@ class Finding:
 def patient_features(measured: pd.DataFrame, index: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The features of each patient by kind, means over the views, in the order of the patients' ids.
 
-    `measured` by `measure_views` (audit.view_features), and the `index` of these views. Features that are the same everywhere are left
-    out.
+    `measured` by `measure_views` (audit.view_features), and the `index` of these views. Features that are the same everywhere
+    are left out.
     """
     import pandas as pd
 
