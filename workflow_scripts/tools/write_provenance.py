@@ -76,7 +76,7 @@ def write_crate(config: Mapping[str, Any], results: Path) -> Path:
     from rocrate.model.contextentity import ContextEntity
     from rocrate.rocrate import ROCrate
 
-    tables = sorted((results / "tables").glob("*.csv"))
+    tables = sorted(table.relative_to(results) for table in (results / "tables").rglob("*.csv"))
     if not tables:
         raise UserError(f"{results}/tables holds no table yet; run the workflow first")
     crate = ROCrate(version="1.1")  # what Workflow Run Crate 0.5 is based on
@@ -97,11 +97,11 @@ def write_crate(config: Mapping[str, Any], results: Path) -> Path:
     ]
     with atomic_directory(results / "provenance") as folder:
         (folder / "workflow" / "rules").mkdir(parents=True)
-        (folder / "tables").mkdir()
         for source in (REPOSITORY / "Snakefile", *sorted((REPOSITORY / "rules").glob("*.smk"))):
             shutil.copyfile(source, folder / "workflow" / source.relative_to(REPOSITORY))
         for table in tables:
-            shutil.copyfile(table, folder / "tables" / table.name)
+            (folder / table).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(results / table, folder / table)
         write_json(public(config), folder / "settings.json")
         write_rows(costs(results), COSTS, folder / "costs.csv")
         workflow = crate.add_workflow(
@@ -128,7 +128,9 @@ def write_crate(config: Mapping[str, Any], results: Path) -> Path:
         )
         outputs = [
             crate.add_file(
-                folder / "tables" / table.name, f"tables/{table.name}", properties=_described(f"Table {table.stem}")
+                folder / table,
+                table.as_posix(),
+                properties=_described(f"Table {table.relative_to('tables').with_suffix('').as_posix()}"),
             )
             for table in tables
         ]
@@ -144,7 +146,7 @@ def write_crate(config: Mapping[str, Any], results: Path) -> Path:
             properties={
                 "name": "The study",
                 "startTime": _instant(min(started(results), default=time.time())),
-                "endTime": _instant(max(table.stat().st_mtime for table in tables)),
+                "endTime": _instant(max((results / table).stat().st_mtime for table in tables)),
                 "actionStatus": {"@id": "http://schema.org/CompletedActionStatus"},
             },
         )  # fmt: skip

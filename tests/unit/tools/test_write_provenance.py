@@ -1,6 +1,7 @@
 """The Workflow Run RO-Crate of a study: valid, complete, and without patients, paths and secrets."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,9 +43,10 @@ def study(tmp_path: Path) -> tuple[dict, Path]:
     }
     config["audit"]["decisions"] = str(decisions)
     config["diffusion"]["model"] = str(home / "model")
-    for name in ("tables", "views", "logs/crop_views"):
+    for name in ("tables/external/clinic", "views", "logs/crop_views"):
         (results / name).mkdir(parents=True)
-    (results / "tables" / "table2.csv").write_text("name,accuracy_mean\nscratch,91\n")
+    for name in ("table2", "external/clinic/table2"):
+        (results / "tables" / f"{name}.csv").write_text("name,accuracy_mean\nscratch,91\n")
     np.save(results / "views" / "labelled.npy", np.zeros((3, 4, 4), np.uint8))
     (results / "views" / "labelled.csv").write_text("view_id,patient_id\nframe_0001#a,P017\n")
     rows = [
@@ -130,7 +132,9 @@ def test_inputs_settings_versions_code_tables_costs_and_authors_are_in_it(study)
     assert hashes["manifest"] == sha256(config["data"]["manifest"])
     assert hashes["views, labelled"] == sha256(results / "views" / "labelled.npy")
     assert hashes["weights, imagenet"] == sha256(config["initialisations"]["imagenet"]["file"])
-    assert {each["@id"] for each in action["result"]} == {"tables/table2.csv", "costs.csv"}
+    assert {each["@id"] for each in action["result"]} == {
+        "tables/table2.csv", "tables/external/clinic/table2.csv", "costs.csv",
+    }  # fmt: skip
     assert (action["startTime"], action["instrument"]["@id"]) == ("1970-01-01T00:16:40+00:00", "workflow/Snakefile")
     workflow = entities["workflow/Snakefile"]
     assert "code " in workflow["version"]
@@ -146,6 +150,6 @@ def test_inputs_settings_versions_code_tables_costs_and_authors_are_in_it(study)
 
 def test_a_study_without_tables_is_refused(study):
     config, results = study
-    (results / "tables" / "table2.csv").unlink()
+    shutil.rmtree(results / "tables")
     with pytest.raises(UserError, match="holds no table yet"):
         write_crate(config, results)
