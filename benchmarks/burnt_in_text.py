@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.measure import write_result
+from benchmarks.measure import write_on_page, write_result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -273,9 +273,7 @@ def write_page(rows: Sequence[Mapping[str, Any]]) -> None:
         f"| speed | one core, {SIDE} pixels | {speed['views_per_second_and_core']:.1f} views/s: {speed['views']} views in "
         f"{speed['minutes_for_the_study']:.0f} minutes on {speed['cores']} cores (projected) |",
     ]
-    begin, end = "<!-- benchmark: burnt_in_text -->\n", "<!-- end -->"
-    head, rest = PAGE.read_text(encoding="utf-8").split(begin)
-    PAGE.write_text(head + begin + "\n".join(lines) + "\n" + rest[rest.index(end) :], encoding="utf-8")
+    write_on_page(PAGE, "burnt_in_text", "\n".join(lines))
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.measure import write_result
+from benchmarks.measure import write_on_page, write_result
 from workflow_scripts.runtime.cli import IDLE_THREADS
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "environments.md"
@@ -69,9 +69,7 @@ def main() -> None:
     )
     lines = ["| threads | wall time of a forward pass, ms | processor time, ms |", "|---|---|---|"]
     lines += [f"| {row['variant']} | {row['wall_ms']:.0f} | {row['cpu_ms']:.0f} |" for row in rows]
-    begin, end = "<!-- benchmark: idle_threads -->\n", "<!-- end -->"
-    head, rest = PAGE.read_text(encoding="utf-8").split(begin)
-    PAGE.write_text(head + begin + "\n" + "\n".join(lines) + "\n" + rest[rest.index(end) :], encoding="utf-8")
+    write_on_page(PAGE, "idle_threads", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from benchmarks.measure import start_run, write_result
+from benchmarks.measure import start_run, write_on_page, write_result
 
 SIZE, BACKBONE, FOLDS = 64, "test_resnet", 3
 SETTINGS = {
@@ -275,10 +275,7 @@ def write_page(record: Mapping[str, Any]) -> None:
         f"{speed['images_per_second']:.0f} images per second; {speed['peer_images_per_second']:.0f} when augmenting "
         "image by image.\n"
     )
-    begin, end = "<!-- benchmark: label_audit -->\n", "<!-- end -->"
-    page = PAGE.read_text(encoding="utf-8")
-    head, rest = page.split(begin)
-    PAGE.write_text(head + begin + text + rest[rest.index(end) :], encoding="utf-8")
+    write_on_page(PAGE, "label_audit", text)
 
 
 def main() -> None:

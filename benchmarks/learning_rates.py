@@ -14,7 +14,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import write_result
+from benchmarks.measure import write_on_page, write_result
 from benchmarks.pretraining_step import product_step
 
 SIDE, BATCH, STEPS = 48, 64, 80
@@ -68,9 +68,7 @@ def main() -> None:
     print(write_result("learning_rates", rows, side=SIDE, batch_size=BATCH, steps=STEPS, loss_of_chance=chance))
     lines = ["| optimiser | loss, first 3 steps | last 5 | relative change of the weights |", "|---|---|---|---|"]
     lines += [f"| {r['optimiser']} | {r['first']:.3f} | {r['last']:.3f} | {r['moved']:.4f} |" for r in rows]
-    begin, end = "<!-- benchmark: learning_rates -->\n", "<!-- end -->"
-    head, rest = PAGE.read_text(encoding="utf-8").split(begin)
-    PAGE.write_text(head + begin + "\n".join(lines) + "\n" + rest[rest.index(end) :], encoding="utf-8")
+    write_on_page(PAGE, "learning_rates", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -238,6 +238,13 @@ def write_result(name: str, rows: Sequence[Mapping[str, Any]], **facts: Any) -> 
     return path
 
 
+def write_on_page(page: Path, name: str, text: str) -> None:
+    """Put a benchmark's Markdown between its marks on a page of the documentation, in place of what is there."""
+    begin, end = f"<!-- benchmark: {name} -->\n", "<!-- end -->"
+    head, rest = page.read_text(encoding="utf-8").split(begin)
+    page.write_text(f"{head}{begin}\n{text.strip()}\n{rest[rest.index(end) :]}", encoding="utf-8")
+
+
 def _versions() -> dict[str, str]:
     return {library: importlib.metadata.version(library) for library in LIBRARIES}
 

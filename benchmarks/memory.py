@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.measure import write_result
+from benchmarks.measure import write_on_page, write_result
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "environments.md"
 VARIANTS = {"given back after every layer": False, "kept": True}
@@ -93,9 +93,7 @@ def main() -> None:
         f"| {WORKLOADS[r['workload']]} | {r['memory']} | {r['seconds']:.2f} | {r['kernel_s']:.2f} | {r['peak_mb']:.0f} |"
         for r in rows
     ]
-    begin, end = "<!-- benchmark: memory -->\n", "<!-- end -->"
-    head, rest = PAGE.read_text(encoding="utf-8").split(begin)
-    PAGE.write_text(head + begin + "\n" + "\n".join(lines) + "\n" + rest[rest.index(end) :], encoding="utf-8")
+    write_on_page(PAGE, "memory", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.label_audit import BACKBONE, NEGATIVE, POSITIVE, SETTINGS, SIZE, folds_of, load_images
-from benchmarks.measure import start_run, write_result
+from benchmarks.measure import start_run, write_on_page, write_result
 
 FOLDS, SEEDS, BATCH, STEPS = 3, (0, 1, 2), 128, 300
 PRETRAINING = {"batch_size": BATCH, "steps": STEPS, "lr": 0.075 * math.sqrt(BATCH), "projection": [256, 256]}
@@ -178,10 +178,7 @@ def write_page(rows: Sequence[Mapping[str, Any]]) -> None:
             for row in rows
         ),
     ]  # fmt: skip
-    begin, end = "<!-- benchmark: pretraining_gain -->\n", "<!-- end -->"
-    page = PAGE.read_text(encoding="utf-8")
-    head, rest = page.split(begin)
-    PAGE.write_text(head + begin + "\n".join(lines) + "\n" + rest[rest.index(end) :], encoding="utf-8")
+    write_on_page(PAGE, "pretraining_gain", "\n".join(lines))
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.measure import write_result
+from benchmarks.measure import write_on_page, write_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,9 +140,7 @@ def write_page(rows: Sequence[Mapping[str, Any]]) -> None:
         f"| at random, nothing planted | any | a warning in {random['alarms']} of {random['studies']} studies, "
         f"{100 * random['share']:.1f} % ({100 * random['share_low']:.1f} to {100 * random['share_high']:.1f}) |",
     ]
-    begin, end = "<!-- benchmark: shortcuts -->\n", "<!-- end -->"
-    head, rest = PAGE.read_text(encoding="utf-8").split(begin)
-    PAGE.write_text(head + begin + "\n".join(lines) + "\n" + rest[rest.index(end) :], encoding="utf-8")
+    write_on_page(PAGE, "shortcuts", "\n".join(lines))
 
 
 def main() -> None:
