@@ -73,7 +73,9 @@ def test_every_diagram_has_its_axis_and_the_origin_touches_no_label() -> None:
 
 
 def test_a_long_headline_stays_inside_a_figure_of_few_diagrams() -> None:
-    headline = "Reliability of a table, external test on other patients: 844 patients seen without their labels, 281 pos"
+    headline = (
+        "Reliability of a table, external test on other patients: 844 patients seen without their labels, 281 pos"
+    )
     figure = reliability_figure([panel("row", *sample())], "pos", headline, "")
     as_pixels(figure)
     (drawn,) = (text for text in figure.texts if text.get_text() == headline)
