@@ -278,6 +278,14 @@ def test_a_config_value_stays_one_word_of_a_command(tmp_path: Path):
     assert not (tmp_path / "pwned").exists()
 
 
+def test_a_backbone_that_cannot_take_the_views_stops_a_dry_run(tmp_path: Path):
+    (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
+    one_size = {"pretraining": {"runs": {"ud": {"backbone": "efficientformer_l1"}}}}
+    output = Study(tmp_path, []).change("size", one_size).snakemake("--dry-run", check=False)
+    assert "backbone 'efficientformer_l1' cannot take views of 256 pixels" in output
+    assert "Traceback" not in output
+
+
 # docs/how-to/environments.md: inputs and outputs are copied to the scratch of a compute node and back.
 SCRATCH = [
     "--default-storage-provider", "fs", "--shared-fs-usage", "persistence", "software-deployment", "sources", "source-cache",

@@ -60,8 +60,9 @@ def main(arguments: argparse.Namespace) -> None:
     table = join_tables(store.index, read_csv(arguments.folds), None, arguments.classes, sources)
     names = sorted(table["fold"].unique().tolist())
     models = initial_classifiers(
-        arguments.backbone, arguments.layout, arguments.weights, arguments.seed, names, recipe, arguments.normalisation
-    )
+        arguments.backbone, arguments.layout, arguments.weights, arguments.seed, names, recipe, arguments.normalisation,
+        store.side,
+    )  # fmt: skip
     say(f"{len(table)} views, {len(models)} folds, on {run.device}")
 
     run.start(run.identity(recipe))

@@ -86,7 +86,10 @@ def load_ensemble(path: Path) -> Ensemble:
     count = len({key.partition(".")[0] for key in weights} - {"temperature"})
     if backbone is None or "temperature" not in weights or not count:
         raise UserError(f"{path} is not an ensemble: its metadata must name the backbone, its keys begin with member0.")
-    members = [Classifier(create_backbone(backbone, normalisation=normalisation), seed=0) for _ in range(count)]
+    side = parameters.get("size")
+    members = [
+        Classifier(create_backbone(backbone, normalisation=normalisation, side=side), seed=0) for _ in range(count)
+    ]
     ensemble = Ensemble(members, 1.0)
     try:
         ensemble.load_state_dict(weights)

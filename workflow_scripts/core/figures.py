@@ -17,6 +17,7 @@ INK, BLUE, RED, GREY = "#1c2430", "#3b6fb6", "#c8452f", "#9aa5b1"
 DPI = 130
 CORNER = 0.25  # inches below a figure for its origin
 BAND = 12  # pixels above the sheet for the stamp
+GAP = 0.12  # between pairs of panels, as a share of a panel's width
 
 
 def contact_sheet(images: np.ndarray, origin: str) -> np.ndarray:
@@ -54,6 +55,18 @@ def panels(count: int, columns: int, width: float, height: float) -> tuple[Figur
     for axis in axes:
         axis.set_axis_off()
     return figure, axes
+
+
+def pair_panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """A figure and its pairs of axes, without ticks, with gaps between the pairs of a line; sizes in inches per pair."""
+    from matplotlib.figure import Figure
+
+    rows = -(-count // columns)
+    figure = Figure(figsize=(columns * width, rows * height + 0.7), layout="constrained")
+    grid = figure.subplots(rows, 3 * columns, squeeze=False, width_ratios=[1, 1, GAP] * columns)
+    for axis in grid.flat:
+        axis.set_axis_off()
+    return figure, [(line[i], line[i + 1]) for line in grid for i in range(0, 3 * columns, 3)]
 
 
 def evenly(total: int, count: int) -> list[int]:

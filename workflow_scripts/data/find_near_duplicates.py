@@ -130,14 +130,14 @@ def draw(
     table: pd.DataFrame, shown: Sequence[tuple[np.ndarray, np.ndarray]], compared: int, origin: str, output: Path
 ) -> None:
     """The closest pairs side by side; where there is none, a figure that says so."""
-    from workflow_scripts.core.figures import panels, save, stamp
+    from workflow_scripts.core.figures import pair_panels, save, stamp
 
-    columns = 2 * min(PER_LINE, max(1, len(shown)))
-    figure, axes = panels(max(1, 2 * len(shown)), columns, width=max(2.1, 5 / columns), height=2.5)
-    for place, (pair, row) in enumerate(zip(shown, table.to_dict("records"), strict=False)):
-        draw_pair(axes[2 * place : 2 * place + 2], pair, row)
+    columns = min(PER_LINE, max(1, len(shown)))
+    figure, places = pair_panels(max(1, len(shown)), columns, width=max(4.3, 5 / columns), height=2.5)
+    for axes, pair, row in zip(places, shown, table.to_dict("records"), strict=False):
+        draw_pair(axes, pair, row)
     number = f"the {len(shown)} closest of {len(table)}" if shown else "none"
-    title = f"Near-duplicates across patients: {number}\n{compared} pairs of views of different patients compared"
+    title = f"Near-duplicates across patients: {number}\n{compared:,} pairs of views of different patients compared"
     figure.suptitle(title, fontsize=10)
     stamp(figure, origin)
     save(figure, output)

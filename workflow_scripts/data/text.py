@@ -32,6 +32,7 @@ FEWEST_CHARACTERS = 3
 # A depth or a length, with a calliper's sign or letter before it. Small print makes the unit mm look like HM or HH.
 NUMERAL = re.compile(r"[A-Za-z+*x×]?\s?\d{1,3}([.,]\d{1,2})?\s?([chm]m|hh)?", re.IGNORECASE)
 LISTED, SHOWN = 20, 48  # views in a message and on the sheet
+LEGIBLE = 128  # pixels of a view on the sheet, at least
 MARGIN = 2  # pixels around the letters, whose soft edges can be read where only their middle is blanked
 
 
@@ -135,7 +136,9 @@ def sheet(found: Sequence[tuple[np.ndarray, Sequence[Text]]], origin: str) -> np
         empty = Image.new("L", (240, 32))
         ImageDraw.Draw(empty).text((8, 10), f"no text was found {origin}", fill=255)
         return np.asarray(empty)
-    return contact_sheet(np.stack([_framed(view, texts) for view, texts in found]), origin)
+    drawn = contact_sheet(np.stack([_framed(view, texts) for view, texts in found]), origin)
+    times = -(-LEGIBLE // len(found[0][0]))
+    return drawn.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def _framed(view: np.ndarray, texts: Sequence[Text]) -> np.ndarray:

@@ -131,8 +131,9 @@ def main(arguments: argparse.Namespace) -> None:
             f"--output-weights names {len(arguments.output_weights)} files; {arguments.folds} has {len(names)} folds"
         )
     models = initial_classifiers(
-        arguments.backbone, arguments.layout, arguments.weights, arguments.seed, names, recipe, arguments.normalisation
-    )
+        arguments.backbone, arguments.layout, arguments.weights, arguments.seed, names, recipe, arguments.normalisation,
+        store.side,
+    )  # fmt: skip
     say(f"{len(table)} views, {int(table['keep'].sum())} kept, {len(names)} folds, on {run.device}")
 
     targets = training_targets(table, labels, arguments.classes[1])
@@ -161,11 +162,12 @@ def main(arguments: argparse.Namespace) -> None:
 
     training = []
     probabilities = np.full(len(table), np.nan)
+    parameters = {**identity, "size": store.side, "versions": library_versions()}
     for result, path in zip(results, arguments.output_weights, strict=True):
         probabilities[result.test] = result.probabilities
         moved = (weights_moved(starts[result.fold], result.weights), *last_quarters(result.losses))
         training.append(dict(zip(TRAINING_COLUMNS, (arguments.seed, result.fold, *moved), strict=True)))
-        save_weights(result.weights, {**identity, "fold": result.fold, "versions": library_versions()}, path)
+        save_weights(result.weights, {**parameters, "fold": result.fold}, path)
     predictions = table.rename(columns={"keep": "kept"}).assign(
         seed=arguments.seed, probability=probabilities, prediction=decide(probabilities, arguments.classes)
     )

@@ -92,7 +92,13 @@ def main(arguments: argparse.Namespace) -> None:
     @torch.inference_mode()
     def features(path: Path | None, seed: int, fold: int) -> np.ndarray:
         start = initial_classifier(
-            arguments.backbone, arguments.layout, path, seed, fold, normalisation=arguments.normalisation
+            arguments.backbone,
+            arguments.layout,
+            path,
+            seed,
+            fold,
+            normalisation=arguments.normalisation,
+            side=store.side,
         )
         network = start.backbone.to(device).eval()
         parts = [network(normalise(part.to(device))).float().cpu().numpy() for part in views.split(BATCH)]

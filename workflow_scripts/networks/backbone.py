@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import platform
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,9 @@ from workflow_scripts.core.files import atomic_path, refuse_torchscript, verify_
 from workflow_scripts.core.randomness import philox
 
 LAYOUTS = ("scratch", "scratch_fan_in", "torchvision", "uscl", "timm", "original")
-# Options with which timm's networks of a fixed input size take any: Vision Transformers, Swin Transformers, no option.
+# Options with which timm's networks of a fixed input size take any: Vision Transformers, Swin Transformers.
 ANY_SIZE: tuple[dict[str, Any], ...] = (
-    {"dynamic_img_size": True, "dynamic_img_pad": True}, {"strict_img_size": False}, {},
+    {"dynamic_img_size": True, "dynamic_img_pad": True}, {"strict_img_size": False},
 )  # fmt: skip
 # Every classifier and encoder gets its input normalised with these (paper, Sec. 4.1).
 MEAN, STD = 0.5, 0.25
@@ -41,14 +43,28 @@ def seed_weights(seed: int, stream: str) -> Iterator[None]:
         yield
 
 
-def create_backbone(name: str, seed: int = 0, normalisation: Sequence[float] = ()) -> nn.Module:
+def create_backbone(
+    name: str, seed: int = 0, normalisation: Sequence[float] = (), side: int | None = None
+) -> nn.Module:
     """A timm network without classifier on CPU, (N, 3, H, W) -> (N, feature_count); its weights are timm's random ones.
 
     A Vision Transformer interpolates its position embeddings to the views that it is given, whatever their side; a Swin
-    Transformer fits its windows to them. Inputs are always normalised by MEAN and STD; `normalisation` are the mean and
-    deviation that the weights expect instead (two numbers, or three means and three deviations), to which the network
-    converts its input first. Raises `UserError` on a name that timm does not know.
+    Transformer fits its windows to them. Other networks of a fixed input size (BEiT, CaiT, LeViT, MaxViT, mixers) are made
+    for views of `side` pixels where it is given and their own size does not take them. Inputs are always normalised by MEAN
+    and STD; `normalisation` are the mean and deviation that the weights expect instead (two numbers, or three means and
+    three deviations), to which the network converts its input first. Raises `UserError` on a name that timm does not know.
     """
+    import timm
+
+    options = _size_options(name, side)
+    with seed_weights(seed, "backbone"):
+        network = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    return _expecting(network, normalisation)
+
+
+@cache
+def _size_options(name: str, side: int | None) -> dict[str, Any]:
+    """The options with which timm makes a network that takes views of that side, or of its own without one."""
     import timm
 
     if not timm.is_model(name):
@@ -58,16 +74,38 @@ def create_backbone(name: str, seed: int = 0, normalisation: Sequence[float] = (
             + (f"similar names: {', '.join(close)}" if close else "timm.list_models() lists them all")
         )
     made_for = timm.get_pretrained_cfg(name)
-    for options in ANY_SIZE if made_for is None or made_for.fixed_input_size else ({},):
+    if made_for is not None and not made_for.fixed_input_size:
+        return {}
+    for options in ANY_SIZE:
         try:
-            with seed_weights(seed, "backbone"):
-                network = timm.create_model(name, pretrained=False, num_classes=0, **options)
-            return _expecting(network, normalisation)
+            _on_meta(name, None, options)
+            return options
         except TypeError:
-            # The network's class has no such option; with none at all it is made as timm would.
-            if not options:
-                raise
-    raise AssertionError
+            pass  # the network's class has no such option
+    if side is None or side == _own_side(name):
+        return {}
+    try:
+        _on_meta(name, side, {})
+        return {}
+    except Exception:  # networks say in any way that a size does not suit them
+        return {"img_size": side}
+
+
+def _own_side(name: str) -> int | None:
+    import timm
+
+    made_for = timm.get_pretrained_cfg(name)
+    return None if made_for is None else made_for.input_size[-1]
+
+
+def _on_meta(name: str, side: int | None, options: Mapping[str, Any]) -> None:
+    """Make the network and, with a side, try one forward; computes no numbers (torch's device `meta`)."""
+    import timm
+
+    with torch.device("meta"), torch.no_grad():
+        network = timm.create_model(name, pretrained=False, num_classes=0, **options).eval()
+        if side is not None:
+            network(torch.zeros(1, 3, side, side))
 
 
 def _expecting(network: nn.Module, normalisation: Sequence[float]) -> nn.Module:
@@ -89,17 +127,15 @@ def _convert_input(network: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ..
 
 def require_forward(name: str, side: int) -> None:
     """Raise `UserError` unless the timm network takes views of that side; computes no numbers (torch's device `meta`)."""
-    with torch.device("meta"), torch.no_grad():
-        network = create_backbone(name).eval()
-        try:
-            network(torch.zeros(1, 3, side, side))
-        except Exception as error:  # networks say in any way that a size does not suit them
-            own = getattr(network, "default_cfg", {}).get("input_size", ("?",))[-1]
-            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-            raise UserError(
-                f"backbone {name!r} cannot take views of {side} pixels ({reason}); set data.size to what it was made for"
-                f" ({own}), or choose another backbone"
-            ) from error
+    options = _size_options(name, side)
+    try:
+        _on_meta(name, side, options)
+    except Exception as error:  # networks say in any way that a size does not suit them
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"backbone {name!r} cannot take views of {side} pixels ({reason}); set data.size to what it was made for"
+            f" ({_own_side(name) or '?'}), or choose another backbone"
+        ) from error
 
 
 def feature_count(backbone: nn.Module) -> int:
@@ -256,7 +292,10 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
     if "backbone" not in parameters:
         raise UserError(f"{path} names no backbone in its metadata: the stage finetune did not write it")
     model = Classifier(
-        create_backbone(parameters["backbone"], normalisation=parameters.get("normalisation", ())), seed=0
+        create_backbone(
+            parameters["backbone"], normalisation=parameters.get("normalisation", ()), side=parameters.get("size")
+        ),
+        seed=0,
     )
     _require_match(weights, model.state_dict(), str(path))
     model.load_state_dict(weights)
@@ -310,9 +349,7 @@ def _in_timm_keys(weights: dict[str, Tensor], layout: str, backbone: nn.Module) 
     if layout == "torchvision":
         return {key: value for key, value in weights.items() if not key.startswith("fc.")}
     if layout == "timm":
-        classifier = getattr(backbone, "default_cfg", {}).get("classifier") or ()
-        names = (classifier,) if isinstance(classifier, str) else classifier
-        return {k: v for k, v in weights.items() if not k.startswith(tuple(f"{name}." for name in names))}
+        return _without_classifier(weights, backbone)
     if layout == "original":
         return _translated(weights, backbone)
     renamed = {}
@@ -326,14 +363,34 @@ def _in_timm_keys(weights: dict[str, Tensor], layout: str, backbone: nn.Module) 
     return renamed
 
 
+def _without_classifier(weights: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    classifier = getattr(backbone, "default_cfg", {}).get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else classifier
+    return {k: v for k, v in weights.items() if not k.startswith(tuple(f"{name}." for name in names))}
+
+
 def _translated(weights: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
     """The encoder of a checkpoint of a method's authors, under timm's keys and with the network's position embeddings."""
     for prefix in ("backbone.", "encoder."):
         if any(key.startswith(prefix) for key in weights):
             weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    kept = {key: value for key, value in weights.items() if not key.startswith(BESIDE_ENCODER)}
+    weights = _as_fine_tuned(_without_classifier(weights, backbone), backbone)
     translate = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
-    return kept if translate is None else translate(kept, backbone)
+    # Among what is beside the encoder is DINOv2's mask token, by which timm knows its checkpoints.
+    translated = weights if translate is None else translate(weights, backbone)
+    return {key: value for key, value in translated.items() if not key.startswith(BESIDE_ENCODER)}
+
+
+def _as_fine_tuned(weights: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    """What BEiT's pretraining has once, one table of relative positions for all blocks, is given to each block, and its last
+    norm to the one after pooling, where the network has them so."""
+    wanted = backbone.state_dict()
+    shared = weights.pop("rel_pos_bias.relative_position_bias_table", None)
+    if shared is not None:
+        weights |= {key: shared for key in wanted if key.endswith(".attn.relative_position_bias_table")}
+    if "fc_norm.weight" in wanted and "norm.weight" not in wanted:
+        weights = {re.sub(r"^norm\.", "fc_norm.", key): value for key, value in weights.items()}
+    return weights
 
 
 def _require_match(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:
@@ -354,7 +411,10 @@ def _require_match(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], 
             f"{source} has integers for weights: {_some(whole)}; it may be a quantised network, which is not used"
         )
     if shapes:
-        raise UserError(f"{source} has other shapes than the backbone: {_some(shapes)}. Check model.backbone")
+        raise UserError(
+            f"{source} has other shapes than the backbone: {_some(shapes)}. Check model.backbone; weights "
+            "for images of another size take the layout original, which fits position embeddings"
+        )
 
 
 def _some(names: list[str]) -> str:

@@ -98,16 +98,17 @@ def initial_classifier(
     fold: int,
     recipe: FinetuningRecipe | None = None,
     normalisation: Sequence[float] = (),
+    side: int | None = None,
 ) -> Classifier:
     """The classifier a fold starts from; whatever is random in its weights is a function of (seed, fold).
 
     Of the seed alone where `recipe` has `shared_start`; `recipe.head` names the head's distribution, `normalisation` what
-    the backbone expects (`create_backbone`).
+    the backbone expects and `side` the views' pixels (`create_backbone`).
     """
     recipe = recipe or FinetuningRecipe()
     stream = "weights" if recipe.shared_start else f"fold{fold}/weights"
     fold_seed = int(philox(seed, stream).integers(2**63))
-    network = create_backbone(backbone, fold_seed, normalisation)
+    network = create_backbone(backbone, fold_seed, normalisation, side)
     load_initialisation(network, layout, path, fold_seed)
     return Classifier(network, fold_seed, recipe.head)
 
@@ -120,11 +121,12 @@ def initial_classifiers(
     folds: Sequence[int],
     recipe: FinetuningRecipe | None = None,
     normalisation: Sequence[float] = (),
+    side: int | None = None,
 ) -> dict[int, Classifier]:
     """`initial_classifier` of each fold; `weights` are none, one file for all folds, or one per fold in their order."""
     files = weights_by_fold(weights, folds, layout)
     return {
-        fold: initial_classifier(backbone, layout, path, seed, fold, recipe, normalisation)
+        fold: initial_classifier(backbone, layout, path, seed, fold, recipe, normalisation, side)
         for fold, path in files.items()
     }
 

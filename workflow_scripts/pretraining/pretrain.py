@@ -56,7 +56,7 @@ def main(arguments: argparse.Namespace) -> None:
     # The views and the network to start from.
     left_out = left_out_patients(arguments.folds, arguments.exclude_fold)
     views, sets = load_mix(arguments.views, arguments.index, arguments.organs, left_out, arguments.set_shares)
-    backbone = create_backbone(arguments.backbone, recipe.seed, arguments.normalisation)
+    backbone = create_backbone(arguments.backbone, recipe.seed, arguments.normalisation, views.stores[0].shape[1])
     load_initialisation(backbone, arguments.layout, arguments.weights, recipe.seed)
     encoder = make_encoder(backbone, len(arguments.organs), views, recipe)
     losses = " and ".join(

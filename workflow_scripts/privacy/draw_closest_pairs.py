@@ -13,7 +13,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.figures import save, stamp
+from workflow_scripts.core.figures import pair_panels, save, stamp
 from workflow_scripts.core.files import read_csv
 from workflow_scripts.core.store import ViewStore, check_rows, open_pixels
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
@@ -69,22 +69,14 @@ def pairs_figure(
 
     `flagged` is None where no view was judged.
     """
-    from matplotlib.figure import Figure
-
-    columns = min(5, len(titles))
-    lines = -(-len(titles) // columns)
-    figure = Figure(figsize=(3.2 * columns, 1.95 * lines + 0.7), layout="constrained")
+    figure, axes = pair_panels(len(titles), min(5, len(titles)), width=3.4, height=1.95)
     verdict = "no verdict: no patient was held out" if flagged is None else "red = counted as a copy"
     figure.suptitle(
         f"Closest pairs: synthetic view (left), nearest training view (right); {verdict}\n"
         "shows training views: not for release",
         fontsize=11,
     )
-    grid = figure.subplots(lines, 2 * columns, squeeze=False)
-    for axis in grid.flat:
-        axis.axis("off")
-    for place, (synthetic_title, real_title) in enumerate(titles):
-        left, right = grid[place // columns, 2 * (place % columns) : 2 * (place % columns) + 2]
+    for place, ((synthetic_title, real_title), (left, right)) in enumerate(zip(titles, axes, strict=False)):
         colour = DISCARDED if flagged is not None and flagged[place] else REAL
         draw_view(left, synthetic[place], colour)
         draw_view(right, real[place], colour)

@@ -64,8 +64,9 @@ def main(arguments: argparse.Namespace) -> None:
             "few to judge snapshots by; raise diffusion.holdout_patients, or set diffusion.select: last"
         )
     network = load_network(
-        arguments.network, arguments.backbone, arguments.weights, run.device, arguments.resize, arguments.normalisation
-    )
+        arguments.network, arguments.backbone, arguments.weights, run.device, arguments.resize, arguments.normalisation,
+        store.side,
+    )  # fmt: skip
 
     def features_of(images: np.ndarray) -> np.ndarray:
         return np.concatenate(list(embed(images, network, recipe.batch_size)))

@@ -46,7 +46,7 @@ def main(arguments: argparse.Namespace) -> None:
     figure = filter_figure(views, inside, np.asarray(real), np.asarray(synthetic), curve)
     if arguments.protocol:
         made = made_with(json.loads(arguments.protocol), [int(curve["real_views"].iloc[0])])
-        figure.suptitle(f"{figure.get_suptitle()}\n{made}", fontsize=10)
+        figure.suptitle(f"{figure.get_suptitle()}\n{made}", fontsize=10, wrap=True)
     stamp(figure, arguments.origin)
     save(figure, arguments.output_figure)
 

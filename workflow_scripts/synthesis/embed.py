@@ -46,10 +46,11 @@ def main(arguments: argparse.Namespace) -> None:
 
     run = Run(arguments)
     exact_float32()
-    network = load_network(
-        arguments.network, arguments.backbone, arguments.weights, run.device, arguments.resize, arguments.normalisation
-    )
     stores = [open_pixels(source) for source in arguments.views]
+    network = load_network(
+        arguments.network, arguments.backbone, arguments.weights, run.device, arguments.resize, arguments.normalisation,
+        stores[0].shape[1],
+    )  # fmt: skip
     run.start(run.identity(device=run.device.type))
 
     size = BATCHES * arguments.batch_size

@@ -40,19 +40,26 @@ def load_network(
     device: torch.device,
     resize: str = "clean",
     normalisation: Sequence[float] = (),
+    side: int | None = None,
 ) -> Network:
     """The embedding network of a kind: `inception`, with `resize`; `encoder`, the timm network `backbone` with
-    `normalisation`; `timm`, that network with its own."""
+    `normalisation`, for views of `side` pixels; `timm`, that network with its own."""
     if kind == "inception":
         return load_inception(weights, device, resize)
     if kind == "encoder":
-        return load_encoder(backbone, weights, device, normalisation)
+        return load_encoder(backbone, weights, device, normalisation, side)
     return load_timm(backbone, weights, device)
 
 
-def load_encoder(backbone: str, weights: Path, device: torch.device, normalisation: Sequence[float] = ()) -> Network:
+def load_encoder(
+    backbone: str,
+    weights: Path,
+    device: torch.device,
+    normalisation: Sequence[float] = (),
+    side: int | None = None,
+) -> Network:
     """The timm network `backbone` without classifier, with the weights of a pretraining run's backbone.safetensors."""
-    model = create_backbone(backbone, normalisation=normalisation)
+    model = create_backbone(backbone, normalisation=normalisation, side=side)
     load_initialisation(model, "timm", _existing(weights), seed=0)
     model.to(device).eval()
 

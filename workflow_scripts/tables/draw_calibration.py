@@ -76,7 +76,7 @@ def reliability_figure(
             counts.set_ylabel("predictions", color=INK)
         counts.set_xlabel(f"probability of {positive}")
         counts.tick_params(labelbottom=True)
-    figure.suptitle(headline, fontsize=10.5, x=0.01, ha="left")
+    figure.suptitle(headline, fontsize=10.5, x=0.01, ha="left", wrap=True)
     stamp(figure, origin)
     return figure
 

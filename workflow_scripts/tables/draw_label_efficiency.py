@@ -83,7 +83,7 @@ def efficiency_figure(values: pd.DataFrame, origin: str) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    figure = Figure(figsize=(9.2, 4.6), layout="constrained")
     axis = figure.subplots()
     names = list(dict.fromkeys(values["name"]))
     for i, name in enumerate(names):
@@ -103,7 +103,7 @@ def efficiency_figure(values: pd.DataFrame, origin: str) -> Figure:
     axis.set_xlabel("labelled patients in training, and their share")
     axis.set_ylabel("AUROC of the views, out of fold")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=9, loc="upper left")
+    figure.legend(frameon=False, fontsize=9, loc="outside right upper")
     axis.set_title(
         "Frozen networks with a linear classifier; bars: 95 % interval under redrawing the patients",
         fontsize=10, loc="left",

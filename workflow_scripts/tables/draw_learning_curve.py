@@ -77,7 +77,7 @@ def learning_figure(points: Sequence[Point], headline: str, origin: str) -> Figu
     axis.set(xlabel="share of the training patients (%)", ylabel="accuracy (%)", xlim=(0, 108), xticks=percents)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(headline, fontsize=10.5, x=0.01, ha="left", parse_math=False)
+    figure.suptitle(headline, fontsize=10.5, x=0.01, ha="left", wrap=True, parse_math=False)
     stamp(figure, origin)
     return figure
 

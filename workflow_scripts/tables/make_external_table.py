@@ -308,7 +308,7 @@ def forest(values: pd.DataFrame, reference: str, headline: str, origin: str) -> 
         axis.grid(axis="x", alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8.5, frameon=False)
-    figure.suptitle(headline, fontsize=10.5, x=0.01, ha="left")
+    figure.suptitle(headline, fontsize=10.5, x=0.01, ha="left", wrap=True)
     stamp(figure, origin)
     return figure
 

@@ -298,7 +298,7 @@ def curves(units: Mapping[str, pd.DataFrame], name: str, positive: str, origin: 
     )
     figure.suptitle(
         f"{name}: out of fold, mean over the seeds. Bands: 95 % over patients, given the trained networks.", fontsize=11, x=0.01,
-        ha="left", color=INK, parse_math=False,
+        ha="left", color=INK, wrap=True, parse_math=False,
     )  # fmt: skip
     stamp(figure, origin)
     return figure

@@ -384,7 +384,7 @@ def networks(config: Mapping[str, Any]) -> Networks:
     from workflow_scripts.privacy.copy_encoder import CopyEncoder
 
     size = config["data"]["size"]
-    backbone = create_backbone(config["model"]["backbone"]).to("meta")
+    backbone = create_backbone(config["model"]["backbone"], side=size).to("meta")
     keys = ("base_channels", "channel_multipliers", "residual_blocks", "attention_resolutions", "heads", "dropout")
     unet = build_unet(size, **{key: config["diffusion"]["recipe"][key] for key in keys}).to("meta")
     view, step = torch.zeros(1, 1, size, size, device="meta"), torch.zeros(1, dtype=torch.long, device="meta")

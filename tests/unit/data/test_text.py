@@ -104,6 +104,8 @@ def test_messages_and_the_sheet_do_not_show_the_text(clean: list[np.ndarray]):
     assert np.unique(drawn[top + 1 : top + height - 1, left + 1 : left + width - 1]).size == 1
     np.testing.assert_array_equal(drawn[:, SIDE:], clean[1])
     assert sheet([], "PHANTOM").shape == (32, 240)
+    # Views of few pixels are enlarged, so that a page shows them.
+    assert sheet([(view[:50, :50], []), (view[:50, :50], [])], "").shape == (150, 300)
 
 
 @pytest.fixture

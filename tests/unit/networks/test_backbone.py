@@ -157,6 +157,48 @@ def test_checkpoints_of_self_supervised_methods_start_a_transformer(tmp_path, ki
         load_initialisation(backbone, "original", tmp_path / "other.pth", seed=0)
 
 
+def test_beits_pretraining_starts_the_network_that_is_fine_tuned(tmp_path):
+    """Its authors' checkpoint has one table of relative positions for all blocks, and a norm before pooling."""
+    from timm.models.beit import Beit
+
+    sizes = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2, "use_abs_pos_emb": False,
+             "init_values": 0.1, "num_classes": 0}  # fmt: skip
+    made = Beit(use_shared_rel_pos_bias=True, use_fc_norm=False, **sizes).eval()
+    network = Beit(use_rel_pos_bias=True, **sizes).eval()
+    for weight in made.parameters():
+        nn.init.normal_(weight, std=0.3)
+    beside = {"mask_token": torch.zeros(1, 1, 32), "lm_head.weight": torch.zeros(8, 32), "lm_head.bias": torch.zeros(8)}
+    torch.save({"model": {**made.state_dict(), **beside}}, tmp_path / "beit_pretrained.pth")
+    load_initialisation(network, "original", tmp_path / "beit_pretrained.pth", seed=0)
+    assert torch.equal(network.fc_norm.weight, made.norm.weight)
+    made.norm = nn.Identity()
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(network.forward_features(image), made.forward_features(image))
+
+
+def test_dinov2s_registers_and_gated_layers_get_timms_names(tmp_path):
+    from timm.layers import SwiGLUPacked
+    from timm.models.vision_transformer import VisionTransformer
+
+    made, network = (VisionTransformer(img_size=28, patch_size=14, embed_dim=32, depth=1, num_heads=2, num_classes=0,
+                                       init_values=1e-5, reg_tokens=4, no_embed_class=True, mlp_layer=SwiGLUPacked)
+                     for _ in range(2))  # fmt: skip
+    state = made.state_dict()
+    of_class = torch.full((1, 1, 32), 0.5)
+    authors = {
+        **{key.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): value for key, value in state.items()},
+        "pos_embed": torch.cat([of_class, state["pos_embed"]], dim=1), "cls_token": state["cls_token"] - of_class,
+        "register_tokens": state["reg_token"], "mask_token": torch.zeros(1, 32),
+    }  # fmt: skip
+    del authors["reg_token"]
+    torch.save(authors, tmp_path / "dinov2_reg4.pth")
+    load_initialisation(network, "original", tmp_path / "dinov2_reg4.pth", seed=0)
+    assert network.state_dict().keys() == state.keys()
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(value, state[key])
+
+
 def test_missing_batch_counts_are_no_error(small, tmp_path):
     state = {k: v for k, v in small.state_dict().items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth")
@@ -347,8 +389,61 @@ def test_a_vision_transformer_has_its_usual_weights_and_at_its_own_size_its_usua
 
 def test_a_size_that_does_not_suit_is_said_before_anything_runs():
     require_forward("test_vit", 100)
-    with pytest.raises(UserError, match=r"'mixer_s16_224' cannot take views of 256 pixels .*data\.size .*\(224\)"):
-        require_forward("mixer_s16_224", 256)
+    # Its attention has a bias per pair of 7 x 7 places, and timm makes it for no other grid.
+    with pytest.raises(UserError, match=r"'efficientformer_l1' cannot take views of 256 pixels .*data\.size .*\(224\)"):
+        require_forward("efficientformer_l1", 256)
+
+
+@pytest.mark.parametrize("name", ["test_vit_relpos", "test_maxvit", "pit_ti_224", "levit_128s"])
+def test_networks_of_a_fixed_size_are_made_for_the_views(name):
+    side = 96
+    require_forward(name, side)
+    with torch.device("meta"):
+        assert create_backbone(name, side=side).eval()(torch.zeros(2, 3, side, side)).shape[0] == 2
+        with pytest.raises((AssertionError, RuntimeError)):
+            create_backbone(name).eval()(torch.zeros(2, 3, side, side))
+
+
+@pytest.mark.parametrize("side", [None, 96, 160])
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_vit_relpos"])
+def test_the_side_changes_no_network_that_takes_it_anyway(name, side):
+    if name == "test_vit_relpos" and side == 96:
+        side = 160  # its own
+    assert same(create_backbone(name, 3), create_backbone(name, 3, side=side))
+
+
+def test_a_network_made_for_the_views_comes_back_with_its_weights(tmp_path):
+    model = Classifier(create_backbone("test_vit_relpos", 4, side=96), 4).eval()
+    file = tmp_path / "seed0_fold0.safetensors"
+    save_weights(model.state_dict(), {"backbone": "test_vit_relpos", "size": 96}, file)
+    found, _ = load_classifier(file)
+    views = torch.randint(0, 256, (2, 96, 96), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(found(normalise(views)), model(normalise(views)))
+
+
+def test_weights_made_at_another_size_are_fitted_by_the_layout_original(tmp_path):
+    """BEiT's relative positions: a table of (2 x 14 - 1)^2 + 3 offsets at 224 pixels, (2 x 6 - 1)^2 + 3 at 96."""
+    from timm.models.beit import Beit
+
+    sizes = {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2, "use_abs_pos_emb": False}
+    made, network = (Beit(img_size=side, num_classes=classes, use_rel_pos_bias=True, init_values=0.1, **sizes)
+                     for side, classes in ((224, 5), (96, 0)))  # fmt: skip
+    nn.init.normal_(made.blocks[0].attn.relative_position_bias_table)
+    torch.save({"model": made.state_dict()}, tmp_path / "beit.pth")
+    with pytest.raises(UserError, match=r"relative_position_bias_table .*layout original"):
+        load_initialisation(network, "timm", without_head(tmp_path / "beit.pth"), seed=0)
+    load_initialisation(network, "original", tmp_path / "beit.pth", seed=0)
+    table = network.blocks[0].attn.relative_position_bias_table
+    assert table.shape == (11 * 11 + 3, 2)
+    assert torch.equal(table[-3:], made.blocks[0].attn.relative_position_bias_table[-3:])
+    assert torch.equal(network.blocks[0].mlp.fc1.weight, made.blocks[0].mlp.fc1.weight)
+
+
+def without_head(path: Path) -> Path:
+    state = {key: value for key, value in torch.load(path)["model"].items() if not key.startswith("head.")}
+    torch.save(state, path.with_name("encoder.pth"))
+    return path.with_name("encoder.pth")
 
 
 def test_normalisation():

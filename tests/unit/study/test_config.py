@@ -15,7 +15,7 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.study.config import load_config
 from workflow_scripts.study.config.schema import SCHEMA_PATH, schema_text
 from workflow_scripts.study.config.schema import main as write_schema
-from workflow_scripts.study.experiments import pretraining_recipe, pretraining_runs
+from workflow_scripts.study.experiments import backbone_of, pretraining_recipe, pretraining_runs
 from workflow_scripts.study.manifest import load_external, load_manifest, told_apart
 
 SHIPPED = REPOSITORY / "config.yaml"
@@ -120,6 +120,22 @@ def test_shipped_config_is_valid_and_is_the_papers(shipped):
         "method": "votes", "threshold": 1.0, "exceedances": 3, "share": 1.0, "unit": "view",
     }  # fmt: skip
     assert config["finetuning"]["recipe"]["backbone_lr"] == 1e-5
+
+
+def test_rows_that_are_commented_out_can_be_switched_on():
+    """Pairs of a frame, and the networks of the paper's third footnote; each tries its forward at the study's size."""
+    from workflow_scripts.networks.backbone import require_forward
+
+    lines = SHIPPED.read_text().splitlines()
+    text = "\n".join(re.sub(r"^( +)# (?=- \{init: ud_|ud_\w+: \{)", r"\1", line) for line in lines)
+    config = load_config(yaml.safe_load(text), [SHIPPED])
+    on = {row["init"] for row in config["tables"]["table2"]["rows"]}
+    assert {"ud_frames", "ud_resnet50", "ud_vit"} <= on
+    networks = {run: backbone_of(run, config) for run in on if run in config["pretraining"]["runs"]}
+    assert {networks["ud_resnet50"], networks["ud_vit"]} == {"resnet50", "vit_small_patch16_224"}
+    assert networks["ud_frames"] == networks["ud"] == "resnet18"
+    for network in set(networks.values()):
+        require_forward(network, config["data"]["size"])
 
 
 def test_demo_config_changes_the_shipped_one_and_stays_valid(shipped):

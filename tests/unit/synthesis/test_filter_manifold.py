@@ -1,13 +1,18 @@
 """The manifold filter, its stage and its figure."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
+from tests.shared import REPOSITORY
 from workflow_scripts.core.errors import UserError
+from workflow_scripts.study.config import load_config
 from workflow_scripts.study.config.manifold import ManifoldRecipe
+from workflow_scripts.study.protocol import metric_facts
 from workflow_scripts.synthesis import draw_filter, filter_manifold
 from workflow_scripts.synthesis.figures import evenly_of, principal_axes
 from workflow_scripts.synthesis.filter_manifold import filter_manifold as apply_filter
@@ -149,6 +154,21 @@ def test_figure(study: Path) -> None:
     red = (pictures["plain"] == [0xD7, 0x19, 0x1C]).all(axis=2).sum()
     green = (pictures["plain"] == [0x1A, 0x96, 0x41]).all(axis=2).sum()
     assert min(red, green) > 1000
+
+
+def test_the_figure_says_how_its_views_were_made_and_filtered(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_filter(study, "--holdout", f"{study}/holdout.csv")
+    facts = metric_facts(load_config(yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8")), []))
+    titles = []
+    monkeypatch.setattr("workflow_scripts.core.figures.save", lambda figure, path: titles.append(figure.get_suptitle()))
+    draw_filter.main(draw_filter.parser().parse_args([
+        "--real", f"{study}/labelled.npy", "--synthetic", f"{study}/synthetic.npy", "--views", f"{study}/views.npy",
+        "--filter", f"{study}/filter.csv", "--curve", f"{study}/curve.csv", "--protocol", json.dumps(facts),
+        "--output-figure", f"{study}/figure4.png",
+    ]))  # fmt: skip
+    size = pd.read_csv(study / "curve.csv")["real_views"][0]
+    assert "ancestral sampler, 250 steps; checkpoint: best; 15% of the patients held out" in titles[0]
+    assert f"rule calibrated, k = 50 of {size} real views, features of inception (input resized by clean)" in titles[0]
 
 
 def test_principal_axes_are_orthonormal_and_point_along_the_variance() -> None:

@@ -72,6 +72,16 @@ def test_every_diagram_has_its_axis_and_the_origin_touches_no_label() -> None:
     assert not any(corner.overlaps(axis.get_tightbbox()) for axis in counted)
 
 
+def test_a_long_headline_stays_inside_a_figure_of_few_diagrams() -> None:
+    headline = (
+        "Reliability of a table, external test on other patients: 844 patients seen without their labels, 281 pos"
+    )
+    figure = reliability_figure([panel("row", *sample())], "pos", headline, "")
+    as_pixels(figure)
+    (drawn,) = (text for text in figure.texts if text.get_text() == headline)
+    assert drawn.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_edges_of_bins_and_a_single_bin() -> None:
     probability = np.array([0.0, 0.1, 0.2, 1.0])
     shown = panel("x", probability, np.array([False, False, True, True]), np.arange(4))
