@@ -35,6 +35,7 @@ from workflow_scripts.study.experiments import (
     explained_experiments,
     pretraining_recipe,
     pretraining_runs,
+    rate_factors,
     repeats,
 )
 
@@ -161,7 +162,9 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
 
     tuned = [name for name, experiment in experiments(config).items() if experiment.is_trained]
     epochs = config["finetuning"]["recipe"]["epochs"]
-    jobs = {f"{name}/seed{seed}": cross_validation(epochs) for name in tuned for seed in seeds}
+    trials = {name: len(rate_factors(experiment, config)) for name, experiment in experiments(config).items()}
+    # A trial learns and tests three quarters and a quarter of the patients: as much as a training, nearly.
+    jobs = {f"{name}/seed{seed}": (1 + trials[name]) * cross_validation(epochs) for name in tuned for seed in seeds}
     works.append(Work("finetune", jobs, len(jobs) * folds * networks.backbone_parameters * 4 / 1e9))
     probed = [name for name, experiment in experiments(config).items() if experiment.is_probe]
     # At most: a file of weights that several seeds and folds share is embedded once.
