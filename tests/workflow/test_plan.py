@@ -231,12 +231,13 @@ def commands(printed: str) -> list[list[str]]:
     "changes",
     [
         {}, {"holdout": "per_fold"},
-        {"diffusion": {"select": "best"}, "privacy": {"canaries": 2}, "external": {"elsewhere": {"manifest": "external.csv"}},
-         "figures": {"learning_curve": "ud"},
+        {"diffusion": {"select": "best", "class_conditional": True}, "privacy": {"canaries": 2},
+         "external": {"elsewhere": {"manifest": "external.csv"}}, "figures": {"learning_curve": "ud"},
          "tables": {"table3": {"rows": [
              {"init": "ud"}, {"name": "UD, both views", "init": "ud", "variant": "mean_logits"},
              {"init": "ud", "variant": "probe"},
-         ]}}},
+         ]}, "table5": {"rows": [{"init": "ud"}, {"name": "added", "init": "ud", "training_set": "added"}]}},
+         "finetuning": {"training_sets": {"added": {"synthetic_percent": 100, "labels": "relabelled"}}}},
     ],
     ids=str,
 )  # fmt: skip
