@@ -532,6 +532,7 @@ def test_stage_predicts_every_view_once_and_describes_itself(inputs):
     assert not (inputs / "out" / "work").exists()
 
     training = read_csv(inputs / "out" / "seed0_training.csv")
+    assert training["rate_factor"].tolist() == [1, 1, 1]
     assert training["fold"].tolist() == [0, 1, 2]
     assert training["weights_moved"].between(1e-4, 1).all()
     assert training[["loss_before", "loss_last"]].gt(0.1).all(axis=None)
