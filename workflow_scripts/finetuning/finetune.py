@@ -121,6 +121,9 @@ def main(arguments: argparse.Namespace) -> None:
 
     run = Run(arguments)
     recipe: FinetuningRecipe = settings(arguments)
+    is_mixed = arguments.synthetic_percent > 0
+    if is_mixed and arguments.rate_factors:
+        raise UserError("--rate-factors are tried on real views alone; leave out --synthetic-percent or the factors")
 
     # What is learnt, and what the folds start from: every mistake shows before anything is trained.
     store = ViewStore.open(arguments.views, arguments.index)
@@ -143,7 +146,6 @@ def main(arguments: argparse.Namespace) -> None:
     say(f"{len(table)} views, {int(table['keep'].sum())} kept, {len(names)} folds, on {run.device}")
 
     targets = training_targets(table, labels, arguments.classes[1])
-    is_mixed = arguments.synthetic_percent > 0
     added = synthetic_views(arguments, targets, store.side, run.device) if is_mixed else {}
     if not arguments.training_percent and added:
         targets = {fold: np.full_like(learnt, -1) for fold, learnt in targets.items()}

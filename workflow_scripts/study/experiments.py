@@ -228,9 +228,9 @@ def finetuning_recipe(experiment: Experiment, config: Mapping[str, Any]) -> dict
     return recipe
 
 
-def rate_factors(experiment: Experiment, config: Mapping[str, Any]) -> list[float]:
-    """Factors on the learning rates that an experiment tries in each fold; none where it has the recipe's."""
-    return list(config["finetuning"]["own_rate"]["factors"]) if experiment.variant == OWN_RATE else []
+def own_rate(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
+    """How an experiment chooses its learning rates (finetuning.own_rate); empty where it has the recipe's."""
+    return config["finetuning"]["own_rate"] if experiment.variant == OWN_RATE else {}
 
 
 def repeats(config: Mapping[str, Any]) -> list[str]:

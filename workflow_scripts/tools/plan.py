@@ -33,9 +33,9 @@ from workflow_scripts.study.experiments import (
     experiment_of,
     experiments,
     explained_experiments,
+    own_rate,
     pretraining_recipe,
     pretraining_runs,
-    rate_factors,
     repeats,
 )
 
@@ -162,8 +162,8 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
 
     tuned = [name for name, experiment in experiments(config).items() if experiment.is_trained]
     epochs = config["finetuning"]["recipe"]["epochs"]
-    trials = {name: len(rate_factors(experiment, config)) for name, experiment in experiments(config).items()}
-    # A trial learns and tests three quarters and a quarter of the patients: as much as a training, nearly.
+    # A trial learns fewer patients than a training, and tests the others: as much, nearly.
+    trials = {name: len(own_rate(experiments(config)[name], config).get("factors", [])) for name in tuned}
     jobs = {f"{name}/seed{seed}": (1 + trials[name]) * cross_validation(epochs) for name in tuned for seed in seeds}
     works.append(Work("finetune", jobs, len(jobs) * folds * networks.backbone_parameters * 4 / 1e9))
     probed = [name for name, experiment in experiments(config).items() if experiment.is_probe]
