@@ -42,6 +42,8 @@ rule finetune:
             training_percent=lambda wildcards: study.training_percent(EXPERIMENTS[wildcards.experiment], config),
             synthetic_percent=lambda wildcards: made_of(wildcards).get("synthetic_percent"),
             synthetic_labels=lambda wildcards: made_of(wildcards).get("labels"),
+            rate_factors=lambda wildcards: study.own_rate(EXPERIMENTS[wildcards.experiment], config).get("factors"),
+            rate_holdout=lambda wildcards: study.own_rate(EXPERIMENTS[wildcards.experiment], config).get("holdout"),
         ),
     shell:
         "{params.command} --log {log:q}"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from workflow_scripts.finetuning.training_sets import SyntheticViews
+    from workflow_scripts.networks.backbone import Classifier
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add_inputs(parser, "views index labels folds weights* synthetic_views* synthetic_index* labellers*")
     add_outputs(parser, "predictions weights+ training")
     add_parameters(parser, "seed classes backbone normalisation layout training_percent")
-    add_parameters(parser, "synthetic_percent synthetic_labels")
+    add_parameters(parser, "synthetic_percent synthetic_labels rate_factors rate_holdout")
     add_settings(parser, FinetuningRecipe)
     add_run(parser)
     return parser
@@ -104,21 +105,25 @@ def main(arguments: argparse.Namespace) -> None:
         weights_moved,
     )
     from workflow_scripts.finetuning.predictions import PREDICTION_COLUMNS, decide
+    from workflow_scripts.finetuning.rates import at_rates, with_own_rates
     from workflow_scripts.finetuning.training_sets import appended
     from workflow_scripts.networks.backbone import library_versions, save_weights
     from workflow_scripts.networks.cross_validation import (
         CrossValidation,
         cross_validate,
-        initial_classifiers,
+        initial_classifier,
         partners,
     )
-    from workflow_scripts.networks.fold_inputs import fewer_patients, join_tables, training_targets
+    from workflow_scripts.networks.fold_inputs import fewer_patients, join_tables, training_targets, weights_by_fold
     from workflow_scripts.runtime.device import to_device
     from workflow_scripts.runtime.run import Run
     from workflow_scripts.study.patients import numbered_organ_sides
 
     run = Run(arguments)
     recipe: FinetuningRecipe = settings(arguments)
+    is_mixed = arguments.synthetic_percent > 0
+    if is_mixed and arguments.rate_factors:
+        raise UserError("--rate-factors are tried on real views alone; leave out --synthetic-percent or the factors")
 
     # What is learnt, and what the folds start from: every mistake shows before anything is trained.
     store = ViewStore.open(arguments.views, arguments.index)
@@ -130,14 +135,18 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"--output-weights names {len(arguments.output_weights)} files; {arguments.folds} has {len(names)} folds"
         )
-    models = initial_classifiers(
-        arguments.backbone, arguments.layout, arguments.weights, arguments.seed, names, recipe, arguments.normalisation,
-        store.side,
-    )  # fmt: skip
+
+    def start(fold: int) -> Classifier:
+        files = weights_by_fold(arguments.weights, names, arguments.layout)
+        return initial_classifier(
+            arguments.backbone, arguments.layout, files[fold], arguments.seed, fold, recipe, arguments.normalisation,
+            store.side,
+        )  # fmt: skip
+
+    models = {fold: start(fold) for fold in names}
     say(f"{len(table)} views, {int(table['keep'].sum())} kept, {len(names)} folds, on {run.device}")
 
     targets = training_targets(table, labels, arguments.classes[1])
-    is_mixed = arguments.synthetic_percent > 0
     added = synthetic_views(arguments, targets, store.side, run.device) if is_mixed else {}
     if not arguments.training_percent and added:
         targets = {fold: np.full_like(learnt, -1) for fold, learnt in targets.items()}
@@ -157,15 +166,26 @@ def main(arguments: argparse.Namespace) -> None:
         views=to_device(pixels, run.device), targets=targets, folds=view_folds, recipe=recipe, seed=arguments.seed,
         partners=pairs,
     )  # fmt: skip
+    chosen: dict[int, float] = {}
+    if arguments.rate_factors:
+        chosen, task = with_own_rates(
+            task, table["patient_id"].tolist(), arguments.rate_factors, arguments.rate_holdout, start, run
+        )
     starts = {fold: backbone_weights(model) for fold, model in models.items()}
-    results = cross_validate(models, task, run)
+    results = [
+        result
+        for fold, own in sorted(at_rates(task, chosen).items())
+        for result in cross_validate({fold: models[fold]}, own, run)
+    ]
 
     training = []
     probabilities = np.full(len(table), np.nan)
     parameters = {**identity, "size": store.side, "versions": library_versions()}
     for result, path in zip(results, arguments.output_weights, strict=True):
         probabilities[result.test] = result.probabilities
-        moved = (weights_moved(starts[result.fold], result.weights), *last_quarters(result.losses))
+        moved = (
+            weights_moved(starts[result.fold], result.weights), *last_quarters(result.losses), chosen.get(result.fold, 1.0),
+        )  # fmt: skip
         training.append(dict(zip(TRAINING_COLUMNS, (arguments.seed, result.fold, *moved), strict=True)))
         save_weights(result.weights, {**parameters, "fold": result.fold}, path)
     predictions = table.rename(columns={"keep": "kept"}).assign(

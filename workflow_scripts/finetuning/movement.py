@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TRAINING_COLUMNS = ("seed", "fold", "weights_moved", "loss_before", "loss_last")
+TRAINING_COLUMNS = ("seed", "fold", "weights_moved", "loss_before", "loss_last", "rate_factor")
 
 
 def backbone_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -59,6 +59,10 @@ class CrossValidation:
     drawn has none. "evaluation": those of the clean views in eval mode, after the last step of each epoch."""
     partners: np.ndarray | None = None
     """With `recipe.coupled`: for each view another one of its organ side, itself where there is none, int64 (N,)."""
+    trial: str = ""
+    """What tells the checkpoints from others of the fold in the work directory; a trial reports no metrics."""
+    earlier: int = 0
+    """Steps of other trainings in the same work directory before these."""
 
     def training(self, fold: int) -> np.ndarray:
         """The rows that the model of a fold trains on, int64 (n,)."""
@@ -88,6 +92,10 @@ class Fold:
     """Rows of the fold, int64 (m,)."""
     probabilities: np.ndarray
     """Their probability of the positive class, float64 (m,) in [0, 1]."""
+
+
+class Diverged(UserError):
+    """A training loss is not finite."""
 
 
 def initial_classifier(
@@ -250,7 +258,7 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
     """Train `model` in place and return its losses on the fold's training views, float64 (epochs, n) as in `Fold`.
 
     Checkpoints go to `fold<f>.pt` of the run's work directory, and one that is there is continued. Raises `Interrupted`
-    after a checkpoint when the time of the job is over, `UserError` when a loss is not finite.
+    after a checkpoint when the time of the job is over, `Diverged` when a loss is not finite.
     """
     recipe, device, stream = task.recipe, task.views.device, f"fold{fold}"
     training, labels = task.training(fold), task.targets[fold]
@@ -261,7 +269,8 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
         # A partner that is left out of training teaches nothing; the view is then coupled with itself, augmented anew.
         is_learnt = np.isin(task.partners, training)
         partner = to_device(np.where(is_learnt, task.partners, np.arange(len(labels))), device)
-    before = sum(task.steps(earlier) for earlier in task.targets if earlier < fold)
+    before = task.earlier + sum(task.steps(other) for other in task.targets if other < fold)
+    checkpoint = f"{stream}{task.trial}.pt"
 
     # The network and its optimiser; the losses to return, and those of the current epoch's batches.
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -272,12 +281,12 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
 
     # Where an earlier attempt stopped.
     first = 0
-    if (saved := run.work.load(f"{stream}.pt")) is not None:
+    if (saved := run.work.load(checkpoint)) is not None:
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
         first, losses, drawn = saved["step"], saved["losses"].numpy(), [saved["drawn"].to(device)]
     # A finished fold writes no metrics, and must not drop those of the folds after it.
-    board = run.board(before + first) if first < task.steps(fold) else None
+    board = run.board(before + first) if first < task.steps(fold) and not task.trial else None
 
     def state() -> dict[str, Any]:
         return {
@@ -298,7 +307,7 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
     drawn_epochs = Ahead(draw, device, recipe.epochs)
 
     for step in run.steps(
-        task.steps(fold), state, start=first, seconds=CHECKPOINT_SECONDS, checkpoint=f"{stream}.pt", before=before,
+        task.steps(fold), state, start=first, seconds=CHECKPOINT_SECONDS, checkpoint=checkpoint, before=before,
         label=f"seed {task.seed}, fold {fold}",
     ):  # fmt: skip
         epoch, batch = divmod(step, len(bounds))
@@ -335,7 +344,7 @@ def train_fold(model: Classifier, task: CrossValidation, fold: int, run: Run) ->
             epoch_losses = to_numpy(torch.cat(drawn).double())
             drawn.clear()
             if not np.isfinite(epoch_losses).all():
-                raise UserError(
+                raise Diverged(
                     f"seed {task.seed}, fold {fold}, epoch {epoch + 1}: the training loss is not finite. "
                     f"Lower head_lr ({recipe.head_lr}) or backbone_lr ({recipe.backbone_lr})"
                 )

@@ -186,6 +186,11 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "patient", "view", "scanner", "centre", default="patient", help="what shares a fold: a patient's views, or a scanner's, "
         "or a centre's; view: nothing does",
     ),
+    "rate_factors": {
+        "type": float, "nargs": "*", "default": [],
+        "help": "factors on both learning rates, of which each fold takes the best on an inner split; none: as they are",
+    },
+    "rate_holdout": {"type": float, "default": 0.25, "help": "share of a fold's training patients that the inner split tests"},
     "spread": _choice("released", "seeds", "runs", default="released", help="what ± means"),
     "synthetic_labels": _choice(
         "asked", "relabelled", "shuffled", default="asked",

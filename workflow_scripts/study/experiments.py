@@ -30,6 +30,8 @@ FUSION = "mean_logits"
 COUPLED = {"paired": 1.0}
 # The variant whose training views have no black corners.
 REFLECTED = "reflected"
+# The variant whose learning rates are chosen for each fold on an inner split.
+OWN_RATE = "own_rate"
 # What is left of the augmentation in a variant of the recipe.
 AUGMENTATIONS_KEPT = {"unaugmented": set(), "markers_only": {"markers"}}
 
@@ -224,6 +226,11 @@ def finetuning_recipe(experiment: Experiment, config: Mapping[str, Any]) -> dict
     if experiment.variant == REFLECTED:
         recipe["augmentation"] = {**recipe["augmentation"], "outside": "reflected"}
     return recipe
+
+
+def own_rate(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
+    """How an experiment chooses its learning rates (finetuning.own_rate); empty where it has the recipe's."""
+    return config["finetuning"]["own_rate"] if experiment.variant == OWN_RATE else {}
 
 
 def repeats(config: Mapping[str, Any]) -> list[str]:

@@ -47,16 +47,21 @@ def movement(rows: Sequence[Row], trained: Sequence[str], files: Sequence[Path])
         raise UserError(
             f"--training names {len(files)} files for {len(trained)} experiments; give one per seed of each"
         )
-    parts = []
+    parts, own = [], []
     for i, experiment in enumerate(trained):
         runs = pd.concat(map(read_csv, files[i * seeds : (i + 1) * seeds]))
         name = next(row.name for row in rows if row.experiment == experiment)
         rise = 100 * (runs["loss_last"].mean() / runs["loss_before"].mean() - 1)
         since = "" if rise != rise else f", {with_sign(rise)} %"
         parts.append(f"{name} {100 * runs['weights_moved'].mean():.2f} % ({runs['loss_last'].mean():.3f}{since})")
+        factors = runs["rate_factor"].value_counts().sort_index().to_dict()
+        if set(factors) != {1.0}:
+            taken = ", ".join(f"{factor:g} in {count}" for factor, count in factors.items())
+            own.append(f"{name}: factor {taken} of {len(runs)} trainings")
     return (
         "Fine-tuning changed the weights of the backbone, relative to their length, by (in brackets the mean training loss of "
         f"the last quarter of the epochs, and its change since the quarter before): {'; '.join(parts)}."
+        + (f" Learning rates chosen on an inner split of the training patients: {'; '.join(own)}." if own else "")
     )
 
 

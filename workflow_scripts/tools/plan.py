@@ -33,6 +33,7 @@ from workflow_scripts.study.experiments import (
     experiment_of,
     experiments,
     explained_experiments,
+    own_rate,
     pretraining_recipe,
     pretraining_runs,
     repeats,
@@ -161,7 +162,9 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
 
     tuned = [name for name, experiment in experiments(config).items() if experiment.is_trained]
     epochs = config["finetuning"]["recipe"]["epochs"]
-    jobs = {f"{name}/seed{seed}": cross_validation(epochs) for name in tuned for seed in seeds}
+    # A trial learns fewer patients than a training, and tests the others: as much, nearly.
+    trials = {name: len(own_rate(experiments(config)[name], config).get("factors", [])) for name in tuned}
+    jobs = {f"{name}/seed{seed}": (1 + trials[name]) * cross_validation(epochs) for name in tuned for seed in seeds}
     works.append(Work("finetune", jobs, len(jobs) * folds * networks.backbone_parameters * 4 / 1e9))
     probed = [name for name, experiment in experiments(config).items() if experiment.is_probe]
     # At most: a file of weights that several seeds and folds share is embedded once.

@@ -532,6 +532,7 @@ def test_stage_predicts_every_view_once_and_describes_itself(inputs):
     assert not (inputs / "out" / "work").exists()
 
     training = read_csv(inputs / "out" / "seed0_training.csv")
+    assert training["rate_factor"].tolist() == [1, 1, 1]
     assert training["fold"].tolist() == [0, 1, 2]
     assert training["weights_moved"].between(1e-4, 1).all()
     assert training[["loss_before", "loss_last"]].gt(0.1).all(axis=None)
@@ -554,6 +555,22 @@ def test_stage_learns_from_fewer_patients_and_predicts_all(inputs):
     assert table["probability"].between(0, 1).all()
     _, parameters = load_classifier(inputs / "out" / "seed0_fold0.safetensors")
     assert parameters["training_percent"] == 50
+
+
+def test_stage_chooses_learning_rates_on_an_inner_split(inputs):
+    call(inputs, inputs / "plain")
+    # Neither trial is the recipe; the second diverges.
+    call(inputs, inputs / "own", "--rate-factors", "10", "1e9", "--rate-holdout", "0.3")
+    training = read_csv(inputs / "own" / "seed0_training.csv")
+    assert training["rate_factor"].tolist() == [10, 10, 10]
+    assert (training["weights_moved"] > read_csv(inputs / "plain" / "seed0_training.csv")["weights_moved"]).all()
+    own, plain = (read_csv(inputs / name / "seed0.csv") for name in ("own", "plain"))
+    assert own["view_id"].tolist() == plain["view_id"].tolist()
+    assert (own["probability"] != plain["probability"]).all()
+    _, parameters = load_classifier(inputs / "own" / "seed0_fold0.safetensors")
+    assert (parameters["rate_factors"], parameters["rate_holdout"]) == ([10, 1e9], 0.3)
+    with pytest.raises(UserError, match="--rate-factors are tried on real views alone"):
+        call(inputs, inputs / "mixed", *synthetic(inputs), "--synthetic-percent", "10", "--rate-factors", "1", "10")
 
 
 def synthetic(folder: Path) -> list[str]:

@@ -95,9 +95,12 @@ def test_keys_without_a_default_stay_out_when_they_are_left_out(shipped):
 
 def test_a_row_without_a_name_has_the_title_of_its_start_else_its_key(shipped):
     rows = [{"init": "imagenet"}, {"init": "ud_testicle"}, {"init": "ud_lambda_0_1"}, {"name": "own", "init": "ud"}]
-    config = load_config(merge(shipped, {"tables": {"table2": {"rows": [*rows, {"init": "majority"}]}}}), [SHIPPED])
+    rows += [{"init": "majority"}, *({"init": "imagenet", "variant": variant} for variant in ("probe", "own_rate"))]
+    config = load_config(merge(shipped, {"tables": {"table2": {"rows": rows}}}), [SHIPPED])
     names = [row["name"] for row in config["tables"]["table2"]["rows"]]
-    assert names == ["ImageNet", "UD testicles only", "ud_lambda_0_1", "own", "majority"]
+    assert names == [
+        "ImageNet", "UD testicles only", "ud_lambda_0_1", "own", "majority", "ImageNet, frozen", "ImageNet, own rates",
+    ]  # fmt: skip
 
 
 def test_the_shipped_rows_print_these_names(shipped):
@@ -298,6 +301,10 @@ def test_inconsistent_configs_are_refused(shipped, path, value, message):
             "no fine-tuning recipe",
         ),
         (("classifier",), {"init": "nothing"}, "no initialisation or pretraining run 'nothing'"),
+        (("finetuning", "own_rate"), {"factors": [10]}, "finetuning.own_rate.factors"),
+        (("finetuning", "own_rate"), {"factors": [10, 10.0]}, "finetuning.own_rate.factors"),
+        (("finetuning", "own_rate"), {"factors": [0, 1]}, "finetuning.own_rate.factors"),
+        (("finetuning", "own_rate"), {"holdout": 1}, "finetuning.own_rate.holdout"),
         (("data", "organs"), ["testicle", "thyroid", "labelled"], "cannot name an organ"),
     ],
 )

@@ -115,6 +115,15 @@ def test_a_variant_mirrors_what_lies_outside_the_view():
     assert plain["augmentation"]["outside"] == "black"
 
 
+def test_a_variant_chooses_its_learning_rates():
+    config = {**CONFIG, "finetuning": {**CONFIG["finetuning"], "own_rate": {"factors": [1.0, 3.0], "holdout": 0.5}}}
+    own = study.Experiment("ud", "flipped", "own_rate")
+    assert own.is_trained
+    assert study.finetuning_recipe(own, config) == study.finetuning_recipe(study.Experiment("ud", "flipped"), config)
+    assert study.own_rate(own, config) == {"factors": [1.0, 3.0], "holdout": 0.5}
+    assert study.own_rate(study.Experiment("ud", "flipped"), config) == {}
+
+
 def test_variants_of_the_released_augmentation_go_by_the_magnitudes():
     recipe = {**CONFIG["finetuning"]["recipe"], "augmentation": {"preset": "released", "markers": 0.3, "flip": 0.5}}
     config = {**CONFIG, "finetuning": {**CONFIG["finetuning"], "recipe": recipe}}

@@ -545,7 +545,14 @@ def test_a_caption_says_how_far_weights_moved_and_whether_the_loss_had_settled(t
     files = []
     for name, moved in runs.items():
         for seed, value in enumerate(moved):
-            training = {"seed": seed, "fold": 0, "weights_moved": value, "loss_before": 0.5, "loss_last": 0.25}
+            training = {
+                "seed": seed,
+                "fold": 0,
+                "weights_moved": value,
+                "loss_before": 0.5,
+                "loss_last": 0.25,
+                "rate_factor": 1.0,
+            }
             files.append(tmp_path / f"{name}{seed}.csv")
             write_csv(pd.DataFrame([training]), files[-1])
     rows = [Row("ImageNet", "imagenet"), Row("texture", "texture"), Row("UD", "ud")]
@@ -553,3 +560,6 @@ def test_a_caption_says_how_far_weights_moved_and_whether_the_loss_had_settled(t
     assert sentence.endswith("before): UD 2.00 % (0.250, −50.00 %); ImageNet 30.00 % (0.250, −50.00 %).")
     with pytest.raises(UserError, match="3 files for 2 experiments"):
         table.movement(rows, list(runs), files[:3])
+    write_csv(read_csv(files[0]).assign(rate_factor=100.0), files[0])
+    sentence = table.movement(rows, list(runs), files)
+    assert sentence.endswith("inner split of the training patients: UD: factor 1 in 1, 100 in 1 of 2 trainings.")

@@ -13,6 +13,7 @@ from workflow_scripts.study.config.base import (
     Probability,
     Problem,
     Settings,
+    Share,
     Whole,
     cross_check,
 )
@@ -88,6 +89,20 @@ class ProbeRecipe(Settings):
     draws: Whole = Field(5, ge=1, le=100, description="Random draws of the patients for each share, seed and fold.")
 
 
+class OwnRate(Settings):
+    """Learning rates of the rows with `variant: own_rate`, chosen for each fold among multiples of the recipe's."""
+
+    factors: Distinct[Annotated[float, Field(gt=0)]] = Field(
+        [1.0, 10.0, 100.0],
+        min_length=2,
+        description="Factors on both learning rates. Each is tried with the whole recipe; the fold takes the one with the "
+        "largest AUROC on the patients held out.",
+    )
+    holdout: Share = Field(
+        0.25, lt=1, description="Share of a fold's training patients that the trials test and do not learn."
+    )
+
+
 class TrainingSet(Settings):
     """Real and synthetic views that a row of table 5 is fine-tuned on."""
 
@@ -122,6 +137,9 @@ class Finetuning(Settings):
     labels: Labels = Field("flipped", description="Label set of every table row that names none.")
     recipe: FinetuningRecipe = Field(default_factory=FinetuningRecipe, description="How classifiers are fine-tuned.")
     probe: ProbeRecipe = Field(default_factory=ProbeRecipe, description="How the rows with `variant: probe` are made.")
+    own_rate: OwnRate = Field(
+        default_factory=OwnRate, description="How the rows with `variant: own_rate` choose their learning rates."
+    )
     training_sets: dict[Name, TrainingSet] = Field(
         {}, description="Training sets with synthetic views, by the name that rows of table 5 give as `training_set`."
     )

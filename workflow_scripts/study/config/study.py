@@ -40,6 +40,9 @@ from workflow_scripts.study.config.tables import Row, Tables
 from workflow_scripts.study.label_sets import OUT_OF_FOLD
 from workflow_scripts.study.paper import paper_rows
 
+# What a row's title says of its variant.
+NAMED_VARIANTS = {"probe": ", frozen", "own_rate": ", own rates"}
+
 
 class Model(Settings):
     """The network that is pretrained, fine-tuned and audited."""
@@ -114,7 +117,7 @@ class Study(Settings):
             return row.name
         start = self.pretraining.runs.get(row.init) or self.initialisations.get(row.init)
         title = start.title if start and start.title else row.init
-        return f"{title}, frozen" if row.variant == "probe" else title
+        return f"{title}{NAMED_VARIANTS.get(row.variant, '')}"
 
     @cross_check
     def _generator_fits_the_views(self) -> Iterator[Problem]:

@@ -31,11 +31,20 @@ class Row(Settings):
     init: Name = Field(description="An initialisation, a pretraining run, or the baselines `majority` and `texture`.")
     labels: Labels | None = Field(None, description="Label set; finetuning.labels when left out.")
     variant: Literal[
-        "", "unaugmented", "markers_only", "reflected", "probe", "paired", "mean_logits", "paired_mean_logits"
+        "",
+        "unaugmented",
+        "markers_only",
+        "reflected",
+        "own_rate",
+        "probe",
+        "paired",
+        "mean_logits",
+        "paired_mean_logits",
     ] = Field(
         "",
         description="A named change of the fine-tuning: `unaugmented` trains without augmentation, `markers_only` with "
         "markers only, `reflected` with `augmentation.outside: reflected`; "
+        "`own_rate` chooses the learning rates of each fold on an inner split of its training patients (finetuning.own_rate); "
         "`probe` trains no network and fits logistic regression on the frozen features of what init names; "
         "`mean_logits` trains nothing: the views of an organ side get the sigmoid of their mean logit, from the networks of "
         "the row without variant. `paired` trains both views of an organ side together, with the released code's symmetric KL "
