@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parents[1] / "docs" / "audit.md"
 SIDE = 256
 PATIENTS, POSITIVES = 220, 44
-PLANTED, STUDIES = 0.8, 50
+PLANTED, PLANTINGS = 0.8, 50
 # The chance of a false alarm is 10 of 200 with 199 permutations, and 100 of 2 000 with the audit's 1 999.
 SHUFFLED, PERMUTATIONS = 1000, 199
 PLUS = 1  # the kind of marker
@@ -162,6 +162,8 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--busbra", type=Path, required=True, help="folder with bus_data.csv and Images/")
+    parser.add_argument("--planted", type=int, default=PLANTINGS, help="studies with callipers (default: %(default)s)")
+    parser.add_argument("--shuffled", type=int, default=SHUFFLED, help="studies without any (default: %(default)s)")
     parser.add_argument("--work-dir", type=Path, help="kept, for a run that continues an interrupted one")
     arguments = parser.parse_args()
     views, index = load_views(arguments.busbra)
@@ -173,11 +175,11 @@ def main() -> None:
         published = kept(folder / "published.json", lambda: as_published(features, truth))
         planted = [
             kept(folder / f"planted{number}.json", partial(one_with_callipers, number, views, index, measured))
-            for number in progress(range(STUDIES), "planting", "study")
+            for number in progress(range(arguments.planted), "planting", "study")
         ]
         alarms = [
             kept(folder / f"shuffled{number}.json", partial(one_shuffled, number, features))
-            for number in progress(range(SHUFFLED), "shuffling", "study")
+            for number in progress(range(arguments.shuffled), "shuffling", "study")
         ]
     rows = [*published, with_callipers(planted), shuffled(alarms)]
     for row in rows:
