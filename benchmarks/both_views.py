@@ -36,7 +36,7 @@ def call(stage: Any, *flags: Any) -> None:
     from workflow_scripts.runtime.cli import run
 
     words = [str(flag) for flag in flags]
-    outputs = [Path(word.partition("=")[2]) for word in words if word.startswith("--output-")]
+    outputs = [Path(word.partition("=")[2]) for word in words if word.startswith("--output-") and "=" in word]
     if not all(file.is_file() for file in outputs):
         for file in outputs:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -110,10 +110,10 @@ def tabulate(study: Path, folder: Path, rows: dict[str, list[Path]]) -> list[dic
     result = []
     for name, title in TITLES.items():
         keys = ["accuracy_mean", "accuracy_std", "auroc_mean", "difference_mean", "difference_low", "difference_high"]
-        row = {"row": title, "out_of_fold": table.loc[name, [*keys, "p_corrected"]].to_dict()}
+        row = {"row": title, "out_of_fold": table.loc[name, [*keys, "p_corrected"]].dropna().to_dict()}
         if name in external.index:
             keys = [f"{key}{part}" for key in ("auroc", "difference") for part in ("", "_low", "_high")]
-            row["external"] = external.loc[name, ["patients", *keys]].to_dict()
+            row["external"] = external.loc[name, ["patients", *keys]].dropna().to_dict()
         result.append(row)
     return result
 
