@@ -4,9 +4,9 @@ As many patients as BUS-BRA has beside the 220 that `studies/busbra.yaml` labels
 stages run as the workflow's jobs do, on one core. Frames are phantoms of `--measured` patients, and networks have random
 weights, which cost what trained ones do; cropping and predicting are projected from these to all patients and networks,
 which counts their start-up as often, so that the times are upper bounds. The table is made of as many predictions as
-there would be, drawn at random.
+there would be, drawn at random. An interrupted run with the same `--work-dir` keeps the stages that it has measured.
 
-    python -m benchmarks.external_test [--measured 844]
+    python -m benchmarks.external_test [--measured 844] [--work-dir EMPTY_FOLDER]
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.measure import spent, write_result
+from benchmarks.measure import kept, spent, write_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,12 +41,13 @@ def shipped() -> dict[str, Any]:
 
 
 def draw_frames(folder: Path, patients: int) -> None:
-    """A frame of each phantom patient, a fifth of them positive, and their manifest."""
+    """A frame of each phantom patient, a fifth of them positive, and their manifest, in a new or the same folder."""
     from PIL import Image
 
     from workflow_scripts.core.files import write_rows
     from workflow_scripts.data.phantom import draw_frame
 
+    folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(patients):
         name, positive = f"P{number:03d}", number % 5 == 0
@@ -134,20 +136,22 @@ def main() -> None:
     """Draw, crop, predict, tabulate; write benchmarks/results/external_test.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measured", type=int, default=PATIENTS // 4, help="patients with frames (default: 211)")
-    measured = parser.parse_args().measured
+    parser.add_argument("--work-dir", type=Path, help="kept, for a run that continues an interrupted one")
+    arguments = parser.parse_args()
+    measured = arguments.measured
     config = shipped()
     networks = len(config["seeds"]) * config["folds"]
     of_all = PATIENTS / measured
     factors = {"crop_views": of_all, "predict_external": of_all * networks / NETWORKS, "make_external_table": 1}
     rows = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = arguments.work_dir or Path(name)
         draw_frames(folder, measured)
         predict_at_random(folder, config)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         for stage, words in stages(folder, config).items():
             command = [sys.executable, "-m", f"workflow_scripts.{stage}", *words]
-            cost = spent(command, REPOSITORY, environment)
+            cost = kept(folder / f"{stage}.json", partial(spent, command, REPOSITORY, environment))
             factor = factors[stage.partition(".")[2]]
             rows.append({
                 "stage": stage.partition(".")[2], "measured_cpu_seconds": cost["cpu_seconds"], "times": factor,

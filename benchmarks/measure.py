@@ -114,6 +114,16 @@ def spent(command: Sequence[str], folder: Path, environment: Mapping[str, str]) 
     }  # fmt: skip
 
 
+def kept(file: Path, measure: Callable[[], Any]) -> Any:
+    """What `measure` returns (as JSON keeps it), or what it returned into `file` before this benchmark was interrupted."""
+    from workflow_scripts.core.files import read_json, write_text
+
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(json.dumps(measure()), file)
+    return read_json(file)
+
+
 def bytecode_in(folder: Path) -> dict[str, str]:
     """This environment for children that keep their compiled modules in `folder`, as installed ones do; one thread."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": str(folder)}

@@ -2,22 +2,25 @@
 
 BUS-BRA's 1 875 views are cut whole at the shipped view size. The other studies are drawn from its patients, as many as
 the paper has and a fifth of them positive, at random: nothing tells these labels. In some a calliper (a plus sign) is
-burnt into 80 % of the positive views, beside the text that many views hold from the start.
+burnt into 80 % of the positive views, beside the text that many views hold from the start. An interrupted run with the same
+`--work-dir` keeps the studies that it has done.
 
-    python -m benchmarks.shortcuts --busbra BUSBRA_FOLDER
+    python -m benchmarks.shortcuts --busbra BUSBRA_FOLDER [--work-dir EMPTY_FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.measure import write_on_page, write_result
+from benchmarks.measure import kept, write_on_page, write_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parents[1] / "docs" / "audit.md"
 SIDE = 256
 PATIENTS, POSITIVES = 220, 44
-PLANTED, STUDIES = 0.8, 50
+PLANTED, PLANTINGS = 0.8, 50
 # The chance of a false alarm is 10 of 200 with 199 permutations, and 100 of 2 000 with the audit's 1 999.
 SHUFFLED, PERMUTATIONS = 1000, 199
 PLUS = 1  # the kind of marker
@@ -78,46 +81,50 @@ def as_published(features: Mapping[str, pd.DataFrame], truth: np.ndarray) -> lis
     ]
 
 
-def with_callipers(views: np.ndarray, index: pd.DataFrame, measured: pd.DataFrame) -> dict[str, Any]:
-    """How many of STUDIES studies the test of callipers finds at p < 0.001, and its AUROC and p over them."""
+def one_with_callipers(number: int, views: np.ndarray, index: pd.DataFrame, measured: pd.DataFrame) -> dict[str, Any]:
+    """The test of callipers on one study with callipers in PLANTED of the positive views."""
     from workflow_scripts.audit.shortcuts import find_shortcuts, patient_features
     from workflow_scripts.audit.view_features import measure_views
 
-    found = []
-    for number in range(STUDIES):
-        draws = np.random.default_rng([1, number])
-        patients, truth = random_study(sorted(set(index["patient_id"])), draws)
-        rows = np.flatnonzero(index["patient_id"].isin(patients))
-        positive = index["patient_id"].iloc[rows].isin(np.array(patients)[truth]).to_numpy()
-        marked = rows[positive & (draws.random(len(rows)) < PLANTED)]
-        own = measured.copy()
-        own.iloc[marked] = measure_views(burnt_in(views[marked], draws), index.iloc[marked]).to_numpy()
-        tests = find_shortcuts(patient_features(own.iloc[rows], index.iloc[rows]), truth, seed=number)
-        found.append(next(each for each in tests if each.test == "overlay"))
-    aurocs, p = [each.auroc for each in found], [each.p_corrected for each in found]
+    draws = np.random.default_rng([1, number])
+    patients, truth = random_study(sorted(set(index["patient_id"])), draws)
+    rows = np.flatnonzero(index["patient_id"].isin(patients))
+    positive = index["patient_id"].iloc[rows].isin(np.array(patients)[truth]).to_numpy()
+    marked = rows[positive & (draws.random(len(rows)) < PLANTED)]
+    own = measured.copy()
+    own.iloc[marked] = measure_views(burnt_in(views[marked], draws), index.iloc[marked]).to_numpy()
+    tests = find_shortcuts(patient_features(own.iloc[rows], index.iloc[rows]), truth, seed=number)
+    return asdict(next(each for each in tests if each.test == "overlay"))
+
+
+def with_callipers(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """In how many of the studies the test of callipers has p < 0.001, and its AUROC and p over them."""
+    aurocs, p = ([each[key] for each in found] for key in ("auroc", "p_corrected"))
     return {
-        "what": "calliper in positives", "share": PLANTED, "studies": STUDIES, "found": int(np.sum(np.array(p) < 0.001)),
-        "largest_p_corrected": max(p), "auroc_median": float(np.median(aurocs)), "auroc_least": min(aurocs),
-        "auroc_most": max(aurocs),
+        "what": "calliper in positives", "share": PLANTED, "studies": len(found),
+        "found": int(np.sum(np.array(p) < 0.001)), "largest_p_corrected": max(p), "auroc_median": float(np.median(aurocs)),
+        "auroc_least": min(aurocs), "auroc_most": max(aurocs),
     }  # fmt: skip
 
 
-def shuffled(features: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """How many of SHUFFLED studies raise an alarm though nothing tells their labels, with a 95 % interval."""
-    from scipy.stats import binomtest
-
+def one_shuffled(number: int, features: Mapping[str, pd.DataFrame]) -> bool:
+    """Whether one study raises an alarm though nothing tells its labels."""
     from workflow_scripts.audit.shortcut_table import is_alarm
     from workflow_scripts.audit.shortcuts import find_shortcuts
 
-    alarms = 0
-    for number in range(SHUFFLED):
-        patients, truth = random_study(list(features["size"].index), np.random.default_rng([2, number]))
-        own = {kind: table.loc[patients] for kind, table in features.items()}
-        alarms += any(map(is_alarm, find_shortcuts(own, truth, PERMUTATIONS, number)))
-    low, high = binomtest(alarms, SHUFFLED).proportion_ci(0.95)
+    patients, truth = random_study(list(features["size"].index), np.random.default_rng([2, number]))
+    own = {kind: table.loc[patients] for kind, table in features.items()}
+    return any(map(is_alarm, find_shortcuts(own, truth, PERMUTATIONS, number)))
+
+
+def shuffled(alarms: Sequence[bool]) -> dict[str, Any]:
+    """How many of the studies raise an alarm, with a 95 % interval."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(sum(alarms), len(alarms)).proportion_ci(0.95)
     return {
-        "what": "labels at random", "studies": SHUFFLED, "alarms": alarms, "share": alarms / SHUFFLED, "share_low": low,
-        "share_high": high,
+        "what": "labels at random", "studies": len(alarms), "alarms": sum(alarms), "share": sum(alarms) / len(alarms),
+        "share_low": low, "share_high": high,
     }  # fmt: skip
 
 
@@ -145,16 +152,34 @@ def write_page(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def main() -> None:
     """Test, plant, shuffle; write benchmarks/results/shortcuts.json and the table of docs/audit.md."""
+    import pandas as pd
+
     from workflow_scripts.audit.shortcuts import patient_features
     from workflow_scripts.audit.view_features import measure_views
+    from workflow_scripts.core.log import progress
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--busbra", type=Path, required=True, help="folder with bus_data.csv and Images/")
-    views, index = load_views(parser.parse_args().busbra)
-    measured = measure_views(views, index)
-    features = patient_features(measured, index)
+    parser.add_argument("--planted", type=int, default=PLANTINGS, help="studies with callipers (default: %(default)s)")
+    parser.add_argument("--shuffled", type=int, default=SHUFFLED, help="studies without any (default: %(default)s)")
+    parser.add_argument("--work-dir", type=Path, help="kept, for a run that continues an interrupted one")
+    arguments = parser.parse_args()
+    views, index = load_views(arguments.busbra)
     truth = (index["label"] == "malignant").groupby(index["patient_id"]).any().to_numpy()
-    rows = [*as_published(features, truth), with_callipers(views, index, measured), shuffled(features)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = arguments.work_dir or Path(name)
+        measured = pd.DataFrame(kept(folder / "views.json", lambda: measure_views(views, index).to_dict("list")))
+        features = patient_features(measured, index)
+        published = kept(folder / "published.json", lambda: as_published(features, truth))
+        planted = [
+            kept(folder / f"planted{number}.json", partial(one_with_callipers, number, views, index, measured))
+            for number in progress(range(arguments.planted), "planting", "study")
+        ]
+        alarms = [
+            kept(folder / f"shuffled{number}.json", partial(one_shuffled, number, features))
+            for number in progress(range(arguments.shuffled), "shuffling", "study")
+        ]
+    rows = [*published, with_callipers(planted), shuffled(alarms)]
     for row in rows:
         print(row)
     print(write_result("shortcuts", rows, view_size=SIDE, patients=PATIENTS, positives=POSITIVES))

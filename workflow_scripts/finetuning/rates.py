@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -98,7 +99,7 @@ def with_own_rates(
     """The factor chosen for each fold, and `task` as it goes on after the trials."""
     steps, chosen, earlier = trial_steps(task, patients, factors, share), dict[int, float](), 0
     for fold in sorted(task.targets):
-        chosen[fold] = choose_factor(task, fold, patients, factors, share, lambda fold=fold: start(fold), run, earlier)
+        chosen[fold] = choose_factor(task, fold, patients, factors, share, partial(start, fold), run, earlier)
         earlier += steps[fold]
     return chosen, replace(task, earlier=earlier)
 

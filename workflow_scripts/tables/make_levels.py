@@ -31,8 +31,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEVELS = ("view", "organ_side", "patient")
+NO_ORGAN_SIDES = (
+    "No organ side has more than one view (the manifest's column `side`), so its lines would repeat the views'."
+)
 SHOWN = ("accuracy", "f1", "balanced_accuracy", "auroc")
 UNIT_COLUMNS = ["patient_id", "fold", "seed", "views", "probability", "truth", "prediction"]
+
+
+def shown_levels(organ_sides: pd.DataFrame) -> list[str]:
+    """`LEVELS`, without organ sides (as `organ_side_predictions` returns them) where none of them has several views."""
+    return [level for level in LEVELS if level != "organ_side" or (organ_sides["views"] > 1).any()]
 
 
 def named_organ_sides(index: pd.DataFrame) -> pd.DataFrame:
@@ -117,15 +125,14 @@ def level_numbers(
 ) -> pd.DataFrame:
     """Metrics (percent) on the original labels, one row per table row and level.
 
-    `units` maps an experiment to its tables by level: `view`, its predictions; `organ_side` and `patient`, as the
-    functions above return them. Columns: name, experiment, level, units, positives, `<metric>_mean`, `<metric>_std`.
+    `units` maps an experiment to its tables by level: `view`, its predictions; `organ_side`, if it is shown, and `patient`, as
+    the functions above return them. Columns: name, experiment, level, units, positives, `<metric>_mean`, `<metric>_std`.
     """
     import pandas as pd
 
     table = []
     for row in rows:
-        for level in LEVELS:
-            frame = units[row.experiment][level]
+        for level, frame in units[row.experiment].items():
             if level != "view":
                 frame = frame.rename(columns={"truth": "label_original"})
             first = frame[frame["seed"] == frame["seed"].min()]
@@ -140,11 +147,11 @@ def level_numbers(
 def level_layout(
     rows: Sequence[Row], values: pd.DataFrame, positive: str, spread: str, runs: str, disagreeing: int, origin: str
 ) -> Table:
-    """Three lines per table row: view, organ side, patient.
+    """A line per table row and level.
 
     `runs` says what the mean is over (`3 folds × 4 seeds`); `disagreeing`: organ sides whose views are labelled unlike.
     """
-    cells = []
+    cells, levels = [], values["level"].nunique()
     for _, value in values.iterrows():
         name = value["name"] if value["level"] == LEVELS[0] else ""
         metrics = [plus_minus(value[f"{metric}_mean"], value[f"{metric}_std"]) for metric in SHOWN]
@@ -159,6 +166,7 @@ def level_layout(
         "over all views dilutes a patient with one such organ side.",
         "Fewer units than views: an organ side or patient weighs the same however many views it has. The shares of "
         f"{positive} units differ between the levels, so compare accuracy and F1 between rows, not between levels.",
+        *([] if levels == len(LEVELS) else [NO_ORGAN_SIDES]),
     )
     return Table(
         label="levels",
@@ -167,7 +175,7 @@ def level_layout(
         rows=tuple(cells),
         text_columns=2,
         notes=notes,
-        rules=tuple(range(len(LEVELS), len(LEVELS) * len(rows), len(LEVELS))),
+        rules=tuple(range(levels, levels * len(rows), levels)),
         origin=origin,
     )
 
@@ -207,7 +215,10 @@ def main(arguments: argparse.Namespace) -> None:
     _, disagreeing = organ_side_truths(index[index["view_id"].isin(views["view_id"])], classes)
     if disagreeing:
         say(f"organ sides whose views are labelled unlike: {disagreeing}; the majority counts, a tie as {classes[1]}")
-    values = level_numbers(rows, units, classes[1], arguments.spread)
+    shown = {
+        name: {level: tables[level] for level in shown_levels(tables["organ_side"])} for name, tables in units.items()
+    }
+    values = level_numbers(rows, shown, classes[1], arguments.spread)
     runs = f"{views['fold'].nunique()} folds × {views['seed'].nunique()} seeds"
     page = level_layout(rows, values, classes[1], arguments.spread, runs, disagreeing, origin)
     write_table(

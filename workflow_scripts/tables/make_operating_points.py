@@ -28,7 +28,13 @@ from workflow_scripts.finetuning.calibration import reliability
 from workflow_scripts.finetuning.predictions import DECISION
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
-from workflow_scripts.tables.make_levels import LEVELS, organ_side_predictions, patient_predictions
+from workflow_scripts.tables.make_levels import (
+    LEVELS,
+    NO_ORGAN_SIDES,
+    organ_side_predictions,
+    patient_predictions,
+    shown_levels,
+)
 from workflow_scripts.tables.rows import read_predictions, read_table_rows
 from workflow_scripts.tables.tables import choose_reference
 
@@ -75,8 +81,8 @@ def main(arguments: argparse.Namespace) -> None:
     table = [
         {"name": row.name, "experiment": row.experiment, "level": level, **point}
         for row in rows
-        for level in LEVELS
-        for point in operating_points(units[row.experiment][level], rules, arguments.prevalence)
+        for level, frame in units[row.experiment].items()
+        for point in operating_points(frame, rules, arguments.prevalence)
     ]
     values = pd.DataFrame(table)
     write_table(
@@ -88,14 +94,17 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def by_level(predictions: pd.DataFrame, index: pd.DataFrame, classes: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """The units of each level with the columns patient_id, fold, seed, probability and `positive`, bool."""
+    """The units of each level that is shown, with the columns patient_id, fold, seed, probability and `positive`, bool."""
     organ_sides = organ_side_predictions(predictions, index, classes)
     patients = patient_predictions(predictions, organ_sides, classes)
     tables = dict(
         zip(LEVELS, (predictions.rename(columns={"label_original": "truth"}), organ_sides, patients), strict=True)
     )
     columns = ["patient_id", "fold", "seed", "probability"]
-    return {level: table[columns].assign(positive=table["truth"] == classes[1]) for level, table in tables.items()}
+    return {
+        level: tables[level][columns].assign(positive=tables[level]["truth"] == classes[1])
+        for level in shown_levels(organ_sides)
+    }
 
 
 def choose_threshold(probability: np.ndarray, truth: np.ndarray, wanted: str, value: float) -> float:
@@ -200,6 +209,7 @@ def layout(values: pd.DataFrame, positive: str, prevalence: float | None, origin
         "it reaches on the fold itself; the column threshold is the mean over folds and seeds. 0.5 is the paper's threshold.",
         f"PPV and NPV hold for {at}. Another clinic has another prevalence: set tables.operating_points.prevalence.",
         "Brackets: 95 % over patients, drawn with replacement, given the trained networks and the thresholds.",
+        *([] if "organ_side" in shares else [NO_ORGAN_SIDES]),
     )
     return Table(
         label="operating-points",

@@ -200,6 +200,14 @@ def test_stage(tmp_path, capsys) -> None:
     assert not any(math.isnan(value) for value in values["auroc_mean"])
 
 
+def test_organ_sides_of_one_view_each_are_no_level_of_their_own(tmp_path) -> None:
+    index = store().drop_duplicates("image_id", ignore_index=True)
+    texts = make(tmp_path, index)
+    assert [row[1] for row in Cells(texts["html"]).rows[1:]] == 2 * ["view", "patient"]
+    assert "No organ side has more than one view" in texts["md"]
+    assert len(read_csv(tmp_path / "out_organ_sides.csv")) == 2 * 2 * 24
+
+
 def test_stage_needs_sides(tmp_path) -> None:
     with pytest.raises(UserError, match=r"index.csv has no column side"):
         make(tmp_path, store().drop(columns="side"))

@@ -111,7 +111,17 @@ def test_stage(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "| UD | view | threshold 0.5 | 0.50 |" in page
     assert "sensitivity ≥ 90 %" in page
     assert "a prevalence of 20 %" in page
+    assert "No organ side" not in page
     assert (tmp_path / "out.png").stat().st_size > 50_000
     with pytest.raises(SystemExit):
         run(stage.main, stage.parser(), [*flags, "--prevalence", "1.5"])
     assert "--prevalence 1.5 is not above 0 and at most 1" in capsys.readouterr().err
+
+
+def test_organ_sides_of_one_view_each_are_no_level_of_their_own() -> None:
+    index = store(6).drop_duplicates("image_id", ignore_index=True)
+    units = stage.by_level(informed(index), index, CLASSES)
+    assert list(units) == ["view", "patient"]
+    values = pd.DataFrame([{"name": "UD", "level": name, **stage.operating_points(unit, [("", 0.5)], None)[0]}
+                           for name, unit in units.items()])  # fmt: skip
+    assert stage.layout(values, "pos", None, "").notes[-1].startswith("No organ side has more than one view")
