@@ -73,9 +73,9 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"--names names {len(arguments.names)} pictures, --figures {len(arguments.figures)}; one of each"
         )
-    folder, index = arguments.output_page.parent, read_csv(arguments.index)
+    folder, index = arguments.output_page.parent, read_csv(arguments.index, "index")
     summaries = [read_json(path) for path in arguments.summaries]
-    votes, pairs = read_csv(arguments.votes), read_csv(arguments.pairs)
+    votes, pairs = read_csv(arguments.votes, "votes"), read_csv(arguments.pairs, "pairs")
     agreement = read_csv(arguments.agreement) if arguments.agreement else None
     result = main_result(arguments) if arguments.numbers else None
     titles = json.loads(arguments.titles)
