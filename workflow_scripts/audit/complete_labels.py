@@ -25,8 +25,6 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Read the index, write the labels."""
     index = read_rows(arguments.index, "index")
-    if not index:
-        raise UserError(f"{arguments.index} holds no view; crop the views again")
     unlabelled = [row["view_id"] for row in index if not row["label"]]
     if unlabelled:
         raise UserError(f"{arguments.index}: {len(unlabelled)} views have no label, for example {unlabelled[0]}")

@@ -43,12 +43,14 @@ MEASURE_COLUMNS = (
 )  # fmt: skip
 # What no two rows of a table share, by the name under which stages are given it (runtime/arguments.py).
 KEYS = {
-    "complete": ["view_id"], "denoising": ["view_id"], "efficiency": ["share", "draw", "seed", "view_id"],
-    "filter": ["index"], "flipped": ["view_id"], "folds": ["view_id"], "holdout": ["patient_id"], "index": ["view_id"],
-    "losses": ["view_id", "fold", "epoch"], "measures": ["step"], "metrics": ["set", "metric", "batch"],
-    "oof": ["view_id"], "pairs": ["set_a", "view_a", "set_b", "view_b"], "planted": ["canary"], "privacy": ["index"],
-    "votes": ["view_id"],
+    "complete": ["view_id"], "curve": ["rule", "k", "scale"], "denoising": ["view_id"],
+    "efficiency": ["share", "draw", "seed", "view_id"], "filter": ["index"], "flipped": ["view_id"], "folds": ["view_id"],
+    "holdout": ["patient_id"], "index": ["view_id"], "losses": ["view_id", "fold", "epoch"], "measures": ["step"],
+    "metrics": ["set", "metric", "batch"], "oof": ["view_id"], "pairs": ["set_a", "view_a", "set_b", "view_b"],
+    "planted": ["canary"], "privacy": ["index"], "votes": ["view_id"],
 }  # fmt: skip
+# Those of them in which there may be nothing to list.
+MAY_BE_EMPTY = ("holdout", "pairs")
 
 
 # What the names of files in the making hold; a killed process leaves them.
@@ -240,7 +242,8 @@ def read_csv(path: str | Path, name: str = "") -> pd.DataFrame:
     """Read a CSV artefact; name columns stay text and an empty cell in them is the empty string.
 
     `UserError` where the file is missing or damaged, where a column of `NUMBER_COLUMNS` or of measures holds anything else,
-    where two rows share the key of `name` in `KEYS`, and, later, where a column is asked for that it lacks.
+    with a `name` in `KEYS`, where two rows share their key or there is no row; and, later, where a column is asked for that it
+    lacks.
     """
     import numpy as np
     import pandas as pd
@@ -261,6 +264,7 @@ def read_csv(path: str | Path, name: str = "") -> pd.DataFrame:
         if not good.all() or table[column].dtype.kind not in "iufb":
             row = int((~good).argmax())
             raise _no_number(path, column, row, table[column].iloc[row])
+    _require_rows(len(table), path, name)
     frame = Frame.of(table, path)
     keys = frame[KEYS[name]] if name else None
     if keys is not None and (again := keys.duplicated().to_numpy()).any():
@@ -271,14 +275,15 @@ def read_csv(path: str | Path, name: str = "") -> pd.DataFrame:
 def read_rows(path: str | Path, name: str = "") -> list[dict[str, str]]:
     """Read a CSV as dictionaries of text, without pandas (whose import costs more than most cheap stages).
 
-    `UserError` where the file is missing or damaged; with a `name` in `KEYS`, where two rows share their key and where a column
-    of `NUMBER_COLUMNS` holds anything else, too.
+    `UserError` where the file is missing or damaged; with a `name` in `KEYS`, where two rows share their key, there is no row
+    or a column of `NUMBER_COLUMNS` holds anything else, too.
     """
     with _reading(path, "a CSV table"), Path(path).open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if not reader.fieldnames:
             raise ValueError("it is empty")
         rows: list[dict[str, str]] = [Record(row, path, "column") for row in reader]
+    _require_rows(len(rows), path, name)
     seen: set[tuple[str, ...]] = set()
     for number, row in enumerate(rows if name else []):
         key = {column: row[column] for column in KEYS[name]}
@@ -289,6 +294,11 @@ def read_rows(path: str | Path, name: str = "") -> list[dict[str, str]]:
             if not _is_finite(row[column]):
                 raise _no_number(path, column, number, row[column])
     return rows
+
+
+def _require_rows(count: int, path: str | Path, name: str) -> None:
+    if not count and name and name not in MAY_BE_EMPTY:
+        raise UserError(f"{path} has no rows; make it again")
 
 
 def _is_finite(text: str | None) -> bool:

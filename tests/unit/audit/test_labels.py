@@ -220,7 +220,7 @@ def test_stages_from_losses_to_label_sets(tmp_path) -> None:
     whole = (tmp_path / "votes.csv").read_text()
     for damaged, said in {
         "".join(whole.splitlines(keepends=True)[:-1]): "are not of the same views: only one of them has",
-        whole.splitlines()[0]: "are not of the same views",
+        whole.splitlines()[0]: "has no rows",
         whole + whole.splitlines()[1] + "\n": "has a row before",
         whole[:-2] + "x\n": "column suspicious, row .*: 'x' is not a number",
         "": "it is empty",

@@ -189,6 +189,11 @@ def test_no_two_rows_share_the_key_of_their_table(tmp_path: Path, read: Callable
     assert len(read(file)) == 4  # where no key is named, rows may repeat
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:4]))
     assert len(read(file, "losses")) == 3
+    file.write_text("view_id,fold,epoch,loss\n")
+    with pytest.raises(UserError, match=r"seed0.csv has no rows; make it again"):
+        read(file, "losses")
+    file.write_text("set_a,view_a,set_b,view_b\n")
+    assert len(read(file, "pairs")) == 0
 
 
 def test_stages_read_tables_that_have_a_key_by_their_name():
