@@ -43,11 +43,12 @@ MEASURE_COLUMNS = (
 )  # fmt: skip
 # What no two rows of a table share, by the name under which stages are given it (runtime/arguments.py).
 KEYS = {
-    "complete": ["view_id"], "curve": ["rule", "k", "scale"], "denoising": ["view_id"],
-    "efficiency": ["share", "draw", "seed", "view_id"], "filter": ["index"], "flipped": ["view_id"], "folds": ["view_id"],
-    "holdout": ["patient_id"], "index": ["view_id"], "losses": ["view_id", "fold", "epoch"], "measures": ["step"],
-    "metrics": ["set", "metric", "batch"], "oof": ["view_id"], "pairs": ["set_a", "view_a", "set_b", "view_b"],
-    "planted": ["canary"], "privacy": ["index"], "votes": ["view_id"],
+    "agreement": ["set", "against"], "claims": ["claim"], "complete": ["view_id"], "curve": ["rule", "k", "scale"],
+    "denoising": ["view_id"], "efficiency": ["share", "draw", "seed", "view_id"], "filter": ["index"],
+    "flipped": ["view_id"], "folds": ["view_id"], "holdout": ["patient_id"], "index": ["view_id"],
+    "losses": ["view_id", "fold", "epoch"], "measures": ["step"], "metrics": ["set", "metric", "batch"],
+    "numbers": ["name"], "oof": ["view_id"], "pairs": ["set_a", "view_a", "set_b", "view_b"], "planted": ["canary"],
+    "privacy": ["index"], "shares": ["arm", "view_id"], "votes": ["view_id"],
 }  # fmt: skip
 # Those of them in which there may be nothing to list.
 MAY_BE_EMPTY = ("holdout", "pairs")
