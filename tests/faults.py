@@ -6,8 +6,8 @@ next moment, and so on until it ends by itself. Before every fourth signal the s
 living run, which it must leave alone.
 
 Each finished study is added to benchmarks/results/faults.json, and docs/reliability.md is written from there, so a night may
-be split: the same command continues with the next moment. A moment is a function of the seed and its number. Delete the
-JSON file to begin anew, for example after a change of the code.
+be split: the same command continues with the next moment. With `--folder`, it continues an unfinished study, too. A moment
+is a function of the seed and its number. Delete the JSON file to begin anew, for example after a change of the code.
 
     python -m tests.faults --moments 100 --seed 0
 """
@@ -26,8 +26,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -35,8 +35,8 @@ from typing import Any
 
 from benchmarks.measure import RESULTS, write_result
 from tests.shared import REPOSITORY
-from tests.workflow.study import ENVIRONMENT, Study, smallest_study
-from workflow_scripts.core.files import PART, write_text
+from tests.workflow.study import ENVIRONMENT, SMALLEST, Study, smallest_study
+from workflow_scripts.core.files import PART, read_json, write_json, write_text
 from workflow_scripts.core.log import say
 
 NAME = "faults"
@@ -45,16 +45,16 @@ SIGNALS = {"SIGTERM": "Snakemake alone", "SIGINT": "the whole group, as Ctrl-C",
 # The report holds times and is not compared, so it is not made.
 TARGETS = ("tables", "figures", "synthesis", "audit", "classifier")
 SECOND_START = 4  # every so many moments
-PER_STUDY = 10  # moments that one study would see if an interruption cost no time
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What is run: the targets on so many cores, interrupted at moments drawn from a seed."""
+    """What is run: the targets on so many cores, interrupted within `longest` seconds at moments drawn from a seed."""
 
     targets: list[str]
     cores: int
     seed: int
+    longest: float
 
 
 @dataclass
@@ -86,12 +86,32 @@ def left_over(study: Study) -> int:
     return len([*rest, *(study.folder / ".snakemake" / "locks").glob("*")])
 
 
-def start(study: Study, ask: Ask, log: Path) -> subprocess.Popen[bytes]:
+@contextmanager
+def started(study: Study, ask: Ask, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A run of the study, which does not outlive the block."""
     with log.open("wb") as file:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             study.command("--cores", str(ask.cores), *ask.targets), env=ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def undisturbed(folder: Path, ask: Ask) -> tuple[float, dict[str, bytes]]:
+    """Seconds and results of a run from the beginning to the end, which is kept in `folder`."""
+    record = folder / "seconds"
+    if not record.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        study, began = smallest_study(folder), time.monotonic()
+        with started(study, ask, log := folder / "run.log") as process:
+            if process.wait():
+                sys.exit(log.read_text(errors="replace")[-3000:])
+        write_text(str(time.monotonic() - began), record)
+    return float(record.read_text()), results_of(Study(folder, []))
 
 
 def running_rule(log: Path) -> str:
@@ -110,32 +130,32 @@ def second_start(study: Study, ask: Ask) -> str:
     return "refused" if "Directory cannot be locked" in done.stdout + done.stderr else "FAILED OTHERWISE"
 
 
-def interrupted(study: Study, first: int, longest: float, ask: Ask, expected: dict[str, bytes]) -> list[Moment]:
-    """Run the study, interrupted within each `longest` seconds until it ends, and compare; moments count from `first`."""
-    moments: list[Moment] = []
+def interrupted(folder: Path, first: int, ask: Ask, expected: Mapping[str, bytes]) -> list[Moment]:
+    """Run a study in `folder` until it ends, interrupted again and again, and compare; moments count from `first`."""
+    study = Study(folder, [SMALLEST]) if (folder / "data_manifest.csv").exists() else smallest_study(folder)
+    log, kept = folder / "run.log", folder / "moments.json"
+    moments = [Moment(**row) for row in read_json(kept)] if kept.exists() else []
     while True:
         number = first + len(moments)
         name = list(SIGNALS)[number % len(SIGNALS)]
-        log = study.folder / "run.log"
-        process = start(study, ask, log)
-        try:
-            seconds = random.Random(f"{ask.seed} {number}").uniform(0, longest)
+        with started(study, ask, log) as process:
+            seconds = random.Random(f"{ask.seed} {number}").uniform(0, ask.longest)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(seconds)
             second = second_start(study, ask) if number % SECOND_START == 0 and process.poll() is None else ""
             running = running_rule(log)
-            if process.poll() is not None:
+            if process.poll() is not None and moments:
                 break
+            if process.poll() is not None:
+                sys.exit("error: the study ended before the first signal came; ask for a shorter --longest")
             if name == "SIGTERM":
                 process.terminate()
             else:
                 os.killpg(process.pid, getattr(signal, name))
             process.wait()
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
         told = log.read_text(errors="replace").count("Traceback (most recent call last)")
         moments.append(Moment(number, date.today().isoformat(), name, round(seconds, 1), running, told, second))
+        write_json([vars(moment) for moment in moments], kept)
         say(f"{moments[-1]}")
     found = results_of(study)
     different = sorted(path for path in {*expected, *found} if expected.get(path) != found.get(path))
@@ -192,31 +212,28 @@ def main() -> int:
     parser.add_argument(
         "--targets", nargs="+", default=TARGETS, help="what the study makes (default: nearly everything)"
     )
+    parser.add_argument("--longest", type=float, default=60.0, help="seconds within which a signal comes (default: 60)")
+    parser.add_argument("--folder", type=Path, help="where the studies are made, to continue there (default: nowhere)")
     arguments = parser.parse_args()
-    ask = Ask(list(arguments.targets), arguments.cores, arguments.seed)
+    ask = Ask(list(arguments.targets), arguments.cores, arguments.seed, arguments.longest)
     # In the background a shell ignores Ctrl-C for its children, and so for theirs, unless somebody listens.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     file = RESULTS / f"{NAME}.json"
     record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": [], **vars(ask)}
     if any(record[name] != value for name, value in vars(ask).items()):
-        sys.exit(f"error: {file} holds moments of another seed, number of cores or targets; move it away")
+        sys.exit(f"error: {file} holds moments of another seed, number of cores, time or targets; move it away")
     moments = [Moment(**row) for row in record["rows"]]
-    with tempfile.TemporaryDirectory() as folder:
-        if len(moments) < arguments.moments:
-            reference = smallest_study(Path(folder, "reference"))
-            began = time.monotonic()
-            if start(reference, ask, reference.folder / "log").wait():
-                sys.exit((reference.folder / "log").read_text(errors="replace")[-3000:])
-            took = time.monotonic() - began
-            expected = results_of(reference)
+    with nullcontext(arguments.folder) if arguments.folder else tempfile.TemporaryDirectory() as made:
+        folder = Path(made).resolve()
         while len(moments) < arguments.moments:
-            study = smallest_study(Path(folder, f"moment{len(moments)}"))
-            moments += interrupted(study, len(moments), 2 * took / PER_STUDY, ask, expected)
+            took, expected = undisturbed(folder / "reference", ask)
+            moments += interrupted(folder / "interrupted", len(moments), ask, expected)
             facts = {**vars(ask), "seconds": took, "files": len(expected)}
             write_result(NAME, [vars(moment) for moment in moments], **facts)
             write_text(page(json.loads(file.read_text(encoding="utf-8"))), PAGE)
             say(f"{len(moments)} of {arguments.moments}")
-            shutil.rmtree(study.folder)
+            shutil.rmtree(folder / "interrupted")
     good = all(moment.equal and moment.second_start != "FAILED OTHERWISE" for moment in moments)
     return 0 if good else 1
 

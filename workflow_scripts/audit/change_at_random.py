@@ -12,7 +12,7 @@ import argparse
 import random
 from collections.abc import Mapping, Sequence
 
-from workflow_scripts.audit.labels import decisions_of_votes, write_decided
+from workflow_scripts.audit.labels import decisions_of_votes, read_votes, write_decided
 from workflow_scripts.core.files import read_rows
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
@@ -51,8 +51,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Read, draw, write."""
-    complete = read_rows(arguments.complete)
-    decided = decisions_of_votes(arguments.policy, read_rows(arguments.votes))
+    complete = read_rows(arguments.complete, "complete")
+    decided = decisions_of_votes(arguments.policy, read_votes(arguments.votes, complete, arguments.complete))
     decisions = random_decisions(decided, complete, arguments.seed)
     write_decided(complete, decisions, arguments.policy, arguments.classes, arguments.votes, arguments.output_labels)
 

@@ -16,6 +16,7 @@ from workflow_scripts.audit.labels import (
     decisions_of_clinician,
     decisions_of_votes,
     read_decisions,
+    read_votes,
     require_reviewed_labels,
     write_decided,
 )
@@ -42,13 +43,13 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(f"the policy {arguments.policy} needs {'--decisions' if reviewed else '--votes'}")
     if not source.is_file():
         raise UserError(f"{source} does not exist")
-    complete = read_rows(arguments.complete)
+    complete = read_rows(arguments.complete, "complete")
     if reviewed:
         checked = read_decisions(source)
         require_reviewed_labels(checked, complete, str(source))
         decisions = decisions_of_clinician(checked, str(source))
     else:
-        decisions = decisions_of_votes(arguments.policy, read_rows(source))
+        decisions = decisions_of_votes(arguments.policy, read_votes(source, complete, arguments.complete))
     write_decided(complete, decisions, arguments.policy, arguments.classes, source, arguments.output_labels)
 
 

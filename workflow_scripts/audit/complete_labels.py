@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Read the index, write the labels."""
-    index = read_rows(arguments.index)
+    index = read_rows(arguments.index, "index")
     unlabelled = [row["view_id"] for row in index if not row["label"]]
     if unlabelled:
         raise UserError(f"{arguments.index}: {len(unlabelled)} views have no label, for example {unlabelled[0]}")

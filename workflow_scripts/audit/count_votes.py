@@ -37,8 +37,8 @@ def main(arguments: argparse.Namespace) -> None:
 
     if len(set(arguments.losses)) < len(arguments.losses):
         raise UserError("--losses names a file twice; its runs would vote twice")
-    losses, oof = ({str(path): read_csv(path) for path in paths} for paths in (arguments.losses, arguments.oof))
-    index = read_csv(arguments.index)
+    losses, oof = ({str(path): read_csv(path, name) for path in getattr(arguments, name)} for name in ("losses", "oof"))
+    index = read_csv(arguments.index, "index")
     votes = judge(losses, oof, index, settings(arguments), arguments.positive)
     bias = class_bias(losses, votes)
     for row in bias.itertuples():

@@ -38,8 +38,8 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.core.figures import save
     from workflow_scripts.core.files import read_csv
 
-    votes = read_csv(arguments.votes).merge(
-        read_csv(arguments.index)[["view_id", "image_id"]], on="view_id", validate="1:1"
+    votes = read_csv(arguments.votes, "votes").merge(
+        read_csv(arguments.index, "index")[["view_id", "image_id"]], on="view_id", validate="1:1"
     )
     evaluations = int(votes["evaluations"].max())
     if evaluations < 1:

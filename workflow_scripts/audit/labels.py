@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import read_spreadsheet, write_rows
+from workflow_scripts.core.files import read_rows, read_spreadsheet, write_rows
 from workflow_scripts.core.log import say
 
 LABEL_COLUMNS = ("view_id", "label", "keep")
@@ -29,6 +29,17 @@ def decisions_of_votes(policy: str, votes: Iterable[Row]) -> dict[str, str]:
     if policy not in _ON_SUSPICION:
         raise UserError(f"--policy {policy} does not follow from votes; use {' or '.join(_ON_SUSPICION)}")
     return {row["view_id"]: _ON_SUSPICION[policy] for row in votes if row["suspicious"] == "1"}
+
+
+def read_votes(path: Path, complete: Iterable[Row], source: Path) -> list[dict[str, str]]:
+    """The rows of votes.csv, which must be of the views of `complete`, the labels in the file `source`; else `UserError`."""
+    votes = read_rows(path, "votes")
+    apart = {row["view_id"] for row in votes} ^ {row["view_id"] for row in complete}
+    if apart:
+        raise UserError(
+            f"{path} and {source} are not of the same views: only one of them has {min(apart)}; one of the two is out of date"
+        )
+    return votes
 
 
 def rows_of_clinician(rows: Iterable[Row], source: str) -> list[dict[str, str]]:

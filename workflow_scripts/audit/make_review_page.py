@@ -47,8 +47,8 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(f"--controls {arguments.controls}: it must not be negative")
     store = ViewStore.open(arguments.views, arguments.index)
     index = store.index
-    votes = checked_votes(read_csv(arguments.votes), index, arguments)
-    curves = trajectories(read_csv(path) for path in arguments.losses)
+    votes = checked_votes(read_csv(arguments.votes, "votes"), index, arguments)
+    curves = trajectories(read_csv(path, "losses") for path in arguments.losses)
     mean_loss = curves.groupby("view_id")["mean"].mean()
     organ_side = numbered_organ_sides(index)
     votes["organ_side"] = votes["view_id"].map(dict(zip(index["view_id"], organ_side, strict=True)))

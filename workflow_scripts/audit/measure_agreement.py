@@ -169,9 +169,9 @@ def main(arguments: argparse.Namespace) -> None:
     if not arguments.decisions.is_file():
         raise UserError(f"{arguments.decisions} does not exist")
     source = str(arguments.decisions)
-    rows, complete = read_decisions(arguments.decisions), read_rows(arguments.complete)
+    rows, complete = read_decisions(arguments.decisions), read_rows(arguments.complete, "complete")
     require_reviewed_labels(rows, complete, source)
-    tables = {name: read_rows(getattr(arguments, name)) for name in ("flipped", "votes", "index")}
+    tables = {name: read_rows(getattr(arguments, name), name) for name in ("flipped", "votes", "index")}
     for name, table in tables.items():
         missing = {row["view_id"] for row in complete} - {row["view_id"] for row in table}
         if missing:

@@ -45,8 +45,8 @@ def main(arguments: argparse.Namespace) -> None:
             f"--method {rule.method} judges a view by models that trained on the other folds, the test fold among them; "
             "nested labels need votes, mean_loss or aum"
         )
-    index, complete = read_csv(arguments.index), read_rows(arguments.complete)
-    losses = {str(path): read_csv(path) for path in arguments.losses}
+    index, complete = read_csv(arguments.index, "index"), read_rows(arguments.complete, "complete")
+    losses = {str(path): read_csv(path, "losses") for path in arguments.losses}
     rows = []
     for fold in sorted(set.union(*(set(table["fold"]) for table in losses.values()))):
         runs = {name: table[table["fold"] == fold] for name, table in losses.items()}

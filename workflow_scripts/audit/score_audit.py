@@ -100,8 +100,8 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.core.files import read_csv, write_csv
     from workflow_scripts.study.manifest import true_classes
 
-    losses, oof = ({str(path): read_csv(path) for path in paths} for paths in (arguments.losses, arguments.oof))
-    index = read_csv(arguments.index)
+    losses, oof = ({str(path): read_csv(path, name) for path in getattr(arguments, name)} for name in ("losses", "oof"))
+    index = read_csv(arguments.index, "index")
     truth = index["image_id"].map(true_classes(arguments.manifest, index["image_id"], arguments.patient_key))
     wrong = (truth != index["label"]).to_numpy()
     scores = score_methods(losses, oof, index, wrong, settings(arguments), arguments.positive, DRAWS)

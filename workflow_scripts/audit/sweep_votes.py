@@ -37,8 +37,8 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.core.files import read_csv, write_csv
     from workflow_scripts.study.patients import numbered_organ_sides
 
-    losses = {str(path): read_csv(path) for path in arguments.losses}
-    index = read_csv(arguments.index)
+    losses = {str(path): read_csv(path, "losses") for path in arguments.losses}
+    index = read_csv(arguments.index, "index")
     thresholds = sorted({*THRESHOLDS, arguments.threshold})
     table = sweep(losses, index, numbered_organ_sides(index).to_numpy(), thresholds, EXCEEDANCES)
     say(f"{len(table)} rules on {len(index)} views")

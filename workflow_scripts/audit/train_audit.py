@@ -57,7 +57,7 @@ def main(arguments: argparse.Namespace) -> None:
     # What is learnt, and what the folds start from: every mistake shows before anything is trained.
     store = ViewStore.open(arguments.views, arguments.index)
     sources = (str(arguments.index), str(arguments.folds), str(arguments.index))
-    table = join_tables(store.index, read_csv(arguments.folds), None, arguments.classes, sources)
+    table = join_tables(store.index, read_csv(arguments.folds, "folds"), None, arguments.classes, sources)
     names = sorted(table["fold"].unique().tolist())
     models = initial_classifiers(
         arguments.backbone, arguments.layout, arguments.weights, arguments.seed, names, recipe, arguments.normalisation,

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -32,6 +33,7 @@ TEXT_COLUMNS = (
 # Columns that hold a finite number in every row.
 NUMBER_COLUMNS = (
     "probability", "fold", "seed", "epoch", "votes", "evaluations", "suspicious", "kept", "inside", "held_out", "error",
+    "keep",
 )  # fmt: skip
 # Columns that hold a number, or nothing where there is none; so do those with one of these endings.
 MEASURE_ENDINGS = ("_mean", "_std", "_low", "_high")
@@ -39,6 +41,17 @@ MEASURE_COLUMNS = (
     "loss", "score", "k", "share", "held_out_share", "real_views", "scale", "precision", "recall", "value", "batch",
     "distance_ratio", "correlation", "similarity", "feature_distance", "copy", "authentic", "hash_distance", "distance",
 )  # fmt: skip
+# What no two rows of a table share, by the name under which stages are given it (runtime/arguments.py).
+KEYS = {
+    "agreement": ["set", "against"], "claims": ["claim"], "complete": ["view_id"], "curve": ["rule", "k", "scale"],
+    "denoising": ["view_id"], "efficiency": ["share", "draw", "seed", "view_id"], "filter": ["index"],
+    "flipped": ["view_id"], "folds": ["view_id"], "holdout": ["patient_id"], "index": ["view_id"],
+    "losses": ["view_id", "fold", "epoch"], "measures": ["step"], "metrics": ["set", "metric", "batch"],
+    "numbers": ["name"], "oof": ["view_id"], "pairs": ["set_a", "view_a", "set_b", "view_b"], "planted": ["canary"],
+    "privacy": ["index"], "shares": ["arm", "view_id"], "votes": ["view_id"],
+}  # fmt: skip
+# Those of them in which there may be nothing to list.
+MAY_BE_EMPTY = ("holdout", "pairs")
 
 
 # What the names of files in the making hold; a killed process leaves them.
@@ -171,9 +184,21 @@ def write_json(value: Any, path: str | Path) -> None:
 def read_json(path: str | Path) -> Any:
     """Read JSON; `UserError` where the file is missing or damaged."""
     with _reading(path, "JSON"):
-        return json.loads(
-            Path(path).read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: Record(pairs, path, "key")
-        )
+        return _from_json(Path(path).read_text(encoding="utf-8"), path)
+
+
+def read_json_lines(path: str | Path) -> list[Any]:
+    """Read a file with one JSON object per line; `UserError` where it is missing, damaged or holds anything else."""
+    with _reading(path, "JSON, one object per line"):
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        rows = [_from_json(line, path) for line in lines if line.strip()]
+        if any(not isinstance(row, Record) for row in rows):
+            raise ValueError("a line is no object")
+    return rows
+
+
+def _from_json(text: str, path: str | Path) -> Any:
+    return json.loads(text, object_pairs_hook=lambda pairs: Record(pairs, path, "key"))
 
 
 def write_npy(array: np.ndarray, path: str | Path) -> None:
@@ -214,11 +239,12 @@ def write_csv(table: pd.DataFrame, path: str | Path) -> None:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def read_csv(path: str | Path) -> pd.DataFrame:
+def read_csv(path: str | Path, name: str = "") -> pd.DataFrame:
     """Read a CSV artefact; name columns stay text and an empty cell in them is the empty string.
 
     `UserError` where the file is missing or damaged, where a column of `NUMBER_COLUMNS` or of measures holds anything else,
-    and, later, where a column is asked for that it lacks.
+    with a `name` in `KEYS`, where two rows share their key or there is no row; and, later, where a column is asked for that it
+    lacks.
     """
     import numpy as np
     import pandas as pd
@@ -238,16 +264,59 @@ def read_csv(path: str | Path) -> pd.DataFrame:
         )
         if not good.all() or table[column].dtype.kind not in "iufb":
             row = int((~good).argmax())
-            raise UserError(
-                f"{path}, column {column}, row {row + 1}: {str(table[column].iloc[row])!r} is not a number; make it again"
-            )
-    return Frame.of(table, path)
+            raise _no_number(path, column, row, table[column].iloc[row])
+    _require_rows(len(table), path, name)
+    frame = Frame.of(table, path)
+    keys = frame[KEYS[name]] if name else None
+    if keys is not None and (again := keys.duplicated().to_numpy()).any():
+        raise _repeated(path, row := int(again.argmax()), keys.iloc[row])
+    return frame
 
 
-def read_rows(path: str | Path) -> list[dict[str, str]]:
-    """Read a CSV as dictionaries of text, without pandas (whose import costs more than most cheap stages)."""
+def read_rows(path: str | Path, name: str = "") -> list[dict[str, str]]:
+    """Read a CSV as dictionaries of text, without pandas (whose import costs more than most cheap stages).
+
+    `UserError` where the file is missing or damaged; with a `name` in `KEYS`, where two rows share their key, there is no row
+    or a column of `NUMBER_COLUMNS` holds anything else, too.
+    """
     with _reading(path, "a CSV table"), Path(path).open(newline="", encoding="utf-8") as file:
-        return [Record(row, path, "column") for row in csv.DictReader(file)]
+        reader = csv.DictReader(file)
+        if not reader.fieldnames:
+            raise ValueError("it is empty")
+        rows: list[dict[str, str]] = [Record(row, path, "column") for row in reader]
+    _require_rows(len(rows), path, name)
+    seen: set[tuple[str, ...]] = set()
+    for number, row in enumerate(rows if name else []):
+        key = {column: row[column] for column in KEYS[name]}
+        if (values := tuple(key.values())) in seen:
+            raise _repeated(path, number, key)
+        seen.add(values)
+        for column in row.keys() & set(NUMBER_COLUMNS):
+            if not _is_finite(row[column]):
+                raise _no_number(path, column, number, row[column])
+    return rows
+
+
+def _require_rows(count: int, path: str | Path, name: str) -> None:
+    if not count and name and name not in MAY_BE_EMPTY:
+        raise UserError(f"{path} has no rows; make it again")
+
+
+def _is_finite(text: str | None) -> bool:
+    try:
+        return math.isfinite(float(text or ""))
+    except ValueError:
+        return False
+
+
+def _no_number(path: str | Path, column: object, row: int, value: object) -> UserError:
+    return UserError(f"{path}, column {column}, row {row + 1}: {str(value)!r} is not a number; make it again")
+
+
+def _repeated(path: str | Path, row: int, key: Mapping[str, object] | pd.Series) -> UserError:
+    """Two rows share their key: whoever joined or appended tables would count one of them twice."""
+    told = ", ".join(f"{column} {value}" for column, value in key.items())
+    return UserError(f"{path}, row {row + 1}: {told} has a row before; make it again")
 
 
 def read_spreadsheet(path: str | Path) -> list[dict[str, str]]:
@@ -297,9 +366,12 @@ def sha256_record(path: str | Path) -> Path:
 
 
 def recorded_sha256(path: str | Path) -> str:
-    """The checksum that is recorded beside `path`, or "" where none is."""
+    """The checksum that is recorded beside `path`, or "" where none is; `UserError` where the record cannot be read."""
     record = sha256_record(path)
-    return record.read_text(encoding="utf-8").partition(" ")[0].strip() if record.is_file() else ""
+    if not record.exists():
+        return ""
+    with _reading(record, "the record of a checksum"):
+        return record.read_text(encoding="utf-8").partition(" ")[0].strip()
 
 
 def verify_recorded_sha256(path: str | Path) -> None:

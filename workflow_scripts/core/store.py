@@ -34,7 +34,7 @@ class ViewStore:
         pixels = open_pixels(views)
         if not index.is_file():
             raise UserError(f"{index} does not exist; {views} needs its index. Make them again together")
-        table = read_csv(index)
+        table = read_csv(index, "index")
         check_rows({str(views): len(pixels), str(index): len(table)})
         return cls(pixels, table, views)
 

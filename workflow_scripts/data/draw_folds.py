@@ -89,7 +89,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Read the index, assign, write."""
     if arguments.fold_count < 2:
         raise UserError(f"--fold-count {arguments.fold_count}: a cross-validation needs at least 2 folds")
-    index = read_rows(arguments.index)
+    index = read_rows(arguments.index, "index")
     for row in index:
         if not row["patient_id"] or not row["label"]:
             raise UserError(

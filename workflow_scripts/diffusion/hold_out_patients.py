@@ -62,7 +62,7 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.core.files import read_csv, write_rows
     from workflow_scripts.study.patients import real_masks
 
-    index = read_csv(arguments.index)
+    index = read_csv(arguments.index, "index")
     nameless = index.index[index["patient_id"] == ""]
     if len(nameless):
         raise UserError(f"{arguments.index}: row {nameless[0] + 2} has no patient_id; every labelled view needs one")

@@ -65,7 +65,7 @@ def main(arguments: argparse.Namespace) -> None:
     if len(arguments.arms) != len(arguments.weights):
         raise UserError(f"--arms names {len(arguments.arms)}, --weights {len(arguments.weights)}")
     device = select_device(arguments.device, arguments.threads)
-    store, folds = ViewStore.open(arguments.views, arguments.index), read_csv(arguments.folds)
+    store, folds = ViewStore.open(arguments.views, arguments.index), read_csv(arguments.folds, "folds")
     in_fold = store.index["view_id"].isin(folds["view_id"][folds["fold"] == arguments.fold]).to_numpy()
     if not in_fold.any():
         raise UserError(f"{arguments.folds}: no view of {arguments.index} is in fold {arguments.fold}")

@@ -127,7 +127,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     # What is learnt, and what the folds start from: every mistake shows before anything is trained.
     store = ViewStore.open(arguments.views, arguments.index)
-    folds, labels = read_csv(arguments.folds), read_csv(arguments.labels)
+    folds, labels = read_csv(arguments.folds, "folds"), read_csv(arguments.labels)
     sources = (str(arguments.index), str(arguments.folds), str(arguments.labels))
     table = join_tables(store.index, folds, labels, arguments.classes, sources)
     names = sorted(table["fold"].unique().tolist())

@@ -35,7 +35,7 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.finetuning.predictions import decide
 
     table = read_csv(arguments.predictions)
-    table["probability"] = fused(table, read_csv(arguments.index))
+    table["probability"] = fused(table, read_csv(arguments.index, "index"))
     if "prediction" in table:
         table["prediction"] = decide(table["probability"].to_numpy(), arguments.classes)
     write_csv(table, arguments.output_predictions)

@@ -37,7 +37,7 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.networks.fold_inputs import join_tables, training_targets
 
     store = ViewStore.open(arguments.views, arguments.index)
-    folds, labels = read_csv(arguments.folds), read_csv(arguments.labels)
+    folds, labels = read_csv(arguments.folds, "folds"), read_csv(arguments.labels)
     sources = (str(arguments.index), str(arguments.folds), str(arguments.labels))
     table = join_tables(store.index, folds, labels, arguments.classes, sources).rename(columns={"keep": "kept"})
     fold_of = table["fold"].to_numpy()

@@ -54,7 +54,7 @@ def main(arguments: argparse.Namespace) -> None:
     )
     tables = []
     for seed, labels_file, folds_file in zip(arguments.seeds, arguments.labels, arguments.folds, strict=True):
-        folds, labels = read_csv(folds_file), read_csv(labels_file)
+        folds, labels = read_csv(folds_file, "folds"), read_csv(labels_file)
         sources = (str(arguments.real_index), str(folds_file), str(labels_file))
         table = join_tables(study.index, folds, labels, arguments.classes, sources)
         for fold, targets in training_targets(table, labels, arguments.classes[1]).items():

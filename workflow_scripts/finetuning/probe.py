@@ -112,7 +112,7 @@ def main(arguments: argparse.Namespace) -> None:
     efficiency = []
     external: list[list[pd.DataFrame]] = [[] for _ in outside]
     for seed, (label_file,), (fold_file,), weights, output in progress(by_seed, "probing", "seed", len(seeds)):
-        labels, folds = read_csv(label_file), read_csv(fold_file)
+        labels, folds = read_csv(label_file), read_csv(fold_file, "folds")
         sources = (str(arguments.index), str(fold_file), str(label_file))
         table = join_tables(store.index, folds, labels, arguments.classes, sources).rename(columns={"keep": "kept"})
         patients, fold_of = table["patient_id"].to_numpy(), table["fold"].to_numpy()

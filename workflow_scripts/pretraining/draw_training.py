@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.figures import save, stamp
+from workflow_scripts.core.files import read_json_lines
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
@@ -61,8 +61,13 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """The rows of a metrics.jsonl: a step and the measured metrics, numbers or none."""
+    rows = read_json_lines(path)
+    for line, row in enumerate(rows, start=1):
+        for key in ("step", *(key for key in CURVES if key in row)):
+            if not isinstance(row[key], int | float | None):
+                raise UserError(f"{path}, line {line}, {key}: {row[key]!r} is not a number; make it again")
+    return rows
 
 
 def training_figure(runs: Mapping[str, Sequence[Mapping[str, float | None]]], origin: str) -> Figure:

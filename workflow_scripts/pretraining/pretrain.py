@@ -94,7 +94,7 @@ def left_out_patients(folds: Path | None, fold: int | None) -> set[str]:
         if folds is not None or fold is not None:
             raise UserError("--folds and --exclude-fold go together: give both, or neither to use all patients")
         return set()
-    table = read_csv(folds)
+    table = read_csv(folds, "folds")
     patients = set(table.loc[table["fold"] == fold, "patient_id"])
     if not patients:
         raise UserError(f"{folds}: no patient is in fold {fold}; it has {sorted(table['fold'].unique().tolist())}")

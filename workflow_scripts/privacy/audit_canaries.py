@@ -61,7 +61,7 @@ def main(arguments: argparse.Namespace) -> None:
     recipe: CanaryRecipe = settings(arguments)
     store = ViewStore.open(arguments.views, arguments.index)
     training, _ = real_masks(store.index, arguments.holdout, None, None)
-    planted = read_csv(arguments.planted)
+    planted = read_csv(arguments.planted, "planted")
     canaries = draw_canaries(recipe.seed, len(planted), store.side)
     check_rows({str(arguments.planted): len(planted), "the codes of --seed": len(canaries.codes)})
 

@@ -134,7 +134,7 @@ def main(arguments: argparse.Namespace) -> None:
     real_views, index, patients = store.pixels, store.index, store.patients
     real, synthetic = read_features(arguments.real, arguments.synthetic)
     copy_real, copy_synthetic = read_features(arguments.copy_real, arguments.copy_synthetic)
-    answers = read_csv(arguments.filter)
+    answers = read_csv(arguments.filter, "filter")
     check_rows({
         str(arguments.real_views): len(store), str(arguments.real): len(real), str(arguments.copy_real): len(copy_real),
     })  # fmt: skip
@@ -243,7 +243,7 @@ def _planted_features(path: Path, copies: dict[str, np.ndarray], width: int) -> 
 
 def _errors(source: Path, view_ids: np.ndarray) -> np.ndarray:
     """Denoising errors of these views (N,)."""
-    errors = read_csv(source).set_index("view_id")["error"]
+    errors = read_csv(source, "denoising").set_index("view_id")["error"]
     missing = sorted(set(view_ids) - set(errors.index))
     if missing:
         raise UserError(

@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
     real, synthetic = ViewStore.open(arguments.real_views, arguments.real_index), open_pixels(arguments.synthetic_views)
-    answers = read_csv(arguments.privacy)
+    answers = read_csv(arguments.privacy, "privacy")
     check_rows({str(arguments.synthetic_views): len(synthetic), str(arguments.privacy): len(answers)})
     closest = answers.sort_values("score", ascending=False, kind="stable").head(PAIRS)
     rows = pd.Index(real.index["view_id"]).get_indexer(closest["nearest_view"])

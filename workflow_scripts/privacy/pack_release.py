@@ -55,7 +55,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Pack the archive."""
     release: Release = settings(arguments)
     views = open_pixels(arguments.views)
-    filtered, audited = read_rows(arguments.filter), read_rows(arguments.privacy)
+    filtered, audited = read_rows(arguments.filter, "filter"), read_rows(arguments.privacy, "privacy")
     check_rows({
         str(arguments.views): len(views), str(arguments.filter): len(filtered), str(arguments.privacy): len(audited),
     })  # fmt: skip
@@ -110,7 +110,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
     """The rows of metrics.csv, of which every value is a number."""
-    rows = read_rows(path)
+    rows = read_rows(path, "metrics")
     for number, row in enumerate(rows, start=1):
         try:
             float(row["value"])

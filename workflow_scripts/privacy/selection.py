@@ -13,7 +13,7 @@ from workflow_scripts.core.files import Record, read_rows
 def read_measures(path: Path) -> list[dict[str, float]]:
     """The rows of a monitor.csv: finite numbers all."""
     rows: list[dict[str, float]] = []
-    for number, row in enumerate(read_rows(path), start=1):
+    for number, row in enumerate(read_rows(path, "measures"), start=1):
         try:
             values = Record({name: float(value) for name, value in row.items()}, path, "column")
         except (TypeError, ValueError):  # a short row has None, a long one a list
@@ -23,8 +23,6 @@ def read_measures(path: Path) -> list[dict[str, float]]:
                 f"{path}, row {number}: {', '.join(map(str, row.values()))} are not all numbers; make it again"
             )
         rows.append(values)
-    if not rows:
-        raise UserError(f"{path} has no rows: no snapshot was measured")
     return rows
 
 

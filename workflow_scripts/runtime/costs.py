@@ -128,7 +128,7 @@ def recorded_cost(log: Path | None, on_gpus: bool) -> Iterator[dict[str, Any]]:
 def _begin(log: Path, devices: list[str]) -> None:
     """Note the start of a try; and how long the one before lived, if it did not say so itself."""
     file = log.with_suffix(SUFFIX)
-    before = _rows(file)
+    before = whole_rows(file)
     if before and "seconds" not in before[-1] and log.is_file():
         _append(log, _killed(before[-1], log))
     _append(log, {"started": round(time.time(), 2), "gpus": len(devices), "devices": devices})
@@ -149,8 +149,8 @@ def _append(log: Path, row: dict[str, Any]) -> None:
         return
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
-    """The lines that are whole; a node may have died while it wrote one."""
+def whole_rows(file: Path) -> list[dict[str, Any]]:
+    """The lines of a `.cost.jsonl` that are whole; a node may have died while it wrote one."""
     rows = []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
         try:
@@ -164,7 +164,7 @@ def read_costs(logs: Path) -> list[Cost]:
     """The costs below a results' `logs` folder, one per job; a try that still runs, or was killed, up to its log's end."""
     costs = []
     for file in sorted(logs.rglob(f"*{SUFFIX}")):
-        rows = _rows(file)
+        rows = whole_rows(file)
         log = file.with_name(file.name.removesuffix(SUFFIX) + ".log")
         if rows and "seconds" not in rows[-1] and log.is_file():
             rows.append(_killed(rows[-1], log))
@@ -176,7 +176,7 @@ def read_costs(logs: Path) -> list[Cost]:
 
 def last_start(log: Path) -> float | None:
     """When the last attempt of a stage with this log started, in seconds since 1970; None where none is recorded."""
-    starts = [row["started"] for row in _rows(log.with_suffix(SUFFIX)) if "started" in row]
+    starts = [row["started"] for row in whole_rows(log.with_suffix(SUFFIX)) if "started" in row]
     return starts[-1] if starts else None
 
 

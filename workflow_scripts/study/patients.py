@@ -42,10 +42,10 @@ def real_masks(
     patients = index["patient_id"].to_numpy()
     held_out = np.zeros(len(index), dtype=bool)
     if holdout is not None:
-        held_out = _belong(patients, read_csv(holdout)["patient_id"], holdout)
+        held_out = _belong(patients, read_csv(holdout, "holdout")["patient_id"], holdout)
     left_out = np.zeros(len(index), dtype=bool)
     if folds is not None:
-        table = read_csv(folds)
+        table = read_csv(folds, "folds")
         if exclude_fold not in set(table["fold"]):
             raise UserError(f"{folds} has no fold {exclude_fold}; it has {sorted(set(table['fold']))}")
         left_out = _belong(patients, table.loc[table["fold"] == exclude_fold, "patient_id"], folds)

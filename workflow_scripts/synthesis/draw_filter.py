@@ -38,7 +38,7 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.synthesis.figures import filter_figure
 
     (real, synthetic), views = read_features(arguments.real, arguments.synthetic), open_pixels(arguments.views)
-    answers, curve = read_csv(arguments.filter), read_csv(arguments.curve)
+    answers, curve = read_csv(arguments.filter, "filter"), read_csv(arguments.curve, "curve")
     check_rows({
         str(arguments.synthetic): len(synthetic), str(arguments.views): len(views), str(arguments.filter): len(answers),
     })  # fmt: skip

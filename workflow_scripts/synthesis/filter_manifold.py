@@ -149,7 +149,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     recipe: ManifoldRecipe = settings(arguments)
     real, synthetic = read_features(arguments.real, arguments.synthetic)
-    real_index, store = read_csv(arguments.real_index), ViewStore.open(arguments.views, arguments.index)
+    real_index, store = read_csv(arguments.real_index, "index"), ViewStore.open(arguments.views, arguments.index)
     check_rows({str(arguments.real): len(real), str(arguments.real_index): len(real_index)})
     check_rows({str(arguments.synthetic): len(synthetic), str(arguments.views): len(store)})
     training, held_out = real_masks(real_index, arguments.holdout, arguments.folds, arguments.exclude_fold)

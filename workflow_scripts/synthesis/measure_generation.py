@@ -92,7 +92,7 @@ def main(arguments: argparse.Namespace) -> None:
     recipe: ManifoldRecipe = settings(arguments)
     k = recipe.metric_k
     real, synthetic = read_features(arguments.real, arguments.synthetic)
-    index, decisions = read_csv(arguments.real_index), read_csv(arguments.filter)
+    index, decisions = read_csv(arguments.real_index, "index"), read_csv(arguments.filter, "filter")
     check_rows({str(arguments.real): len(real), str(arguments.real_index): len(index)})
     check_rows({str(arguments.synthetic): len(synthetic), str(arguments.filter): len(decisions)})
     training, held_out = real_masks(index, arguments.holdout, arguments.folds, arguments.exclude_fold)

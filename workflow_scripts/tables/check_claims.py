@@ -104,7 +104,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
     if arguments.margin <= 0:
         raise UserError(f"--margin {arguments.margin:g}: points above 0 are needed")
-    numbers = {name: read_csv(path) for name, path in zip(arguments.tables, arguments.numbers, strict=True)}
+    numbers = {name: read_csv(path, "numbers") for name, path in zip(arguments.tables, arguments.numbers, strict=True)}
     rows = dict(zip(fine_tuned, map(read_table_rows, arguments.rows), strict=True))
     for table, shown in rows.items():
         missing = [row.experiment for row in shown if row.experiment not in arguments.experiments]
@@ -115,7 +115,7 @@ def main(arguments: argparse.Namespace) -> None:
     predictions = {}
     if arguments.experiments:
         predictions = read_predictions([], arguments.experiments, arguments.predictions, arguments.classes)
-    shares = read_csv(arguments.shares) if arguments.shares else None
+    shares = read_csv(arguments.shares, "shares") if arguments.shares else None
     findings = check_claims(
         numbers, rows, predictions, arguments.holdout_protocol, arguments.margin, shares, arguments.pretraining_seeds
     )

@@ -116,7 +116,9 @@ def main(arguments: argparse.Namespace) -> None:
     """Read, bootstrap, write the numbers and the figure."""
     from workflow_scripts.core.files import read_csv, write_csv
 
-    values = numbers([read_csv(path) for path in arguments.efficiency], arguments.names, arguments.positive)
+    values = numbers(
+        [read_csv(path, "efficiency") for path in arguments.efficiency], arguments.names, arguments.positive
+    )
     write_csv(values.assign(origin=arguments.origin), arguments.output_csv)
     save(efficiency_figure(values, arguments.origin), arguments.output_figure)
 

@@ -62,10 +62,10 @@ def main(arguments: argparse.Namespace) -> None:
     """Read, leave out, pool, score, write, draw."""
     classes = arguments.classes
     rows = read_table_rows(arguments.rows)
-    index = read_csv(arguments.index)
+    index = read_csv(arguments.index, "index")
     predictions = read_external(arguments.experiments, arguments.predictions, index, classes)
     seen = arguments.seen_without_labels
-    duplicates = duplicated_patients(read_csv(arguments.pairs), f"external/{arguments.external}", seen)
+    duplicates = duplicated_patients(read_csv(arguments.pairs, "pairs"), f"external/{arguments.external}", seen)
     if duplicates:
         say(f"left out, since their views are near-duplicates of the study's: {', '.join(duplicates)}")
     predictions = {name: table[~table["patient_id"].isin(duplicates)] for name, table in predictions.items()}
@@ -80,7 +80,9 @@ def main(arguments: argparse.Namespace) -> None:
     values = external_numbers(rows, predictions, patients, index, classes, reference)
     if arguments.study_predictions:
         study = read_predictions(rows, arguments.experiments, arguments.study_predictions, classes)
-        at_home = {name: study_auroc(table, read_csv(arguments.real_index), classes) for name, table in study.items()}
+        at_home = {
+            name: study_auroc(table, read_csv(arguments.real_index, "index"), classes) for name, table in study.items()
+        }
         values["study_auroc"] = values["experiment"].map(at_home)
     else:
         values["study_auroc"] = np.nan

@@ -73,10 +73,10 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"--names names {len(arguments.names)} pictures, --figures {len(arguments.figures)}; one of each"
         )
-    folder, index = arguments.output_page.parent, read_csv(arguments.index)
+    folder, index = arguments.output_page.parent, read_csv(arguments.index, "index")
     summaries = [read_json(path) for path in arguments.summaries]
-    votes, pairs = read_csv(arguments.votes), read_csv(arguments.pairs)
-    agreement = read_csv(arguments.agreement) if arguments.agreement else None
+    votes, pairs = read_csv(arguments.votes, "votes"), read_csv(arguments.pairs, "pairs")
+    agreement = read_csv(arguments.agreement, "agreement") if arguments.agreement else None
     result = main_result(arguments) if arguments.numbers else None
     titles = json.loads(arguments.titles)
     links = [{"text": page_name(path, titles), "href": relative(path, folder)} for path in arguments.pages]
@@ -92,7 +92,7 @@ def main(arguments: argparse.Namespace) -> None:
         "lines": [
             {"name": "Privacy", "text": privacy_line(summaries)},
             {"name": "Label audit", "text": audit_line(votes, agreement)},
-            {"name": "The paper's claims", "text": claims_line(read_csv(arguments.claims))},
+            {"name": "The paper's claims", "text": claims_line(read_csv(arguments.claims, "claims"))},
         ],
         "pictures": [
             {"source": picture(path), "name": name, "href": relative(path, folder)}
@@ -107,7 +107,7 @@ def main_result(arguments: argparse.Namespace) -> dict[str, Any]:
     """The main table: its heading, what it may say, and its rows with the positions of their marks in percent."""
     if arguments.table is None or arguments.rows is None:
         raise UserError("--numbers needs --table and --rows, which say which table it is and what its rows are")
-    rows, values = read_table_rows(arguments.rows), read_csv(arguments.numbers)
+    rows, values = read_table_rows(arguments.rows), read_csv(arguments.numbers, "numbers")
     predictions = read_predictions(rows, arguments.experiments, arguments.predictions, arguments.classes)
     views = next(iter(predictions.values()))
     seeds, folds = views["seed"].nunique(), views["fold"].nunique()

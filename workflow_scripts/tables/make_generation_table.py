@@ -33,8 +33,8 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"--metrics names {len(arguments.metrics)} files, --filter {len(arguments.filter)}: one of each"
         )
-    metrics = [read_csv(path) for path in arguments.metrics]
-    inside = [read_csv(path)["inside"] for path in arguments.filter]
+    metrics = [read_csv(path, "metrics") for path in arguments.metrics]
+    inside = [read_csv(path, "filter")["inside"] for path in arguments.filter]
     values = generation_numbers(metrics)
     if arguments.reference_numbers:
         keys = [name.removesuffix("_published") for name in values["name"]]

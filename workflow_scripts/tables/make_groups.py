@@ -47,7 +47,7 @@ def main(arguments: argparse.Namespace) -> None:
     classes = arguments.classes
     rows = read_table_rows(arguments.rows)
     predictions = read_predictions(rows, arguments.experiments, arguments.predictions, classes)
-    index = read_csv(arguments.index)
+    index = read_csv(arguments.index, "index")
     missing = [column for column in arguments.groups if column not in index]
     if missing:
         raise UserError(f"{arguments.index} has no column {missing[0]}; crop the views again")

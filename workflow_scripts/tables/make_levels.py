@@ -196,7 +196,7 @@ def main(arguments: argparse.Namespace) -> None:
     classes, origin = arguments.classes, arguments.origin
     rows = read_table_rows(arguments.rows)
     predictions = read_predictions(rows, arguments.experiments, arguments.predictions, classes)
-    index = read_csv(arguments.index)
+    index = read_csv(arguments.index, "index")
     if "side" not in index:
         raise UserError(
             f"{arguments.index} has no column side, so the views of an organ side cannot be found; crop the views again"

@@ -76,7 +76,7 @@ def main(arguments: argparse.Namespace) -> None:
     rules += [("specificity", value) for value in arguments.specificities]
     rows = read_table_rows(arguments.rows)
     predictions = read_predictions(rows, arguments.experiments, arguments.predictions, classes)
-    index = read_csv(arguments.index)
+    index = read_csv(arguments.index, "index")
     units = {name: by_level(table, index, classes) for name, table in predictions.items()}
     table = [
         {"name": row.name, "experiment": row.experiment, "level": level, **point}

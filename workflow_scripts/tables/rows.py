@@ -51,7 +51,7 @@ def protocol_notes(protocol: str, curves: Sequence[Path], beside_the_papers: boo
     if not protocol:
         return []
     facts = json.loads(protocol)
-    real_views = [int(read_csv(curve)["real_views"].iloc[0]) for curve in curves]
+    real_views = [int(read_csv(curve, "curve")["real_views"].iloc[0]) for curve in curves]
     sentences = [made_with(facts, real_views)] if real_views else []
     return [*sentences, *filter(None, [not_comparable(facts, real_views)] if beside_the_papers else [])]
 

@@ -11,7 +11,6 @@ nothing but its hash and its number of frames.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import shutil
 import subprocess
@@ -27,7 +26,7 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import atomic_directory, read_rows, sha256, write_json, write_rows
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.runtime.code_version import code_version
-from workflow_scripts.runtime.costs import read_costs
+from workflow_scripts.runtime.costs import read_costs, whole_rows
 
 REPOSITORY = Path(__file__).parents[2]
 PROFILES = {
@@ -245,12 +244,8 @@ def costs(results: Path) -> list[dict[str, Any]]:
 
 def started(results: Path) -> list[float]:
     """When stages of the study first started, in seconds since 1970."""
-    first = []
-    for file in (results / "logs").rglob("*.cost.jsonl"):
-        row = json.loads(file.read_text(encoding="utf-8").partition("\n")[0] or "{}")
-        if "started" in row:
-            first.append(row["started"])
-    return first
+    tries = [whole_rows(file)[:1] for file in (results / "logs").rglob("*.cost.jsonl")]
+    return [row["started"] for rows in tries for row in rows if "started" in row]
 
 
 def _authors() -> list[dict[str, str]]:

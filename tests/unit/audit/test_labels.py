@@ -217,6 +217,24 @@ def test_stages_from_losses_to_label_sets(tmp_path) -> None:
     assert changed != suspicious
     assert sorted(original[view] for view in changed) == sorted(original[view] for view in suspicious)
 
+    whole = (tmp_path / "votes.csv").read_text()
+    for damaged, said in {
+        "".join(whole.splitlines(keepends=True)[:-1]): "are not of the same views: only one of them has",
+        whole.splitlines()[0]: "has no rows",
+        whole + whole.splitlines()[1] + "\n": "has a row before",
+        whole[:-2] + "x\n": "column suspicious, row .*: 'x' is not a number",
+        "": "it is empty",
+    }.items():
+        (tmp_path / "votes.csv").write_text(damaged)
+        for stage in (clean_labels, change_at_random):
+            with pytest.raises(UserError, match=f"votes.csv.*{said}"):
+                call(
+                    stage, "--policy", "flipped", "--votes", tmp_path / "votes.csv", "--complete", tmp_path / "complete.csv",
+                    "--classes", *CLASSES, "--output-labels", tmp_path / "no.csv",
+                    *(["--seed", 3] if stage is change_at_random else []),
+                )  # fmt: skip
+    assert not (tmp_path / "no.csv").exists()
+
     call(
         nest_labels, "--policy", "flipped", "--losses", *files, "--index", tmp_path / "index.csv", "--exceedances", 3,
         "--complete", tmp_path / "complete.csv", "--classes", *CLASSES, "--share", 0.5,

@@ -2,15 +2,20 @@
 
 import argparse
 import os
+import re
 import resource
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from tests.shared import REPOSITORY
 from workflow_scripts.core import files
 from workflow_scripts.core.errors import UserError
+from workflow_scripts.runtime.arguments import FILES
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path):
@@ -167,6 +172,36 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path):
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
         ".hidden", "model", "views", "views/a.npy",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("read", [files.read_csv, files.read_rows])
+def test_no_two_rows_share_the_key_of_their_table(tmp_path: Path, read: Callable[..., Any]):
+    file = tmp_path / "seed0.csv"
+    file.write_text("view_id,fold,epoch,loss\na,0,1,0.5\na,0,2,0.5\na,1,1,0.5\na,0,2,0.7\n")
+    with pytest.raises(
+        UserError, match=r"seed0.csv, row 4: view_id a, fold 0, epoch 2 has a row before; make it again"
+    ):
+        read(file, "losses")
+    with pytest.raises(UserError, match=r"seed0.csv, row 2: view_id a has a row before"):
+        read(file, "oof")
+    with pytest.raises(UserError, match=r"seed0.csv has no column 'share'"):
+        read(file, "efficiency")
+    assert len(read(file)) == 4  # where no key is named, rows may repeat
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:4]))
+    assert len(read(file, "losses")) == 3
+    file.write_text("view_id,fold,epoch,loss\n")
+    with pytest.raises(UserError, match=r"seed0.csv has no rows; make it again"):
+        read(file, "losses")
+    file.write_text("set_a,view_a,set_b,view_b\n")
+    assert len(read(file, "pairs")) == 0
+
+
+def test_stages_read_tables_that_have_a_key_by_their_name():
+    """A name is the flag's, and no stage reads such a flag's file as a table without one."""
+    assert files.KEYS.keys() <= FILES.keys()
+    for file in (REPOSITORY / "workflow_scripts").rglob("*.py"):
+        nameless = re.findall(r"read_(?:csv|rows)\(arguments\.(\w+)\)", file.read_text())
+        assert not set(nameless) & set(files.KEYS), file
 
 
 def test_a_missing_column_or_key_names_its_file(tmp_path: Path):

@@ -83,6 +83,14 @@ def test_an_unknown_checksum_is_recorded_and_holds_from_then_on(source, tmp_path
     verify_recorded_sha256(output)
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, lambda record: record.write_bytes(b"\x80\xff")])
+def test_a_record_that_cannot_be_read_is_said_before_anything_is_fetched(source, tmp_path, make):
+    make(tmp_path / "weights.pth.sha256")
+    with pytest.raises(UserError, match=r"weights.pth.sha256 (cannot be read|is not the record of a checksum)"):
+        fetch(source.as_uri(), "", tmp_path / "weights.pth")
+    assert not (tmp_path / "weights.pth").exists()
+
+
 def test_the_digits_in_torchvisions_names_count(source, tmp_path):
     fetch(source.as_uri(), "", tmp_path / f"resnet18-{DIGEST[:8]}.pth")
     with pytest.raises(UserError, match="not one beginning with f37072fd"):

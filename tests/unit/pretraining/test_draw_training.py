@@ -39,5 +39,15 @@ def test_training_stage(tmp_path) -> None:
     (tmp_path / "m.jsonl").write_text(json.dumps({"step": 1, "lr": 1}) + "\n")
     with pytest.raises(UserError, match="the metrics of diffusion hold none of loss_con"):
         training_figure.main(training_figure.parser().parse_args(flags))
+    for damaged, said in {
+        b'{"step": 1, "mse": 2}\n{"step": 2, "m': "not JSON, one object per line, or is damaged",
+        b"\x80\xff": "not JSON, one object per line",
+        b"null\n": "a line is no object",
+        b'{"mse": 1}\n': "no key 'step'",
+        b'{"step": 1, "mse": "x"}\n': "line 1, mse: 'x' is not a number",
+    }.items():
+        (tmp_path / "m.jsonl").write_bytes(damaged)
+        with pytest.raises(UserError, match=f"m.jsonl.*{said}"):
+            training_figure.main(training_figure.parser().parse_args(flags))
     with pytest.raises(UserError, match="one of each"):
         training_figure.main(training_figure.parser().parse_args([*flags, "--names", "a", "b"]))

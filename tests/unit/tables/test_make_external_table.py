@@ -167,7 +167,10 @@ def test_predictions_of_other_views_are_refused(tmp_path: Path, capsys: pytest.C
 
 def test_when_all_patients_are_duplicates_no_table_is_made(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     everyone = sorted(set(store()["patient_id"]))
-    pairs = [pair(set_a="labelled", patient_a="P", set_b="external/b", patient_b=patient) for patient in everyone]
+    pairs = [
+        pair(set_a="labelled", patient_a="P", set_b="external/b", view_b=patient, patient_b=patient)
+        for patient in everyone
+    ]
     with pytest.raises(SystemExit):
         run(stage.main, stage.parser(), flags(tmp_path, pairs))
     assert "none is left for an external test" in capsys.readouterr().err

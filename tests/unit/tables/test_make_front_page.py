@@ -77,10 +77,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         index[["view_id", "label"]].assign(votes=0, evaluations=4, suspicious=[1, 1, *[0] * (len(index) - 2)]),
         tmp_path / "votes.csv",
     )
-    write_csv(pd.DataFrame(columns=["set_a", "view_a"]), tmp_path / "pairs.csv")
+    write_csv(pd.DataFrame(columns=["set_a", "view_a", "set_b", "view_b"]), tmp_path / "pairs.csv")
     write_csv(shortcuts(), tmp_path / "shortcuts.csv")
     write_json(privacy(0, True), tmp_path / "privacy.json")
-    write_csv(pd.DataFrame({"result": ["confirmed", "within noise", "within noise"]}), tmp_path / "claims.csv")
+    results = ["confirmed", "within noise", "within noise"]
+    write_csv(pd.DataFrame({"claim": ["a", "b", "c"], "result": results}), tmp_path / "claims.csv")
     rows = [Row(row["name"], row["experiment"], row["init"], paper=row.get("paper", "")) for row in ROWS]
     values = tables.numbers(rows, experiments, CLASSES[1], "runs", "UD")
     write_csv(tables.with_paper_numbers("table2", values, [row.paper for row in rows]), tmp_path / "table2.csv")
@@ -153,7 +154,10 @@ def test_every_name_is_escaped(study: Path) -> None:
 
 
 def test_warnings_come_from_the_results(study: Path) -> None:
-    write_csv(pd.DataFrame({"set_a": ["labelled"], "view_a": ["x"]}), study / "pairs.csv")
+    write_csv(
+        pd.DataFrame({"set_a": ["labelled"], "view_a": ["x"], "set_b": ["labelled"], "view_b": ["y"]}),
+        study / "pairs.csv",
+    )
     write_json(privacy(3, False), study / "privacy.json")
     agreement = {"set": ["suspicious"], "against": ["original"], "views": [2], "agreement": [0.5]}
     write_csv(pd.DataFrame(agreement), study / "agreement.csv")

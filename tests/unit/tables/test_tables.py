@@ -499,7 +499,7 @@ def test_generation_table(tmp_path, generators: int) -> None:
     arguments += ["--holdout-protocol", "none" if generators == 1 else "per_fold"]
     curves = [tmp_path / f"curve{g}.csv" for g in range(generators)]
     for g, curve in enumerate(curves):
-        write_csv(pd.DataFrame({"rule": ["neighbours"], "k": [30], "real_views": [700 + g]}), curve)
+        write_csv(pd.DataFrame({"rule": ["neighbours"], "k": [30], "real_views": [700 + g], "scale": [1.0]}), curve)
     facts = metric_facts(load_config(yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8")), []))
     arguments += ["--curve", *map(str, curves), "--protocol", json.dumps(facts)]
     generation_table.main(generation_table.parser().parse_args(arguments))

@@ -53,6 +53,7 @@ def study(tmp_path: Path) -> tuple[dict, Path]:
         {"started": 1000.0, "gpus": 0},
         {"finished": True, "seconds": 2.5, "gpus": 0, "device": "CPU", "peak_mib": 70},
     ]
+    (results / "logs" / "crop_views" / "torn.cost.jsonl").write_text('{"star')
     (results / "logs" / "crop_views" / "labelled.cost.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in rows)
     )

@@ -1,5 +1,6 @@
 """Section `audit` of the config."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
@@ -10,8 +11,10 @@ from workflow_scripts.study.config.base import (
     Name,
     Number,
     Probability,
+    Problem,
     Settings,
     Whole,
+    cross_check,
 )
 from workflow_scripts.study.config.finetuning import FinetuningAugmentation, FinetuningRecipe
 
@@ -103,3 +106,13 @@ class Audit(Settings):
         description="CSV of a clinician's decisions (view_id, decision = keep | flip | discard | unsure; the "
         "review page writes it) for the label set `reviewed`.",
     )
+
+    @cross_check
+    def _runs_can_flag(self) -> Iterator[Problem]:
+        if not self.can_flag(self.vote.exceedances):
+            text = f"a run of {self.recipe.epochs} epochs (audit.recipe.epochs) can never hold {self.vote.exceedances}"
+            yield ("vote", "exceedances"), text
+
+    def can_flag(self, exceedances: int) -> bool:
+        """Whether a run has as many epochs as the rule asks for exceedances."""
+        return self.vote.method != "votes" or exceedances <= self.recipe.epochs

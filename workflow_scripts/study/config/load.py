@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -15,14 +16,17 @@ from workflow_scripts.study.config.lines import Lines
 from workflow_scripts.study.config.names import TABLES
 from workflow_scripts.study.config.study import Study
 
+# Characters of the listed problems together; the others are counted.
+LONGEST_MESSAGE = 1900
+
 
 def validated(merged: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any]:
     """A merged config as nested plain dicts and lists, with every default filled in.
 
     Keys that have no default and were left out (`labels` of a table row) stay out, but every table row gets its name; a
     pretraining run's `recipe` holds what the run changes. `files` are the config files that `merged` was merged from, the
-    last one winning; they only serve to find line numbers. Raises `UserError` that lists every problem: wrong values, and
-    what does not fit together among the others.
+    last one winning; they only serve to find line numbers. Raises `UserError` that lists the problems: wrong values, and what
+    does not fit together among the others.
     """
     raw = dict(merged)
     try:
@@ -34,9 +38,11 @@ def validated(merged: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any
     # A second look, with what is right: pydantic runs a section's checks only where all of its keys are right.
     together = _checked(_salvaged(Study, raw, {path for path, _ in wrong}))
     lines = Lines(files)
-    shown = [f"  {lines.where(path)}: {text[:LONGEST_TEXT]}" for path, text in [*wrong, *together]]
-    shown += [f"  (lines of {file} are not known: {reason})" for file, reason in lines.unread.items()]
-    raise UserError("the config has mistakes:\n" + "\n".join(shown))
+    found = [f"  {lines.where(path)}: {text[:LONGEST_TEXT]}" for path, text in [*wrong, *together]]
+    shown = sum(end < LONGEST_MESSAGE for end in accumulate(len(line) + 1 for line in found)) or 1
+    more = [f"  … and {len(found) - shown} more"] if shown < len(found) else []
+    more += [f"  (lines of {file} are not known: {reason})" for file, reason in lines.unread.items()]
+    raise UserError("\n".join(["the config has mistakes:", *found[:shown], *more]))
 
 
 def _dumped(study: Study) -> dict[str, Any]:

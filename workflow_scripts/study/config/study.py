@@ -37,7 +37,7 @@ from workflow_scripts.study.config.privacy import Privacy
 from workflow_scripts.study.config.release import Release
 from workflow_scripts.study.config.synthesis import Synthesis
 from workflow_scripts.study.config.tables import Row, Tables
-from workflow_scripts.study.label_sets import OUT_OF_FOLD
+from workflow_scripts.study.label_sets import OUT_OF_FOLD, label_set
 from workflow_scripts.study.paper import paper_rows
 
 # What a row's title says of its variant.
@@ -213,7 +213,12 @@ class Study(Settings):
         keys_seen: set[str] = set()
         for i, row in enumerate(getattr(self.tables, table).rows):
             where = ("tables", table, "rows", i)
-            for check in (self._known_row_start, self._reviewed_labels_exist, self._nested_labels_exist):
+            for check in (
+                self._known_row_start,
+                self._reviewed_labels_exist,
+                self._nested_labels_exist,
+                self._exceedances_are_reached,
+            ):
                 yield from as_far_as_valid(check(where, row))
             yield from as_far_as_valid(self._known_training_set(where, row, table))
             yield from as_far_as_valid(self._own_name(where, row, names_seen))
@@ -263,6 +268,14 @@ class Study(Settings):
     def _nested_labels_exist(self, where: KeyPath, row: Row) -> Iterator[Problem]:
         if row.labels is not None and row.labels.endswith("_nested") and self.audit.vote.method in OUT_OF_FOLD:
             text = "nested labels need a method that scores the training itself: votes, mean_loss or aum"
+            yield (*where, "labels"), text
+
+    def _exceedances_are_reached(self, where: KeyPath, row: Row) -> Iterator[Problem]:
+        asked = None if row.labels is None else label_set(str(row.labels)).exceedances
+        if asked is not None and not self.audit.can_flag(asked):
+            text = (
+                f"a run of {self.audit.recipe.epochs} epochs (audit.recipe.epochs) can never hold {asked} exceedances"
+            )
             yield (*where, "labels"), text
 
     @cross_check
