@@ -380,8 +380,9 @@ def test_holdout_is_stratified_and_reproducible() -> None:
 def test_holdout_command(tmp_path: Path) -> None:
     patients = [f"{n:03d}" for n in range(12)]  # names like numbers stay text
     index = pd.DataFrame({"patient_id": np.repeat(patients, 2), "label": ["homogeneous", "inhomogeneous"] * 12})
+    index.insert(0, "view_id", [f"v{n}" for n in range(24)])
     index.to_csv(tmp_path / "index.csv", index=False)
-    pd.DataFrame({"patient_id": patients, "fold": [0, 1, 2] * 4}).to_csv(tmp_path / "folds.csv", index=False)
+    index.assign(fold=np.repeat([0, 1, 2] * 4, 2)).to_csv(tmp_path / "folds.csv", index=False)
     command = ["--index", str(tmp_path / "index.csv"), "--seed", "0", "--output-holdout", str(tmp_path / "holdout.csv")]
     run(holdout.main, holdout.parser(), [*command, "--share", "0"])
     assert (tmp_path / "holdout.csv").read_text() == "patient_id\n"

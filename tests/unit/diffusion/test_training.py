@@ -295,9 +295,7 @@ def write_study(folder: Path, patients: int = 6, size: int = 8) -> list[str]:
     index = pd.DataFrame({"view_id": [f"v{n}#full" for n in range(len(views))], "image_id": "v", "patient_id": names})
     index.assign(organ="testicle", label="homogeneous", view="full").to_csv(folder / "labelled.csv", index=False)
     pd.DataFrame({"patient_id": ["p00"]}).to_csv(folder / "holdout.csv", index=False)
-    pd.DataFrame({"patient_id": sorted(set(names)), "fold": [0, 0, 1, 1, 2, 2]}).to_csv(
-        folder / "folds.csv", index=False
-    )
+    index.assign(fold=np.arange(len(index)) // 4).to_csv(folder / "folds.csv", index=False)
     return [
         *("--views", str(folder / "labelled.npy"), "--index", str(folder / "labelled.csv")),
         *("--holdout", str(folder / "holdout.csv"), "--output-model", str(folder / "model"), "--device", "cpu"),

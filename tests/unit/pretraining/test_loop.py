@@ -280,7 +280,8 @@ def pretrain_stage(tmp_path: Path) -> Stage:
     """Run the stage on two small sets and return the folder of its outputs."""
     write_set(tmp_path, "labelled", "testicle", [f"p{i % 6}" for i in range(18)], seed=1)
     write_set(tmp_path, "thyroid", "thyroid", [f"p{i % 6 + 4}" for i in range(12)], seed=2)
-    folds = pd.DataFrame({"patient_id": [f"p{i}" for i in range(6)], "fold": [0, 1, 2, 0, 1, 2]})
+    patients = [f"p{i}" for i in range(6)]
+    folds = pd.DataFrame({"view_id": patients, "patient_id": patients, "fold": [0, 1, 2, 0, 1, 2]})
     write_csv(folds, tmp_path / "folds.csv")
 
     def start(*extra: str, sets: tuple[str, ...] = ("labelled", "thyroid")) -> Path:

@@ -39,9 +39,8 @@ def study(tmp_path: Path) -> Path:
         "label": "", "view": "synthetic",
     }).to_csv(tmp_path / "views.csv", index=False)  # fmt: skip
     pd.DataFrame({"patient_id": [f"{i:03d}" for i in range(6)]}).to_csv(tmp_path / "holdout.csv", index=False)
-    pd.DataFrame({"patient_id": [f"{i:03d}" for i in range(40)], "fold": [i % 4 for i in range(40)]}).to_csv(
-        tmp_path / "folds.csv", index=False
-    )
+    folded = [{"view_id": f"v{i}", "patient_id": f"{i:03d}", "fold": i % 4} for i in range(40)]
+    pd.DataFrame(folded).to_csv(tmp_path / "folds.csv", index=False)
     return tmp_path
 
 

@@ -145,9 +145,8 @@ def study(tmp_path: Path) -> Path:
         tmp_path / "filter.csv", index=False
     )
     pd.DataFrame({"patient_id": [f"p{i:02d}" for i in range(25, 30)]}).to_csv(tmp_path / "holdout.csv", index=False)
-    pd.DataFrame({"patient_id": [f"p{i:02d}" for i in range(30)], "fold": [i % 3 for i in range(30)]}).to_csv(
-        tmp_path / "folds.csv", index=False
-    )
+    folded = [{"view_id": f"v{i}", "patient_id": f"p{i:02d}", "fold": i % 3} for i in range(30)]
+    pd.DataFrame(folded).to_csv(tmp_path / "folds.csv", index=False)
     return tmp_path
 
 
