@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -67,7 +68,11 @@ def choose_factor(
         trial = replace(inner, recipe=scaled(task.recipe, factor), trial=f"_trial{number}", earlier=before)
         try:
             (result,) = cross_validate({fold: start()}, trial, run)
+            # The last step may lead out of what numbers hold, and no loss after it says so.
+            is_finite = bool(np.isfinite(result.probabilities).all())
         except Diverged:
+            is_finite = False
+        if not is_finite:
             say(f"seed {task.seed}, fold {fold}: learning rates times {factor:g} diverge")
             continue
         area, loss = roc_auc_score(truth, result.probabilities), log_loss(truth, result.probabilities, labels=[0, 1])
@@ -98,7 +103,7 @@ def with_own_rates(
     """The factor chosen for each fold, and `task` as it goes on after the trials."""
     steps, chosen, earlier = trial_steps(task, patients, factors, share), dict[int, float](), 0
     for fold in sorted(task.targets):
-        chosen[fold] = choose_factor(task, fold, patients, factors, share, lambda fold=fold: start(fold), run, earlier)
+        chosen[fold] = choose_factor(task, fold, patients, factors, share, partial(start, fold), run, earlier)
         earlier += steps[fold]
     return chosen, replace(task, earlier=earlier)
 
