@@ -1,7 +1,8 @@
 """Run every benchmark that needs no data of its own, one process each, and write docs/performance.md: make bench.
 
 About an hour on two cores; a machine that does nothing else gives the steadiest ratios. What is left out needs real
-images: auto_crop, burnt_in_text, label_audit, shortcuts, and the second half of pretraining_gain. external_test runs by itself.
+images: auto_crop, batch_norm, burnt_in_text, label_audit, shortcuts, and the second half of pretraining_gain. external_test runs
+by itself.
 """
 
 from __future__ import annotations

@@ -68,7 +68,11 @@ def choose_factor(
         trial = replace(inner, recipe=scaled(task.recipe, factor), trial=f"_trial{number}", earlier=before)
         try:
             (result,) = cross_validate({fold: start()}, trial, run)
+            # The last step may lead out of what numbers hold, and no loss after it says so.
+            is_finite = bool(np.isfinite(result.probabilities).all())
         except Diverged:
+            is_finite = False
+        if not is_finite:
             say(f"seed {task.seed}, fold {fold}: learning rates times {factor:g} diverge")
             continue
         area, loss = roc_auc_score(truth, result.probabilities), log_loss(truth, result.probabilities, labels=[0, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import torch
 from tests.shared import start_run
 from tests.textures import textures
 from workflow_scripts.core.errors import UserError
+from workflow_scripts.finetuning import rates
 from workflow_scripts.finetuning.rates import at_rates, choose_factor, inner_split, scaled, with_own_rates
 from workflow_scripts.networks.backbone import Classifier
-from workflow_scripts.networks.cross_validation import CrossValidation, initial_classifier
+from workflow_scripts.networks.cross_validation import CrossValidation, Fold, initial_classifier
+from workflow_scripts.runtime.run import Run
 from workflow_scripts.runtime.work import Interrupted
 from workflow_scripts.study.config.finetuning import FinetuningRecipe
 
@@ -75,6 +78,20 @@ def test_the_factor_that_learns_is_taken_and_one_that_diverges_is_not(task: Cros
     assert not (tmp_path / "work" / "metrics.jsonl").exists()
     with pytest.raises(UserError, match="every factor"):
         choose_factor(task, 0, PATIENTS, [1e20, 1e30], 0.25, lambda: start(0), start_run(tmp_path / "other"), 0)
+
+
+def test_a_trial_whose_last_step_leaves_no_numbers_is_not_chosen(task: CrossValidation, tmp_path: Path, monkeypatch):
+    task = replace(task, recipe=RECIPE.model_copy(update={"epochs": 1}))
+    trained = rates.cross_validate
+
+    def broken(models: dict, trial: CrossValidation, run: Run) -> list[Fold]:
+        (result,) = trained(models, trial, run)
+        lost = np.full_like(result.probabilities, np.nan)
+        return [replace(result, probabilities=lost) if trial.trial == "_trial1" else result]
+
+    monkeypatch.setattr(rates, "cross_validate", broken)
+    start_fold = partial(start, 0)
+    assert choose_factor(task, 0, PATIENTS, [1e-3, 100.0], 0.25, start_fold, start_run(tmp_path / "work"), 0) == 1e-3
 
 
 def test_each_fold_is_trained_at_its_own_rates(task: CrossValidation):

@@ -560,7 +560,7 @@ def test_stage_learns_from_fewer_patients_and_predicts_all(inputs):
 def test_stage_chooses_learning_rates_on_an_inner_split(inputs):
     call(inputs, inputs / "plain")
     # Neither trial is the recipe; the second diverges.
-    call(inputs, inputs / "own", "--rate-factors", "10", "1e9", "--rate-holdout", "0.3")
+    call(inputs, inputs / "own", "--rate-factors", "10", "1e30", "--rate-holdout", "0.3")
     training = read_csv(inputs / "own" / "seed0_training.csv")
     assert training["rate_factor"].tolist() == [10, 10, 10]
     assert (training["weights_moved"] > read_csv(inputs / "plain" / "seed0_training.csv")["weights_moved"]).all()
@@ -568,7 +568,7 @@ def test_stage_chooses_learning_rates_on_an_inner_split(inputs):
     assert own["view_id"].tolist() == plain["view_id"].tolist()
     assert (own["probability"] != plain["probability"]).all()
     _, parameters = load_classifier(inputs / "own" / "seed0_fold0.safetensors")
-    assert (parameters["rate_factors"], parameters["rate_holdout"]) == ([10, 1e9], 0.3)
+    assert (parameters["rate_factors"], parameters["rate_holdout"]) == ([10, 1e30], 0.3)
     with pytest.raises(UserError, match="--rate-factors are tried on real views alone"):
         call(inputs, inputs / "mixed", *synthetic(inputs), "--synthetic-percent", "10", "--rate-factors", "1", "10")
 
