@@ -40,8 +40,8 @@ def main(arguments: argparse.Namespace) -> None:
     views = ViewStore.open(arguments.views, arguments.index)
     names = [f"{view_id}.png" for view_id in views.index["view_id"]]
     odd = next((name for name in names if Path(name).name != name or name.startswith(".")), None)
-    if odd is not None or len(set(names)) < len(names):
-        raise UserError(f"{arguments.index}: view_id must be unique and a file name ({odd or 'some are the same'})")
+    if odd is not None:
+        raise UserError(f"{arguments.index}: view_id must be a file name, and {odd} is none")
     note = PngImagePlugin.PngInfo()
     if arguments.origin:
         note.add_text("origin", arguments.origin)
