@@ -9,7 +9,7 @@ corrected by Holm. On the study's external patients the tables pool a patient's 
     python -m benchmarks.both_views --results results/busbra_quick --weights weights/tf_efficientnet_lite0_imagenet.safetensors \\
         [--work-dir EMPTY_FOLDER]
 
-An interrupted run with the same `--work-dir` continues.
+An interrupted run with the same `--work-dir` continues. The table of docs/data.md is written by this command.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 from benchmarks.measure import write_result
 
+PAGE = Path(__file__).parents[1] / "docs" / "data.md"
 SINGLE = "imagenet-complete"
 EXTERNAL = "others"
 PAIRED = f"{SINGLE}-paired"
@@ -122,8 +123,36 @@ def _outputs(stem: Path) -> Sequence[str]:
     return [f"--output-{kind}={stem}.{kind}" for kind in ("csv", "md", "tex", "html")]
 
 
+def write_page(rows: Sequence[dict[str, Any]]) -> None:
+    """Write the table of docs/data.md."""
+    from workflow_scripts.core.tables import p_value
+
+    lines = [
+        "| row | accuracy, out of fold | AUROC | difference to single | p | AUROC, external patients | difference |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        own, cells = row["out_of_fold"], [row["row"]]
+        cells += [f"{own['accuracy_mean']:.1f} ± {own['accuracy_std']:.1f}", f"{own['auroc_mean']:.1f}"]
+        cells += (
+            [_interval(own, "difference_mean", "difference"), p_value(own["p_corrected"])]
+            if "p_corrected" in own
+            else 2 * ["–"]
+        )
+        outside = row.get("external", {})
+        cells += [_interval(outside, name, name) if name in outside else "–" for name in ("auroc", "difference")]
+        lines.append(f"| {' | '.join(cells)} |")
+    begin, end = "<!-- benchmark: both_views -->\n", "<!-- end -->"
+    head, rest = PAGE.read_text(encoding="utf-8").split(begin)
+    PAGE.write_text(head + begin + "\n".join(lines) + "\n" + rest[rest.index(end) :], encoding="utf-8")
+
+
+def _interval(values: dict[str, float], name: str, ends: str) -> str:
+    return f"{values[name]:.1f} ({values[f'{ends}_low']:.1f} to {values[f'{ends}_high']:.1f})"
+
+
 def main() -> None:
-    """Train, fuse, test; write benchmarks/results/both_views.json."""
+    """Train, fuse, test; write benchmarks/results/both_views.json and the table of docs/data.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, required=True, help="results of the finished study")
     parser.add_argument("--weights", type=Path, required=True, help="the file of its initialisation `imagenet`")
@@ -135,6 +164,7 @@ def main() -> None:
     for row in rows:
         print(row)
     print(write_result("both_views", rows))
+    write_page(rows)
 
 
 if __name__ == "__main__":
