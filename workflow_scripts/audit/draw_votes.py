@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workflow_scripts.audit.labels import require_same_views
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import say
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
@@ -38,9 +39,9 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.core.figures import save
     from workflow_scripts.core.files import read_csv
 
-    votes = read_csv(arguments.votes, "votes").merge(
-        read_csv(arguments.index, "index")[["view_id", "image_id"]], on="view_id", validate="1:1"
-    )
+    votes, index = read_csv(arguments.votes, "votes"), read_csv(arguments.index, "index")
+    require_same_views(set(votes["view_id"]), set(index["view_id"]), arguments.votes, arguments.index)
+    votes = votes.merge(index[["view_id", "image_id"]], on="view_id", validate="1:1")
     evaluations = int(votes["evaluations"].max())
     if evaluations < 1:
         raise UserError(f"{arguments.votes}: no view was evaluated")

@@ -34,12 +34,17 @@ def decisions_of_votes(policy: str, votes: Iterable[Row]) -> dict[str, str]:
 def read_votes(path: Path, complete: Iterable[Row], source: Path) -> list[dict[str, str]]:
     """The rows of votes.csv, which must be of the views of `complete`, the labels in the file `source`; else `UserError`."""
     votes = read_rows(path, "votes")
-    apart = {row["view_id"] for row in votes} ^ {row["view_id"] for row in complete}
-    if apart:
-        raise UserError(
-            f"{path} and {source} are not of the same views: only one of them has {min(apart)}; one of the two is out of date"
-        )
+    require_same_views({row["view_id"] for row in votes}, {row["view_id"] for row in complete}, path, source)
     return votes
+
+
+def require_same_views(first: set[str], second: set[str], first_file: Path, second_file: Path) -> None:
+    """Raise `UserError` where one of two files has a view that the other lacks."""
+    if apart := first ^ second:
+        raise UserError(
+            f"{first_file} and {second_file} are not of the same views: only one of them has {min(apart)}; one of the two is "
+            "out of date"
+        )
 
 
 def rows_of_clinician(rows: Iterable[Row], source: str) -> list[dict[str, str]]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import atomic_path, refuse_torchscript, verify_recorded_sha256
 from workflow_scripts.core.randomness import philox
+from workflow_scripts.core.text import printable
 
 LAYOUTS = ("scratch", "scratch_fan_in", "torchvision", "uscl", "timm", "original")
 # Options with which timm's networks of a fixed input size take any: Vision Transformers, Swin Transformers.
@@ -27,6 +28,7 @@ ANY_SIZE: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 # Every classifier and encoder gets its input normalised with these (paper, Sec. 4.1).
 MEAN, STD = 0.5, 0.25
+LONGEST_NAME = 120  # characters of a tensor's name in a message
 # USCL numbers the children of a torchvision ResNet; those between (ReLU, pooling) have no weights.
 USCL_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 # Names under which training scripts usually store a state dictionary among other things.
@@ -212,7 +214,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path} holds tensors that are no plain weights: {_some(odd)}; save the network's state_dict() alone"
         )
-    broken = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    # In single precision, as they will be used: larger numbers become infinite there.
+    broken = [key for key, value in weights.items() if value.is_floating_point() and not value.float().isfinite().all()]
     if broken:
         raise UserError(f"{path}: weights {_some(broken)} are not finite; the training run that wrote them diverged")
     return weights
@@ -418,4 +421,5 @@ def _require_match(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], 
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+    shown = [printable(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…") for name in names[:3]]
+    return ", ".join(shown) + (" …" if len(names) > 3 else "")

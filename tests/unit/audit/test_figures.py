@@ -83,3 +83,8 @@ def test_audit_stage(tmp_path) -> None:
     write_csv(read_csv(tmp_path / "manifest.csv").assign(truth=""), tmp_path / "manifest.csv")
     with pytest.raises(UserError, match="column truth is missing or empty"):
         audit_figure.main(audit_figure.parser().parse_args([*flags, "--manifest", str(tmp_path / "manifest.csv")]))
+    write_csv(read_csv(tmp_path / "index.csv")[1:], tmp_path / "index.csv")
+    with pytest.raises(
+        UserError, match=r"votes.csv and .*index.csv are not of the same views: only one of them has a#1"
+    ):
+        audit_figure.main(audit_figure.parser().parse_args(flags))

@@ -245,6 +245,21 @@ def test_odd_tensors_are_refused_before_they_are_computed_with(small, tmp_path, 
     assert ("cannot be read as weights" if kind == "nested" else f"conv1.weight ({kind})") in said
 
 
+def test_names_of_a_file_stay_one_line(small, tmp_path):
+    state = {**small.state_dict(), "k" * 10**5: torch.zeros(1), "a\nb\x1b[31m": torch.zeros(1)}
+    torch.save(state, tmp_path / "odd.pth")
+    said = refuse(small, "torchvision", tmp_path / "odd.pth")
+    assert len(said) < 1000
+    assert said.isprintable()
+
+
+def test_weights_that_single_precision_cannot_hold_are_refused(small, tmp_path):
+    state = dict(small.state_dict())
+    state["conv1.weight"] = torch.full_like(state["conv1.weight"], 1e300, dtype=torch.float64)
+    torch.save(state, tmp_path / "large.pth")
+    assert "weights conv1.weight are not finite" in refuse(small, "torchvision", tmp_path / "large.pth")
+
+
 def test_integers_are_no_weights(small, tmp_path):
     state = {name: value.to(torch.int64) for name, value in small.state_dict().items()}
     torch.save(state, tmp_path / "whole.pth")
