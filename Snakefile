@@ -54,6 +54,7 @@ rule all:
         RELEASES,
         PNG_FOLDERS,
         result("review.html"),
+        READING,
         result("claims.html"),
         result("report.html"),
         result("index.html"),

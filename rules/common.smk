@@ -419,3 +419,5 @@ SHOWN_EXPERIMENTS = list(dict.fromkeys(name for table in SHOWN_TABLES for name i
 PNG_FOLDERS = [result(f"synthesis/{cohort}png") for cohort in COHORTS] if config["synthesis"]["png"] else []
 # A set that others made is theirs to release.
 RELEASES = [] if SYNTHETIC_FOLDER else [result(f"release/{cohort}synthetic.zip") for cohort in COHORTS]
+# The page on which a clinician reads views of the release; a release per fold would need one page each.
+READING = [result("reading.html")] if RELEASES and config["holdout"] == "none" else []

@@ -256,6 +256,28 @@ rule draw_closest_pairs:
         "{params.command} --log {log:q}"
 
 
+rule make_reading_page:
+    input:
+        sorted(map(str, Path(REPOSITORY, "workflow_scripts/audit/review_page").iterdir())),
+        synthetic_views=result("views/synthetic.npy"),
+        filter=result("synthesis/filter.csv"),
+        privacy=result("synthesis/privacy.csv"),
+        real_views=result("views/labelled.npy"),
+        real_index=result("views/labelled.csv"),
+    output:
+        page=result("reading.html"),
+        key=result("synthesis/reading_key.csv"),
+    log:
+        log_of("make_reading_page"),
+    localrule: True
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        **stage("privacy.make_reading_page", reading_views=config["release"]["reading_views"], origin=ORIGIN),
+    shell:
+        "{params.command} --log {log:q}"
+
+
 rule pack_release:
     input:
         views=result("views/{cohort}synthetic.npy"),
@@ -263,6 +285,8 @@ rule pack_release:
         privacy=result("synthesis/{cohort}privacy.csv"),
         summary=result("synthesis/{cohort}privacy.json"),
         metrics=result("synthesis/{cohort}metrics.csv"),
+        readings=config["release"]["readings"] or [],
+        key=result("synthesis/reading_key.csv") if config["release"]["readings"] else [],
     output:
         archive=result("release/{cohort}synthetic.zip"),
         text=result("checks/{cohort}text_synthetic.csv"),
@@ -280,7 +304,7 @@ rule pack_release:
     params:
         **stage(
             "privacy.pack_release",
-            settings=config["release"],
+            settings={key: config["release"][key] for key in ("title", "licence", "contact", "without_audit")},
             organ=DATA["target_organ"],
             origin=ORIGIN,
             on_text=DATA["on_text"],

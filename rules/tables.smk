@@ -492,6 +492,7 @@ rule make_front_page:
         figures=[result(f"figures/{picture}.png") for picture in PICTURES],
         pages=[
             *[result(f"{page}.html") for page in ("report", "review", "claims")],
+            *READING,
             result(f"synthesis/{COHORTS[0]}privacy.html"),
             *[result(f"tables/{table}.html") for table in TABLES],
         ],

@@ -74,6 +74,7 @@ rule synthesis:
         [result(f"synthesis/{cohort}{name}") for cohort in COHORTS for name in ("metrics.csv", "privacy.json")],
         [result("canaries/canaries.html")] if CANARIES else [],
         RELEASES,
+        READING,
         PNG_FOLDERS,
     localrule: True
 

@@ -45,7 +45,7 @@ def test_a_study_of_paper_size_is_planned_with_few_submissions(tmp_path: Path):
             writer.writerow([f"U{i:05}", f"u/{i}.bmp", f"Q{i:05}", organ, "", "esaote_mylab", "", "homogeneous"])
     planned = Study(tmp_path, []).planned()
     # Of these, what a cluster is asked for: the others take seconds and run where Snakemake does.
-    assert sum(planned.values()) <= 242
+    assert sum(planned.values()) <= 243
     submitted = ("crop_views", "train_audit", "pretrain", "train_diffusion", "sample_shard", "embed", "finetune")
     assert sum(planned[rule] for rule in submitted) <= 165
 
@@ -53,6 +53,7 @@ def test_a_study_of_paper_size_is_planned_with_few_submissions(tmp_path: Path):
 def test_per_fold_holdout_plans_one_generator_per_seed_and_fold(tmp_path: Path):
     (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
     planned = Study(tmp_path, []).change("holdout", {"holdout": "per_fold"}).planned()
+    assert "make_reading_page" not in planned
     assert planned["train_diffusion"] == 4 * 3
     assert planned["pretrain"] == 13 * 4 * 3
 
@@ -95,6 +96,7 @@ def test_a_published_set_takes_the_generators_place(tmp_path: Path):
         "select_checkpoint",
         "measure_denoising",
         "pack_release",
+        "make_reading_page",
     }
     assert not absent & set(planned)
 

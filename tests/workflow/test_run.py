@@ -85,7 +85,7 @@ def test_report_release_and_model_card_say_phantom(finished: Study):
     front = (results / "index.html").read_text(encoding="utf-8")
     assert "PHANTOM" in front
     links = re.findall(r'href="([^"]+)"', front)
-    assert len(links) == 4 + 13  # pictures; report, review, claims, privacy and the tables
+    assert len(links) == 4 + 14  # pictures; report, review, reading, claims, privacy and the tables
     assert all((results / link).is_file() for link in links)
     assert "PHANTOM" in (results / "diffusion" / "model" / "README.md").read_text(encoding="utf-8")
     shutil.unpack_archive(results / "release" / "synthetic.zip", finished.folder / "unpacked")
@@ -179,8 +179,8 @@ def test_a_changed_setting_reruns_the_stages_it_belongs_to(finished: Study, tmp_
     # The copy encoder has a stage of its own: what the audit of copies is tuned with retrains nothing else.
     planned = study.change("copies", {"manifold": {"privacy": {"encoder_steps": 3}}}).planned()
     assert planned == {
-        "embed_copies": 1, "audit_privacy": 1, "draw_closest_pairs": 1, "pack_release": 1, "make_report": 1,
-        "make_front_page": 1,
+        "embed_copies": 1, "audit_privacy": 1, "draw_closest_pairs": 1, "pack_release": 1,
+        "make_reading_page": 1, "make_report": 1, "make_front_page": 1,
     }  # fmt: skip
     planned = study.change("figure", {"figures": {"views_per_sheet": 6}}).planned()
     assert planned == {"draw_views": 3, "make_report": 1, "make_front_page": 1}
@@ -199,7 +199,7 @@ def edited(finished: Study, tmp_path: Path) -> Study:
 
 
 # They name files of the repository by their place, and the copy has another.
-MOVED = {"make_review_page": 1, "make_report": 1, "make_front_page": 1}
+MOVED = {"make_review_page": 1, "make_reading_page": 1, "make_report": 1, "make_front_page": 1}
 LOSS = "workflow_scripts/networks/contrastive.py"
 
 

@@ -11,12 +11,11 @@ that keeps or flips the label follows from it. Open, the label and votes are sho
 from __future__ import annotations
 
 import argparse
-import base64
-import io
 from typing import TYPE_CHECKING, Any
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import say
+from workflow_scripts.core.pages import png
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 
@@ -128,15 +127,6 @@ def contents(
         "cards": listed,
         "images": {str(i): image for i, image in images.items()},
     }
-
-
-def png(view: np.ndarray) -> str:
-    """A view (H, H) uint8 as a lossless data URL."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(view).save(buffer, format="PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 if __name__ == "__main__":

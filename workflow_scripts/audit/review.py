@@ -15,7 +15,7 @@ from workflow_scripts.core.pages import render_page
 # Where no label is suspicious, this many of the most voted views are read.
 CANDIDATES = 20
 _PAGE = Path(__file__).with_name("review_page")
-_SCRIPTS = ("trajectory.js", "decisions.js", "page.js")
+_SCRIPTS = ("trajectory.js", "decisions.js", "readings.js", "page.js")
 
 
 def trajectories(losses: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -81,5 +81,5 @@ def fingerprint(cards: Iterable[Mapping[str, Any]], mode: str) -> str:
 
 
 def review_html(study: Mapping[str, Any]) -> str:
-    """The whole page: `study` is embedded as escaped JSON."""
+    """The whole page: `study` is embedded as escaped JSON. Its mode: blind or open (labels), or reading (generated views)."""
     return render_page(_PAGE, _SCRIPTS, study=study)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def render_page(folder: Path, scripts: Sequence[str] = (), **content: Any) -> str:
@@ -24,6 +28,15 @@ def render_page(folder: Path, scripts: Sequence[str] = (), **content: Any) -> st
     return environment.get_template("page.html.j2").render(
         style=Markup(style), style_hash=_hash(style), script=Markup(script), script_hash=_hash(script), **content
     )
+
+
+def png(view: np.ndarray) -> str:
+    """A view (H, H) uint8 as a lossless data URL."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(view).save(buffer, format="PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _hash(text: str) -> str:

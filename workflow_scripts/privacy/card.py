@@ -8,6 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from workflow_scripts.core.text import plain
+from workflow_scripts.privacy.readings import NOBODY, Reading
 
 METRICS = {
     "precision": "precision",
@@ -36,13 +37,20 @@ def dataset_card(
     size: int,
     privacy: Mapping[str, Any],
     metrics: Sequence[Mapping[str, str]],
+    reading: Reading | None = None,
 ) -> str:
     """The card's Markdown.
 
-    `counts`: generated, filtered, copies, text, released. `privacy`: the copy audit's summary. `metrics`: rows of
-    metrics.csv (set, metric, batch, value). `origin`: empty, or the stamp of data that come from no patient.
+    `counts`: generated, filtered, copies, unfit, text, released. `privacy`: the copy audit's summary. `metrics`: rows of
+    metrics.csv (set, metric, batch, value). `reading`: a clinician's, if there is one. `origin`: empty, or the stamp of data
+    that come from no patient.
     """
     stamp = f"**{plain(origin)}**: made from drawn phantoms, not from patients.\n\n" if origin else ""
+    unfit = (
+        f"| of the others, left out since a reader called them not fit to be shared | {counts['unfit']} |\n"
+        if reading
+        else ""
+    )
     text = f"| of the others, left out since OCR found text in them | {counts['text']} |\n" if counts["text"] else ""
     audited = privacy["possible"]
     if not audited:
@@ -85,7 +93,7 @@ organ and its number in the generated set. It holds no labels, no real views and
 | generated | {counts["generated"]} |
 | inside the manifold of the real views (filter) | {counts["filtered"]} |
 | of these, flagged by the copy audit and left out | {found} |
-{text}| released | {counts["released"]} |
+{unfit}{text}| released | {counts["released"]} |
 
 The filter keeps a generated view if its features lie within one of the real views' balls, whose radius is the
 distance to the k-th nearest real view, scaled where the filter was calibrated on views of unseen patients. {compared}
@@ -96,6 +104,9 @@ distance to the k-th nearest real view, scaled where the filter was calibrated o
 Precision and recall with nearest-neighbour balls around disjoint reference batches of real views (mean ± standard
 deviation over the batches), and around all training views; in brackets a 95 % interval over patients. All but KID,
 MMD and what is extrapolated depend on the number of views, so compare sets of one size only.
+
+## Reading
+{plain(reading.text if reading else NOBODY)}
 
 ## Privacy
 {_privacy(privacy)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from workflow_scripts.privacy.readings import NOBODY, Reading
+
 CONTEXT = {
     "@language": "en", "@vocab": "https://schema.org/", "column": "cr:column", "conformsTo": "dct:conformsTo",
     "cr": "http://mlcommons.org/croissant/", "rai": "http://mlcommons.org/croissant/RAI/",
@@ -20,9 +22,13 @@ COLUMNS = {"file_name": "sc:Text", "organ": "sc:Text", "index": "sc:Integer", "o
 
 
 def croissant(
-    title: str, licence: str, organ: str, origin: str, released: int, table_sha256: str, audited: bool
-) -> str:
-    """The JSON-LD text; `table_sha256` is the checksum of train/metadata.csv, `audited`: the copy audit was possible."""
+    title: str, licence: str, organ: str, origin: str, released: int, table_sha256: str, audited: bool,
+    reading: Reading | None = None,
+) -> str:  # fmt: skip
+    """The JSON-LD text; `table_sha256` is the checksum of train/metadata.csv, `audited`: the copy audit was possible.
+
+    `reading` is a clinician's, if there is one; the field of the RAI vocabulary for it says so, or that there is none.
+    """
     made = "made and audited" if audited else "made, NOT audited for copies of training views"
     stamp = f"{origin}: made from drawn phantoms, not from patients. " if origin else ""
     fields = [
@@ -42,10 +48,11 @@ def croissant(
     document = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "conformsTo": ["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"],
         "name": " ".join(title.split()),
         "description": f"{stamp}{released} synthetic {organ} ultrasound views drawn by a diffusion model; README.md says"
         f" how they were {made}, and what they must not be used for.",
+        "rai:dataAnnotationAnalysis": reading.text if reading else NOBODY,
         "license": " ".join(licence.split()) or "not chosen",
         "distribution": [
             {

@@ -1,5 +1,5 @@
 """Pack the releasable synthetic set: filtered views without those the copy audit flags or OCR finds text in, as one
-deterministic archive.
+deterministic archive. Views that a clinician called not fit to be shared stay out, too.
 
 The zip holds `train/synthetic_<number>.png` with `train/metadata.csv` (the ImageFolder layout of dataset hubs),
 `README.md` (a dataset card), `croissant.json` (the same for machines) and `checksums.sha256`. The same inputs give the
@@ -28,10 +28,11 @@ from workflow_scripts.core.log import progress, say
 from workflow_scripts.core.store import check_rows, open_pixels
 from workflow_scripts.privacy.card import dataset_card
 from workflow_scripts.privacy.croissant import croissant
+from workflow_scripts.privacy.readings import read_readings, releasable
 from workflow_scripts.privacy.summary import read_summary
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import add_settings, run, settings, stage_parser
-from workflow_scripts.study.config.release import Release
+from workflow_scripts.study.config.release import ReleaseCard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,16 +45,16 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can state
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    add_inputs(parser, "views filter privacy summary metrics")
+    add_inputs(parser, "views filter privacy summary metrics readings? key?")
     add_outputs(parser, "archive text? figure?")
     add_parameters(parser, "organ origin on_text")
-    add_settings(parser, Release)
+    add_settings(parser, ReleaseCard)
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Pack the archive."""
-    release: Release = settings(arguments)
+    release: ReleaseCard = settings(arguments)
     views = open_pixels(arguments.views)
     filtered, audited = read_rows(arguments.filter, "filter"), read_rows(arguments.privacy, "privacy")
     check_rows({
@@ -66,23 +67,27 @@ def main(arguments: argparse.Namespace) -> None:
             " released. Set diffusion.holdout_patients and train the generator again, or set release.without_audit: true;"
             " the cards then say that the set was not audited"
         )
-    kept = [row["inside"] == "1" for row in filtered]
-    copies = [row["copy"] == "1" for row in audited]
-    original = [number for number, inside in enumerate(kept) if inside and not copies[number]]
-    texts = find_text(arguments, views, original)
-    released = [number for number in original if number not in texts]
+    if (arguments.readings is None) != (arguments.key is None):
+        raise UserError("--readings and --key belong together: give both or neither")
+    reading = read_readings(arguments.readings, arguments.key) if arguments.readings else None
+    original = releasable(filtered, audited)
+    fit = [number for number in original if reading is None or number not in reading.unfit]
+    texts = find_text(arguments, views, fit)
+    released = [number for number in fit if number not in texts]
+    kept = sum(row["inside"] == "1" for row in filtered)
     counts = {
         "generated": len(views),
-        "filtered": sum(kept),
-        "copies": sum(inside and copy for inside, copy in zip(kept, copies, strict=True)),
+        "filtered": kept,
+        "copies": kept - len(original),
+        "unfit": len(original) - len(fit),
         "text": len(texts),
         "released": len(released),
     }
     if not released:
         raise UserError(
             f"nothing is left to release: of {len(views)} synthetic views the filter keeps {counts['filtered']}, and"
-            f" the copy audit flags {counts['copies']} of those, and {counts['text']} others hold text. Generate more views"
-            " or train the generator for fewer steps"
+            f" the copy audit flags {counts['copies']} of those, a clinician called {counts['unfit']} not fit to be shared, and"
+            f" {counts['text']} others hold text. Generate more views or train the generator for fewer steps"
         )
     card = dataset_card(
         title=release.title,
@@ -94,12 +99,13 @@ def main(arguments: argparse.Namespace) -> None:
         size=views.shape[1],
         privacy=privacy,
         metrics=metrics,
+        reading=reading,
     )
     table = metadata(released, arguments.organ, arguments.origin)
     digest = hashlib.sha256(table).hexdigest()
     about = croissant(
-        release.title, release.licence, arguments.organ, arguments.origin, len(released), digest, privacy["possible"]
-    )
+        release.title, release.licence, arguments.organ, arguments.origin, len(released), digest, privacy["possible"], reading
+    )  # fmt: skip
     documents = {"README.md": card.encode(), "croissant.json": about.encode(), "train/metadata.csv": table}
     with atomic_path(arguments.output_archive) as temporary:
         files = members(views, released, documents)

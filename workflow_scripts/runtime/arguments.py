@@ -55,6 +55,7 @@ FILES = {
     "holdout": "CSV of the patients that the generator never sees: patient_id",
     "html": "the page, .html",
     "index": "CSV index of the views: view_id, image_id, patient_id, organ, label, view",
+    "key": "CSV of what each view of the reading page is: page, view, source, name",
     "labellers": "classifiers that label the synthetic views, .safetensors, one per fold",
     "labels": "CSV of a label set: view_id, label, keep",
     "losses": "CSVs of the audit's losses: view_id, fold, epoch, loss",
@@ -81,6 +82,7 @@ FILES = {
     "real": "features of the labelled views, float32 (N, D)",
     "real_index": "CSV index of the labelled views",
     "real_views": "store of the labelled views, uint8 .npy",
+    "readings": "CSV of a clinician's readings of generated and real views, as the reading page writes it",
     "scores": "CSV of how well the audit finds planted errors",
     "shard": "one shard of the synthetic views, uint8 .npy",
     "shards": "the shards in order, uint8 .npy",
@@ -158,6 +160,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "profiles": {"help": "JSON of the crop profiles, by the manifest's column device"},
     "protocol": {"default": "", "help": "JSON of what the numbers were made with, by study.protocol; empty: not said"},
+    "reading_views": {"type": int, "default": 50, "help": "generated views to read, among as many real ones"},
     "record": _choice(
         "training", "evaluation", default="training",
         help="losses of the training batches, or of a pass over the clean views after each epoch",

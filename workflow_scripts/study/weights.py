@@ -64,14 +64,16 @@ def require_supplied(config: Mapping[str, Any]) -> None:
 
     Files of weights below `FOLDER` are not looked for; a rule fetches them, and `require_files` knows which are needed.
     """
-    decisions, model = config["audit"]["decisions"], config["diffusion"]["model"]
+    model = config["diffusion"]["model"]
     activations = config["embedding"]["published_activations"]
     if activations and not Path(activations).is_file():
         raise UserError(f"{activations} (embedding.published_activations) does not exist; supply it, or empty the key")
-    if decisions and not Path(decisions).is_file():
-        raise UserError(
-            f"{decisions} (audit.decisions) does not exist; export it from the review page, or empty the key"
-        )
+    for section, key, page in (("audit", "decisions", "review"), ("release", "readings", "reading")):
+        file = config[section][key]
+        if file and not Path(file).is_file():
+            raise UserError(
+                f"{file} ({section}.{key}) does not exist; export it from the {page} page, or empty the key"
+            )
     if model and not Path(model, "model_index.json").is_file():
         raise UserError(f"{model} (diffusion.model) is no Diffusers folder: it holds no model_index.json; name another")
     for weight in weight_files(config).values():

@@ -48,6 +48,7 @@ BLIND = 0.5
 PAGES = {
     "report": "Report with every table and figure",
     "review": "Label review",
+    "reading": "Reading of generated views",
     "claims": "The paper's claims",
     "privacy": "Privacy audit",
     "levels": "By organ side and patient",

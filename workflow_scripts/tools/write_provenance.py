@@ -48,7 +48,8 @@ PACKAGES = (
 )
 # Settings whose values are paths; what they name is in the crate by its hash where it is a file.
 PATHS = {
-    "results", "manifest", "root", "patient_key", "decisions", "file", "external", "published_activations", "masks", "folder",
+    "results", "manifest", "root", "patient_key", "decisions", "readings", "file", "external", "published_activations", "masks",
+    "folder",
 }  # fmt: skip
 COSTS = ("stage", "jobs", "attempts", "seconds", "gpu_seconds", "watt_hours", "peak_mib", "device")
 
@@ -192,6 +193,7 @@ def hashed_inputs(config: Mapping[str, Any], results: Path) -> list[dict[str, st
         extent = " x ".join(map(str, read_npy(store).shape))
         rows.append({"name": f"views, {store.stem}", "sha256": sha256(store), "description": f"uint8, {extent}"})
     others = {"decisions of the clinician": config["audit"]["decisions"]}
+    others |= {"readings of generated views": config["release"]["readings"]}
     others |= {f"weights, {name}": start.get("file") or "" for name, start in config["initialisations"].items()}
     others |= {"weights, inception": config["embedding"]["inception"]["file"]}
     others |= {"published activations": config["embedding"]["published_activations"]}

@@ -573,6 +573,11 @@ def learnt_from(table: str, init: str = "imagenet", variant: str = "", **trainin
         ({"initialisations": {"imagenet": {"normalisation": [0.5, 0.5, 0.5]}}}, "is no mean and deviation: two numbers"),
         ({"initialisations": {"imagenet": {"normalisation": [0.5, 0.0]}}}, "deviations above 0"),
         ({"embedding": {"published_activations": "ref_acts.npz"}}, "features of two networks do not compare"),
+        ({"release": {"readings": "r.csv"}, "holdout": "per_fold"}, "release.readings: with holdout: per_fold every fold has"),
+        (
+            {"release": {"readings": "r.csv"}, "synthesis": {"source": "folder", "folder": "x"}},
+            "release.readings: a set that others made",
+        ),
         ({"pretraining": {"seeds": 3}, "holdout": "per_fold"}, "pretraining.seeds: 3, but with holdout: per_fold"),
         ({"pretraining": {"seeds": 3}, "seeds": [0, 1, 3, 4]}, "starts from pretraining number 2:"),
         (learnt_from("table5"), r"rows.0.training_set: no training set 'x'; finetuning.training_sets has none"),

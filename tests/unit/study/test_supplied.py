@@ -36,6 +36,10 @@ def test_the_shipped_study_is_planned_without_any_file(tmp_path: Path, monkeypat
     ("section", "message"),
     [
         ({"audit": {"decisions": "absent.csv"}}, r"absent\.csv \(audit\.decisions\) does not exist"),
+        (
+            {"release": {"readings": "absent.csv"}},
+            r"absent\.csv \(release\.readings\) does not exist; export it from the reading",
+        ),
         ({"diffusion": {"model": "absent"}}, r"absent \(diffusion\.model\) is no Diffusers folder"),
         (
             {"initialisations": {"uscl": {"layout": "uscl", "file": "mine/uscl.pth", "url": "", "sha256": ""}}},

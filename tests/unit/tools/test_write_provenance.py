@@ -42,6 +42,7 @@ def study(tmp_path: Path) -> tuple[dict, Path]:
         "url": "https://host.org/w.pth?key=token123",
     }
     config["audit"]["decisions"] = str(decisions)
+    config["release"]["readings"] = str(home / "readings_of_mueller.csv")
     config["diffusion"]["model"] = str(home / "model")
     for name in ("tables/external/clinic", "views", "logs/crop_views"):
         (results / name).mkdir(parents=True)

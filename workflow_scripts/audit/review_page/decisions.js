@@ -3,7 +3,7 @@
 class Decisions {
   constructor(study) {
     this.study = study;
-    this.blindMode = study.mode === "blind";
+    this.blindMode = study.mode !== "open";
     this.name = `label-review-${study.fingerprint}`;
     this.clear();
     this.kept = this.load() && this.save();
@@ -49,16 +49,20 @@ class Decisions {
   // The four answers, in the order of their keys. Blind, the first two are the classes themselves.
   get answers() {
     const first = this.blindMode
-      ? this.study.classes.map((name) => ({ reading: name, text: name, keys: [] }))
+      ? this.study.classes.map((name) => ({ reading: name, text: name, short: name, keys: [] }))
       : [
-          { decision: "keep", text: "keep the label", keys: ["k"] },
-          { decision: "flip", text: "flip the label", keys: ["f"] },
+          { decision: "keep", text: "keep the label", short: "keep", keys: ["k"] },
+          { decision: "flip", text: "flip the label", short: "flip", keys: ["f"] },
         ];
     const others = [
-      { decision: "discard", text: "discard: not usable", keys: ["d"] },
-      { decision: "unsure", text: "unsure", keys: ["u"] },
+      { decision: "discard", text: "discard: not usable", short: "discard", keys: ["d"] },
+      { decision: "unsure", text: "unsure", short: "unsure", keys: ["u"] },
     ];
     return [...first, ...others].map((answer, i) => ({ ...answer, keys: [String(i + 1), ...answer.keys] }));
+  }
+
+  get file() {
+    return "decisions.csv";
   }
 
   decide(card, answer) {
@@ -104,8 +108,7 @@ class Decisions {
     return made.reduce((a, b) => (!a || this.decided[b.id].at >= this.decided[a.id].at ? b : a), undefined);
   }
 
-  // RFC 4180, with the mark by which spreadsheets know UTF-8.
-  get csv() {
+  get rows() {
     const lines = [["view_id", "label", "decision", "reading", "blind", "comment", "reviewed_at"]];
     for (const card of this.study.cards) {
       const made = this.decided[card.id];
@@ -113,7 +116,12 @@ class Decisions {
       const comment = this.comments[card.id] ?? "";
       lines.push([card.id, card.label, made.decision, made.reading, made.blind ? "1" : "0", comment, made.at]);
     }
-    return "\ufeff" + lines.map((cells) => cells.map(Decisions.cell).join(",") + "\r\n").join("");
+    return lines;
+  }
+
+  // RFC 4180, with the mark by which spreadsheets know UTF-8.
+  get csv() {
+    return "\ufeff" + this.rows.map((cells) => cells.map(Decisions.cell).join(",") + "\r\n").join("");
   }
 
   // An apostrophe keeps a spreadsheet from taking a comment for a formula; the workflow takes it off again.

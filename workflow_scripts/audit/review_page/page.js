@@ -1,6 +1,7 @@
 (() => {
   const study = JSON.parse(document.getElementById("study").textContent);
-  const store = new Decisions(study);
+  const isReading = study.mode === "reading";
+  const store = isReading ? new Readings(study) : new Decisions(study);
   const { cards, classes } = study;
   const blind = store.blindMode;
   const $ = (id) => document.getElementById(id);
@@ -28,12 +29,14 @@
   const doubtful = tally("suspicious")
     ? `${tally("suspicious")} suspicious views`
     : `${tally("candidate")} candidates (the audit suspects no view; these are its most voted ones)`;
-  $("about").textContent =
-    `${doubtful} and ${tally("control")} unsuspicious controls of the same labels, ` +
+  $("about").textContent = isReading
+    ? `${cards.length} views, some real and some generated, in random order. The page does not know which are which.`
+    : `${doubtful} and ${tally("control")} unsuspicious controls of the same labels, ` +
     (blind ? "in random order." : "from the most to the least voted.");
   const lack = tally("suspicious") ? "" : "The audit suspects no view; among these are its most voted ones. ";
-  $("explanation").textContent =
-    lack + (blind ? "You read blind: say what you see. Whether that keeps or flips the label follows from comparing your reading with it, and is shown afterwards." : "");
+  $("explanation").textContent = isReading
+    ? "Fit: the anatomy is plausible, nothing in the view misleads, and nothing in it could name a person. Answer both for every view; what it is is not shown."
+    : lack + (blind ? "You read blind: say what you see. Whether that keeps or flips the label follows from comparing your reading with it, and is shown afterwards." : "");
 
   // Reading.
   function showViews() {
@@ -82,6 +85,10 @@
     $("shown-label").hidden = blind;
     if (!blind) $("shown-label").replaceChildren("Its label: ", chip(card.label));
     if (blind && !made) return;
+    if (isReading) {
+      panel.append(line("verdict", "Noted."));
+      return;
+    }
     if (!store.isRevealed(card)) {
       panel.append(
         line("verdict", "Noted."),
@@ -134,7 +141,7 @@
     $("count").textContent = `${store.count} of ${cards.length} decided`;
     $("warning").hidden = store.kept;
     $("warning").textContent =
-      "This browser does not keep your decisions: closing the page loses them. Download decisions.csv (Summary) before you close it.";
+      "This browser does not keep your decisions: closing the page loses them. Download " + store.file + " (Summary) before you close it.";
   }
 
   function show() {
@@ -195,14 +202,12 @@
     $("summary-title").textContent = complete ? "All views are decided. Thank you." : "So far";
     $("summary-text").textContent = complete
       ? "Download the file; you can still go back and change decisions before you do."
-      : `${store.count} of ${cards.length} views are decided. Views without a decision are not in the file and keep their label.`;
+      : `${store.count} of ${cards.length} views are decided. ` +
+        (isReading ? "The file can be used once all are." : "Views without a decision are not in the file and keep their label.");
     // Before the end, keep and flip by group would tell a blind reader about labels that she has not seen.
-    const byGroup = complete || !blind;
-    const columns = byGroup ? ["keep", "flip", "discard", "unsure"] : store.answers.map((answer) => answer.reading ?? answer.decision);
-    const value = (card) => {
-      const made = store.decided[card.id];
-      return made && (byGroup ? made.decision : made.reading || made.decision);
-    };
+    const byGroup = !isReading && (complete || !blind);
+    const columns = byGroup ? ["keep", "flip", "discard", "unsure"] : store.answers.map((answer) => answer.short);
+    const value = (card) => (byGroup ? store.decided[card.id]?.decision : store.answers[store.answered(card)]?.short);
     const names = { suspicious: "suspicious", candidate: "candidates", control: "controls" };
     const groups = byGroup ? Object.keys(names).filter(tally) : [];
     const row = (title, chosen, className = "") => {
@@ -227,7 +232,7 @@
   function download() {
     const link = make("a");
     link.href = URL.createObjectURL(new Blob([store.csv], { type: "text/csv;charset=utf-8" }));
-    link.download = "decisions.csv";
+    link.download = store.file;
     document.body.append(link);
     link.click();
     link.remove();
@@ -374,7 +379,7 @@
     [["z", "Backspace"], "take back the decision shown, or else the last one"],
     [["c"], "comment; Esc goes back to the keys"],
     [["+", "−", "click"], "zoom; the mouse moves the detail"],
-    [["v"], "next other view of the organ side"],
+    ...(isReading ? [] : [[["v"], "next other view of the organ side"]]),
     [["0"], "zoom, brightness and contrast back to normal"],
     [["s"], "summary and download"],
   ];

@@ -95,7 +95,9 @@ class Study(Settings):
     privacy: Privacy = Field(
         default_factory=Privacy, description="Attacks on the generator that need training runs of their own."
     )
-    release: Release = Field(default_factory=Release, description="The card of the released synthetic set.")
+    release: Release = Field(
+        default_factory=Release, description="The released synthetic set: its card, and the clinician who reads it."
+    )
     finetuning: Finetuning = Field(
         default_factory=Finetuning, description="Fine-tuning on labelled views (paper, Sec. 4.3)."
     )
@@ -337,6 +339,17 @@ class Study(Settings):
                 ("privacy", "canaries"),
                 "canaries are marked views that a generator is trained on, and this study trains none; set it to 0",
             )
+
+    @cross_check
+    def _what_is_read_is_one_release(self) -> Iterator[Problem]:
+        where = ("release", "readings")
+        if self.release.readings and self.synthesis.source == "folder":
+            yield (
+                where,
+                "a set that others made (synthesis.source: folder) is not released, so no reading is of it; empty it",
+            )
+        if self.release.readings and self.holdout == "per_fold":
+            yield where, "with holdout: per_fold every fold has a set of its own, and none has a reading page; empty it"
 
     @cross_check
     def _release_is_audited(self) -> Iterator[Problem]:
