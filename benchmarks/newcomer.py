@@ -117,12 +117,18 @@ def size(folder: Path) -> int:
 
 def write_page(rows: Sequence[Mapping], cores: int) -> None:
     """Put the waits between the markers of the README, as one sentence; each counts from the one before."""
-    busy = " that other programs used, too" if max(row["load"] for row in rows) > 1.5 * cores else ""
-    waits = ", ".join(f"{row['what']} {row['seconds']:.0f} s and {row['mib']:.0f} MB" for row in rows)
+    busy = ", shared with other programs" if max(row["load"] for row in rows) > 1.5 * cores else ""
+    waits = ", ".join(f"{row['what']} {row['seconds']:.0f} s{megabytes(row['mib'])}" for row in rows)
     begin, end = "<!-- newcomer: python -m benchmarks.newcomer -->\n", "<!-- end -->"
     head, rest = PAGE.read_text(encoding="utf-8").split(begin)
-    note = f"What a newcomer waits for, one after the other, on {cores} cores{busy}: {waits}."
-    PAGE.write_text(f"{head}{begin}{note}\n{rest[rest.index(end) :]}", encoding="utf-8")
+    PAGE.write_text(
+        f"{head}{begin}Waits, one after the other, on {cores} cores{busy}: {waits}.\n{rest[rest.index(end) :]}", "utf-8"
+    )
+
+
+def megabytes(mib: float) -> str:
+    """What a wait puts on the disk, in brackets; nothing where it is less than one."""
+    return f" ({mib / 1024:.1f} GB)" if mib >= 1000 else f" ({mib:.0f} MB)" if mib >= 1 else ""
 
 
 if __name__ == "__main__":

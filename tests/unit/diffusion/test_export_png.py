@@ -36,7 +36,11 @@ def test_pixels_names_and_origin_are_those_of_the_store(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(["a", "../b"], r"\.\./b\.png"), (["a", "a"], "row 2: view_id a has a row before"), (["a"], "different numbers of rows")],
+    [
+        (["a", "../b"], r"\.\./b\.png"),
+        (["a", "a"], "row 2: view_id a has a row before"),
+        (["a"], "different numbers of rows"),
+    ],
 )
 def test_names_must_be_files_of_the_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str], message: str
