@@ -4,9 +4,9 @@ Writes per synthetic view `index, nearest_view, feature_distance, correlation, s
 training view behind the strongest evidence, the distance to the nearest one in the embedding's features, the best
 normalised cross-correlation over flips and shifts, the best cosine of the copy encoder, the score, whether it lies above
 the threshold, and authenticity. The summary (JSON, and a page) holds counts, the control on held-out patients, the
-membership AUCs from outside and from the generator's weights, the share of planted copies of each kind that are found,
-and in words what may and may not be claimed. Where no patient was held out, no closeness can be called unusual: `copy` and
-the control are left empty, and page and summary say that the audit was not possible.
+membership AUCs from outside and from the generator's weights, the risks of singling out, linkability and inference, the
+share of planted copies of each kind that are found, and in words what may and may not be claimed. Where no patient was
+held out, no closeness can be called unusual: `copy` and the control are left empty, and page and summary say that the audit was not possible.
 
     python -m workflow_scripts.privacy.audit_privacy --real embedding/labelled.npy --real-views views/labelled.npy \\
         --real-index views/labelled.csv --synthetic embedding/synthetic.npy --synthetic-views views/synthetic.npy \\
@@ -123,7 +123,7 @@ def main(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
     from workflow_scripts.privacy import copies as privacy
-    from workflow_scripts.privacy import membership
+    from workflow_scripts.privacy import membership, risks
     from workflow_scripts.privacy.planted import planted_copies, planted_rows, power
     from workflow_scripts.synthesis.checks import extent
     from workflow_scripts.synthesis.neighbours import nearest
@@ -209,25 +209,38 @@ def main(arguments: argparse.Namespace) -> None:
         },
         "membership_auc": {},
     }  # fmt: skip
-    summary["generator"] = membership.attack_on_weights(
-        _errors(arguments.denoising, index["view_id"].to_numpy()[training | held_out]),
-        patients[training | held_out], held_out[training | held_out], seed,
-    )  # fmt: skip
+    errors = np.full(len(store), np.nan)
+    audited = training | held_out
+    errors[audited] = _errors(arguments.denoising, index["view_id"].to_numpy()[audited])
+    summary["generator"] = membership.attack_on_weights(errors[audited], patients[audited], held_out[audited], seed)
     for name, members in (("unfiltered", np.ones(len(kept), dtype=bool)), ("filtered", kept)):
-        reach = nearest(np.asarray(real), synthetic[members], 1)[0][:, 0]
+        reach, rows = (found[:, 0] for found in nearest(np.asarray(real), synthetic[members], 1))
         auc, low, high = membership.membership_auc(
             reach[training], patients[training], reach[held_out], patients[held_out], seed
         )
         summary["membership_auc"][name] = {"value": auc, "low": low, "high": high}
+    # `reach` and `rows` are now those of the filtered set, which is what is released.
+    sides = [(patients[members], members) for members in (training, held_out)]
+    alarms = privacy.cross_fitted_alarms(held_scores, patients[held_out], recipe.false_alarms)
+    summary["risks"] = risks.measured({
+        "singling_out": (copies[kept], alarms, summary["held_out_patients"]),
+        "linkability": (*(risks.linked(rows[members], names) for names, members in sides), None),
+        "inference": (*risks.recognised(*((reach[m], names) for names, m in sides)), None),
+        "inference_with_weights": (*risks.recognised(*((errors[m], names) for names, m in sides)), None),
+    })  # fmt: skip
     _write(table, summary | privacy.statements(summary), arguments)
 
 
 def _write(table: pd.DataFrame, summary: dict[str, Any], arguments: argparse.Namespace) -> None:
-    page = audit_layout(summary)
-    say(f"{markdown(page)}\n{summary['may_say']}\n{summary['caveats']}")
+    from workflow_scripts.privacy.risks import risks_layout
+
+    pages = [audit_layout(summary)]
+    if summary["possible"]:
+        pages.insert(0, risks_layout(summary["risks"], arguments.origin))
+    say("\n".join([*map(markdown, pages), summary["may_say"], summary["caveats"]]))
     write_csv(table, arguments.output_privacy)
     write_json(summary, arguments.output_summary)
-    write_text(html_page(page), arguments.output_page)
+    write_text(html_page(*pages), arguments.output_page)
 
 
 def _errors(source: Path, view_ids: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ def attack_on_weights(errors: np.ndarray, patients: np.ndarray, held_out: np.nda
     held-out patients, of whom no tenth can be taken.
     """
     names = np.array([str(name) for name in patients])
-    training, unseen = (_means(errors[members], names[members]) for members in (~held_out, held_out))
+    training, unseen = (patient_means(errors[members], names[members]) for members in (~held_out, held_out))
     auc, low, high = membership_auc(training, np.arange(len(training)), unseen, np.arange(len(unseen)), seed)
     caught = None
     if len(unseen) >= LEAST_PATIENTS:
@@ -62,7 +62,8 @@ def attack_on_weights(errors: np.ndarray, patients: np.ndarray, held_out: np.nda
     }  # fmt: skip
 
 
-def _means(values: np.ndarray, patients: np.ndarray) -> np.ndarray:
+def patient_means(values: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """Mean (P,) of each patient's views' values (N,), in the order of the sorted names."""
     _, member, counts = np.unique(patients, return_inverse=True, return_counts=True)
     return np.bincount(member, weights=values) / counts
 
