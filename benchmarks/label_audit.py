@@ -283,7 +283,7 @@ def write_page(record: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Flip, audit, score, clean, train, time; write benchmarks/results/label_audit.json and the tables of docs/audit.md."""
-    from workflow_scripts.audit.score_audit import score_methods
+    from workflow_scripts.audit.score_audit import DRAWS, score_methods
     from workflow_scripts.study.config.audit import VoteRule
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -307,6 +307,7 @@ def main() -> None:
                 wrong,
                 VoteRule(),
                 POSITIVE,
+                DRAWS,
             )
             rows = [*scores.to_dict("records"), cleanlab_row(oof, noisy, wrong)]
             found += [{"draw": draw, **row} for row in rows]

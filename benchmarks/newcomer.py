@@ -3,18 +3,20 @@
     python -m benchmarks.newcomer                              # in a bare clone; writes the table of the README
     python -m benchmarks.newcomer --environment .venv --configfile tests/workflow/smallest.yaml --no-page     # a try
 
-Without --environment it sets one up as `make` does, which needs the package index. Nothing else is fetched.
+Without --environment it sets one up as `make` does, which needs the package index. Nothing else is fetched. Result and table
+are written after each wait. Processor seconds, of a command and its children, tell how much other programs slowed the clock.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.measure import write_result
@@ -35,35 +37,41 @@ def main() -> None:
     parser.add_argument("--no-page", action="store_true", help="print the rows, and write neither result nor README")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder, "tusflow"), arguments.environment, arguments.configfile, arguments.cores)
-    if not arguments.no_page:
-        print(write_result("newcomer", rows, cores=arguments.cores, configfile=arguments.configfile))
-        write_page(rows)
+        rows: list[dict] = []
+        for row in measure(Path(folder, "tusflow"), arguments.environment, arguments.configfile, arguments.cores):
+            rows.append(row)
+            print(f"{row['what']:30}{row['seconds']:9.1f} s{row['mib']:9.0f} MB", flush=True)
+            if not arguments.no_page:
+                write_result("newcomer", rows, cores=arguments.cores, configfile=arguments.configfile)
+                write_page(rows, arguments.cores)
 
 
-def measure(clone: Path, environment: Path | None, configfile: str, cores: int) -> list[dict]:
-    """Seconds of each wait, and MiB on the disk after it that were not there before."""
-    rows: list[dict] = []
+def measure(clone: Path, environment: Path | None, configfile: str, cores: int) -> Iterator[dict]:
+    """Seconds of each wait, and MiB on the disk after it that were not there before; the machine's load as it begins."""
 
-    def waited(what: str, command: list[str], programs: Path | None = None, status: int = 0) -> str:
-        before, start = size(clone), time.perf_counter()
+    def waited(what: str, command: list[str], programs: Path | None = None, status: int = 0) -> tuple[dict, str]:
+        before, load, start = size(clone), os.getloadavg()[0], time.perf_counter()
         found = {**os.environ, "OMP_NUM_THREADS": "1"}
         if programs:
             found["PATH"] = f"{programs}{os.pathsep}{found['PATH']}"
+        spent_before = processor_seconds()
         done = subprocess.run(command, cwd=clone if clone.exists() else None, env=found, capture_output=True, text=True)
+        seconds = time.perf_counter() - start
         if done.returncode != status:
             sys.exit(f"error: {' '.join(command)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-4000:]}")
-        rows.append({"what": what, "seconds": time.perf_counter() - start, "mib": (size(clone) - before) / MIB})
-        print(f"{what:30}{rows[-1]['seconds']:9.1f} s{rows[-1]['mib']:9.0f} MB", flush=True)
-        return done.stdout + done.stderr
+        row = {
+            "what": what, "seconds": seconds, "cpu_seconds": processor_seconds() - spent_before,
+            "mib": (size(clone) - before) / MIB, "load": load,
+        }  # fmt: skip
+        return row, done.stdout + done.stderr
 
-    waited("clone", ["git", "clone", "--quiet", f"file://{REPOSITORY}", str(clone)])
+    yield waited("clone", ["git", "clone", "--quiet", f"file://{REPOSITORY}", str(clone)])[0]
     if environment is None:
-        waited("environment", ["make", f"PYTHON={sys.executable}", ".venv/ready"])
+        yield waited("environment", ["make", f"PYTHON={sys.executable}", ".venv/ready"])[0]
         environment = clone / ".venv"
     programs = environment.absolute() / "bin"
     (clone / "wrong.yaml").write_text("finetuning: {recipe: {epoch: 3}}\n", encoding="utf-8")
-    message = waited(
+    row, message = waited(
         "message of a wrong key",
         ["snakemake", "--dry-run", "--configfile", configfile, "wrong.yaml"],
         programs,
@@ -71,15 +79,15 @@ def measure(clone: Path, environment: Path | None, configfile: str, cores: int) 
     )
     if "wrong.yaml line 1, finetuning.recipe.epoch: unknown key 'epoch'" not in message:
         sys.exit(f"error: another message than expected:\n{message}")
+    yield row
     run = ["snakemake", "--configfile", configfile, "--cores", str(cores)]
     results = subprocess.run(
         ["python", "-c", RESULTS, configfile], cwd=clone, env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
-    waited("first picture", [*run, "--", f"{results}/figures/figure1.png"], programs)
-    waited("first table", [*run, "--", f"{results}/tables/table2.csv"], programs)
-    waited("everything", run, programs)
-    return rows
+    yield waited("first picture", [*run, "--", f"{results}/figures/figure1.png"], programs)[0]
+    yield waited("first table", [*run, "--", f"{results}/tables/table2.csv"], programs)[0]
+    yield waited("everything", run, programs)[0]
 
 
 RESULTS = """
@@ -88,6 +96,12 @@ from pathlib import Path
 from workflow_scripts.tools.plan import read_config
 print(read_config([Path("config.yaml"), Path(sys.argv[1])])["results"])
 """
+
+
+def processor_seconds() -> float:
+    """Of this process's ended children, and theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def size(folder: Path) -> int:
@@ -100,13 +114,14 @@ def size(folder: Path) -> int:
     return sum(found.values())
 
 
-def write_page(rows: list[Mapping]) -> None:
+def write_page(rows: Sequence[Mapping], cores: int) -> None:
     """Put the table between the markers of the README; each row counts from the one before."""
-    lines = ["| from the command to | seconds | MB |", "|---|---|---|"]
-    lines += [f"| {row['what']} | {row['seconds']:.0f} | {row['mib']:.0f} |" for row in rows]
+    busy = " while other programs used them" if max(row["load"] for row in rows) > 1.5 * cores else ""
+    lines = ["| to the … | seconds | processor seconds | MB |", "|---|---|---|---|"]
+    lines += [f"| {row['what']} | {row['seconds']:.0f} | {row['cpu_seconds']:.0f} | {row['mib']:.0f} |" for row in rows]
     begin, end = "<!-- newcomer -->\n", "<!-- end -->"
     head, rest = PAGE.read_text(encoding="utf-8").split(begin)
-    note = "Measured in a bare clone by `python -m benchmarks.newcomer`; each row counts from the one before."
+    note = f"Measured by `python -m benchmarks.newcomer` on {cores} cores{busy}; each row counts from the one before."
     PAGE.write_text(f"{head}{begin}{note}\n\n" + "\n".join(lines) + "\n" + rest[rest.index(end) :], encoding="utf-8")
 
 

@@ -78,20 +78,21 @@ def as_published(features: Mapping[str, pd.DataFrame], truth: np.ndarray) -> lis
     ]
 
 
-def with_callipers(views: np.ndarray, index: pd.DataFrame) -> dict[str, Any]:
+def with_callipers(views: np.ndarray, index: pd.DataFrame, measured: pd.DataFrame) -> dict[str, Any]:
     """How many of STUDIES studies the test of callipers finds at p < 0.001, and its AUROC and p over them."""
     from workflow_scripts.audit.shortcuts import find_shortcuts, patient_features
+    from workflow_scripts.audit.view_features import measure_views
 
     found = []
     for number in range(STUDIES):
         draws = np.random.default_rng([1, number])
         patients, truth = random_study(sorted(set(index["patient_id"])), draws)
         rows = np.flatnonzero(index["patient_id"].isin(patients))
-        chosen, own = views[rows], index.iloc[rows].reset_index(drop=True)
-        positive = own["patient_id"].isin(np.array(patients)[truth]).to_numpy()
-        marked = positive & (draws.random(len(rows)) < PLANTED)
-        chosen[marked] = burnt_in(chosen[marked], draws)
-        tests = find_shortcuts(patient_features(chosen, own), truth, seed=number)
+        positive = index["patient_id"].iloc[rows].isin(np.array(patients)[truth]).to_numpy()
+        marked = rows[positive & (draws.random(len(rows)) < PLANTED)]
+        own = measured.copy()
+        own.iloc[marked] = measure_views(burnt_in(views[marked], draws), index.iloc[marked]).to_numpy()
+        tests = find_shortcuts(patient_features(own.iloc[rows], index.iloc[rows]), truth, seed=number)
         found.append(next(each for each in tests if each.test == "overlay"))
     aurocs, p = [each.auroc for each in found], [each.p_corrected for each in found]
     return {
@@ -105,7 +106,7 @@ def shuffled(features: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """How many of SHUFFLED studies raise an alarm though nothing tells their labels, with a 95 % interval."""
     from scipy.stats import binomtest
 
-    from workflow_scripts.audit.find_shortcuts import is_alarm
+    from workflow_scripts.audit.shortcut_table import is_alarm
     from workflow_scripts.audit.shortcuts import find_shortcuts
 
     alarms = 0
@@ -147,13 +148,15 @@ def write_page(rows: Sequence[Mapping[str, Any]]) -> None:
 def main() -> None:
     """Test, plant, shuffle; write benchmarks/results/shortcuts.json and the table of docs/audit.md."""
     from workflow_scripts.audit.shortcuts import patient_features
+    from workflow_scripts.audit.view_features import measure_views
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--busbra", type=Path, required=True, help="folder with bus_data.csv and Images/")
     views, index = load_views(parser.parse_args().busbra)
-    features = patient_features(views, index)
+    measured = measure_views(views, index)
+    features = patient_features(measured, index)
     truth = (index["label"] == "malignant").groupby(index["patient_id"]).any().to_numpy()
-    rows = [*as_published(features, truth), with_callipers(views, index), shuffled(features)]
+    rows = [*as_published(features, truth), with_callipers(views, index, measured), shuffled(features)]
     for row in rows:
         print(row)
     print(write_result("shortcuts", rows, view_size=SIDE, patients=PATIENTS, positives=POSITIVES))

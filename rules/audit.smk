@@ -40,7 +40,7 @@ rule find_shortcuts:
     priority: 1
     localrule: True
     conda:
-        "../envs/evaluation.yaml"
+        "../envs/training.yaml"
     params:
         **stage("audit.find_shortcuts", classes=CLASSES, origin=ORIGIN),
     shell:

@@ -226,8 +226,7 @@ def start_weights(init, seed):
         return [file] if file else []
     return [
         result(f"pretraining/{init}/{study.repeat_of(int(seed), config)}{cohort}backbone.safetensors")
-        for cohort in COHORTS
-        if not cohort or cohort.startswith(f"seed{seed}_")
+        for cohort in study.seed_cohorts(seed, config)
     ]
 
 
@@ -313,6 +312,27 @@ def embedding_weights(wildcards):
 def experiment_weights(wildcards):
     """The weights that an experiment's folds start from."""
     return start_weights(EXPERIMENTS[wildcards.experiment].init, wildcards.seed)
+
+
+def made_of(wildcards):
+    """What the training set of an experiment is made of; empty where it has real views alone."""
+    return study.training_set(EXPERIMENTS[wildcards.experiment], config)
+
+
+def synthetic_training(wildcards, suffix):
+    """The synthetic views (.npy) or indexes (.csv) that an experiment's folds learn: none, one, or one per fold."""
+    if not (parts := made_of(wildcards)):
+        return []
+    return [result(f"views/{cohort}{parts['set']}{suffix}") for cohort in study.seed_cohorts(wildcards.seed, config)]
+
+
+def labeller_weights(wildcards):
+    """The networks that label the synthetic views of an experiment, one per fold, if networks do."""
+    experiment = study.labeller(EXPERIMENTS[wildcards.experiment], config)
+    return [
+        result(f"finetuning/{experiment.name}/seed{wildcards.seed}_fold{fold}.safetensors")
+        for fold in (FOLDS if experiment else [])
+    ]
 
 
 def experiment_labels(wildcards):

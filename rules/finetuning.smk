@@ -12,6 +12,9 @@ rule finetune:
         labels=experiment_labels,
         folds=experiment_folds,
         weights=experiment_weights,
+        synthetic_views=lambda wildcards: synthetic_training(wildcards, ".npy"),
+        synthetic_index=lambda wildcards: synthetic_training(wildcards, ".csv"),
+        labellers=labeller_weights,
     output:
         predictions=result("finetuning/{experiment}/seed{seed}.csv"),
         weights=[result(f"finetuning/{{experiment}}/seed{{seed}}_fold{fold}.safetensors") for fold in FOLDS],
@@ -36,7 +39,9 @@ rule finetune:
             backbone=lambda wildcards: study.backbone_of(EXPERIMENTS[wildcards.experiment].init, config),
             normalisation=lambda wildcards: study.normalisation_of(EXPERIMENTS[wildcards.experiment].init, config),
             layout=lambda wildcards: start_layout(EXPERIMENTS[wildcards.experiment].init),
-            training_percent=lambda wildcards: study.training_percent(EXPERIMENTS[wildcards.experiment]),
+            training_percent=lambda wildcards: study.training_percent(EXPERIMENTS[wildcards.experiment], config),
+            synthetic_percent=lambda wildcards: made_of(wildcards).get("synthetic_percent"),
+            synthetic_labels=lambda wildcards: made_of(wildcards).get("labels"),
         ),
     shell:
         "{params.command} --log {log:q}"

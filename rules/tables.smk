@@ -1,4 +1,4 @@
-# Tables 1-4, the generation table, what lies beside them, and the paper's claims.
+# Tables 1-5, the generation table, what lies beside them, and the paper's claims.
 CALIBRATION = config["figures"]["calibration"] if config["figures"]["calibration"] in SHOWN_TABLES else ""
 LEAK = study.leak_experiments(config)
 LEARNING = study.learning_experiments(config)
@@ -303,6 +303,42 @@ if PROBES:
             "{params.command} --log {log:q}"
 
 
+if config["tables"]["table5"]["rows"]:
+
+    # Do synthetic views teach?
+    rule draw_synthetic:
+        input:
+            table_parameters("table5"),
+            predictions=predictions_of(table_experiments("table5")),
+        output:
+            figure=report(
+                result("figures/synthetic.png"),
+                category="Classification",
+                labels={"figure": "trained on synthetic, tested on real"},
+                caption="../docs/captions/synthetic.rst",
+            ),
+        log:
+            log_of("draw_synthetic"),
+        localrule: True
+        conda:
+            "../envs/evaluation.yaml"
+        params:
+            **stage(
+                "tables.draw_synthetic",
+                rows=table_rows("table5"),
+                experiments=table_experiments("table5"),
+                synthetic_shares=[
+                    study.synthetic_share(experiment, config)
+                    for experiment in (study.experiment_of(row, config) for row in config["tables"]["table5"]["rows"])
+                    if not experiment.is_baseline
+                ],
+                classes=CLASSES,
+                origin=ORIGIN,
+            ),
+        shell:
+            "{params.command} --log {log:q}"
+
+
 if LEARNING:
 
     # Would more patients help?
@@ -447,6 +483,7 @@ rule make_front_page:
         index=result("views/labelled.csv"),
         votes=result("audit/votes.csv"),
         pairs=result("checks/near_duplicates.csv"),
+        shortcuts=result("tables/shortcuts.csv"),
         summaries=[result(f"synthesis/{cohort}privacy.json") for cohort in COHORTS],
         claims=result("tables/claims.csv"),
         numbers=result(f"tables/{MAIN_TABLE}.csv") if MAIN_TABLE else [],
@@ -472,6 +509,9 @@ rule make_front_page:
             rows=lambda wildcards: table_rows(MAIN_TABLE) if MAIN_TABLE else "",
             experiments=table_experiments(MAIN_TABLE),
             names=list(PICTURES.values()),
+            titles=json.dumps(
+                {name: each["title"] for name, each in EXTERNAL.items() if "title" in each}, ensure_ascii=False
+            ),
             classes=CLASSES,
             split_by=config["split_by"],
             holdout_protocol=config["holdout"],

@@ -17,6 +17,7 @@ FIGURES = [
     *(["label_efficiency"] if PROBES else []),
     *[f"forest_{table}" for table in SHOWN_TABLES],
     *(["learning_curve"] if LEARNING else []),
+    *(["synthetic"] if "table5" in SHOWN_TABLES else []),
     *(["operating_points"] if LEVELS else []),
     *(["figure5"] if EXPLAINED else []),
     *[f"{name}/{table}{kind}" for name in EXTERNAL_SETS for table in SHOWN_TABLES for kind in ("", "_calibration")],

@@ -26,11 +26,16 @@ TOLERANCE = 1e-6
 
 
 def platform_name() -> str:
-    """System, architecture, maker of the processor and the instructions that torch uses on it: linux-x86_64-authenticamd-avx2."""
+    """System, architecture, and what the digits depend on: the processor's make and cache, and the instructions torch uses.
+
+    For example `linux-x86_64-authenticamd-25-1-1-512_kb-avx2`.
+    """
     information = Path("/proc/cpuinfo")
     lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
-    maker = next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "unknown")
-    parts = (platform.system(), platform.machine(), maker, torch.backends.cpu.get_cpu_capability())
+    names = ("vendor_id", "cpu family", "model", "stepping", "cache size")
+    values = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
+    processor = [values.get(name, "unknown") for name in names]
+    parts = (platform.system(), platform.machine(), *processor, torch.backends.cpu.get_cpu_capability())
     return "-".join(parts).replace(" ", "_").lower()
 
 

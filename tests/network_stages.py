@@ -151,6 +151,7 @@ STAGES: dict[str, Callable[[Path, torch.device], Results]] = {
     "guided sampling": lambda *where: sampling(*where, "ancestral", guidance=2.0),
     "DDIM": lambda *where: sampling(*where, "ddim"),
     "DPM-Solver++": lambda *where: sampling(*where, "dpmsolver++"),
+    "SDE-DPM-Solver++": lambda *where: sampling(*where, "sde_dpm_solver"),
     "denoising errors": denoising,
     "encoder's features": lambda *where: embedding(*where, "encoder"),
     "Inception's features": lambda *where: embedding(*where, "inception"),

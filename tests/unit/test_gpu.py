@@ -110,7 +110,7 @@ def test_training_repeats_itself_and_resumes(precision: str) -> None:
     assert_near(continued, first, 1e-3)
 
 
-@pytest.mark.parametrize("kind", ["ancestral", "ddim", "dpmsolver++"])
+@pytest.mark.parametrize("kind", ["ancestral", "ddim", "dpmsolver++", "sde_dpm_solver"])
 def test_an_image_does_not_depend_on_its_batch(kind: str) -> None:
     from tests.network_stages import DIFFUSION
     from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas

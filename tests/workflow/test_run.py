@@ -338,6 +338,46 @@ def test_per_fold_holdout_trains_one_generator_and_encoder_per_fold(tmp_path: Pa
 
 
 @pytest.mark.nightly
+def test_synthetic_views_of_each_folds_own_generator_are_learnt_and_real_ones_tested(tmp_path: Path):
+    study = synthetic_study(tmp_path / "study")
+    results = study.folder / "results"
+    table5, figure = results / "tables" / "table5.md", results / "figures" / "synthetic.png"
+    study.snakemake("--cores", "2", *(str(file.relative_to(study.folder)) for file in (table5, figure)))
+    table = read_csv(results / "tables" / "table5.csv")
+    assert list(table["labels of synthetic views"]) == ["–", "asked", "asked", "relabelled", "shuffled"]
+    assert table["auroc_mean"].between(0, 100).all()
+    # Tested on the same real views, whatever was learnt.
+    assert table["views"].nunique() == 1
+    assert "from a generator of its own" in table5.read_text(encoding="utf-8")
+    assert figure.stat().st_size > 10_000
+    assert len(list((results / "views").glob("seed0_fold*/synthetic.npy"))) == 2
+
+
+def synthetic_study(folder: Path) -> Study:
+    """The smallest study with a generator for each fold, and rows that are fine-tuned on its views."""
+    empty: dict = {"rows": []}
+    made_of = {
+        "half": {"real_percent": 50, "synthetic_percent": 50},
+        "alone": {"real_percent": 0, "synthetic_percent": 100},
+        "added": {"synthetic_percent": 100, "labels": "relabelled"},
+        "control": {"real_percent": 0, "synthetic_percent": 100, "labels": "shuffled"},
+    }
+    row = {"init": "scratch", "labels": "complete"}
+    return smallest_study(folder).change("synthetic", {
+        "holdout": "per_fold",
+        "diffusion": {"class_conditional": True, "holdout_patients": 0.34},
+        "synthesis": {"images": 64},
+        "manifold": {"recipe": {"filter_k": 12}},
+        "finetuning": {"training_sets": made_of},
+        "figures": {"explained": ""},
+        "tables": {
+            **{f"table{number}": empty for number in (1, 2, 3, 4)}, "table1_protocols": empty,
+            "table5": {"rows": [{"name": "real", **row}, *({"name": k, "training_set": k, **row} for k in made_of)]},
+        },
+    })  # fmt: skip
+
+
+@pytest.mark.nightly
 def test_another_scanner_external_patients_and_both_views_reach_the_first_page(tmp_path: Path):
     study = elsewhere_study(tmp_path)
     study.snakemake("--cores", "2")

@@ -28,7 +28,7 @@ DRAWS = 500  # of the bootstrap
 
 def score_methods(
     losses: Mapping[str, pd.DataFrame], oof: Mapping[str, pd.DataFrame], index: pd.DataFrame, wrong: np.ndarray,
-    rule: VoteRule, positive: str, draws: int = DRAWS,
+    rule: VoteRule, positive: str, draws: int,
 ) -> pd.DataFrame:  # fmt: skip
     """One row per method of `METHODS`: how its score ranks wrong labels, and what its own cut finds.
 
@@ -104,7 +104,7 @@ def main(arguments: argparse.Namespace) -> None:
     index = read_csv(arguments.index)
     truth = index["image_id"].map(true_classes(arguments.manifest, index["image_id"], arguments.patient_key))
     wrong = (truth != index["label"]).to_numpy()
-    scores = score_methods(losses, oof, index, wrong, settings(arguments), arguments.positive)
+    scores = score_methods(losses, oof, index, wrong, settings(arguments), arguments.positive, DRAWS)
     for row in scores.itertuples():
         say(f"{METHOD_TITLES[str(row.method)]}: average precision {row.average_precision:.2f}, AUROC {row.auroc:.2f}")
     save(scores_figure(scores, int(wrong.sum()), len(wrong), arguments.origin), arguments.output_figure)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.statistics import drawn_auroc, times_drawn, with_interval
 from workflow_scripts.study.config.names import GROUPS
 
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
 FOLDS = 5
 PERMUTATIONS = 1999
 SEED = 0
+# Columns of the measured features of a view (audit/view_features.py).
+EXPOSURE, OVERLAY = ("brightness", "black", "contrast", "sharpness"), ("inside", "rim")
+MARKERS = ("circle", "plus")
 # What is tested: each kind alone, and together.
 KINDS = {
     "size": "size and aspect of the frame",
@@ -35,13 +37,6 @@ TESTS = {
     "all": tuple(KINDS),
 }
 TITLES = {**KINDS, "size_source": "size, aspect and source", "all": "all of them"}
-# Black borders and shadows are at most this bright.
-BLACK = 8
-# What a scanner writes, letters and callipers, has upright strokes: bright along this length, and by so many grey levels
-# darker within this width. Interfaces of tissue lie across the beam. Pixels at a side of 256.
-STROKE, STANDS_OUT = 5, 90
-# The outer share of a view on each side: text is there, callipers are inside.
-RIM = 0.15
 
 
 @dataclass(frozen=True)
@@ -61,46 +56,14 @@ class Finding:
     p_corrected: float
 
 
-def view_features(view: np.ndarray, height: int, width: int) -> dict[str, float]:
-    """Exposure and overlay of one uint8 view (S, S), cut from a box of `height` x `width` pixels and letterboxed."""
-    from scipy.ndimage import grey_opening, laplace
-
-    side = len(view)
-    rows, columns = (max(1, round(side * length / max(height, width))) for length in (height, width))
-    top, left = (side - rows) // 2, (side - columns) // 2
-    shown = view[top : top + rows, left : left + columns]
-    bright = shown[shown > BLACK].astype(np.float64)
-    if not len(bright):
-        bright = np.zeros(1)
-    stroke = max(3, round(STROKE * side / 256))
-    levels = shown.astype(np.int16)
-    written = grey_opening(levels, (stroke, 1)) - grey_opening(levels, (1, stroke)) >= STANDS_OUT
-    rim = np.ones(shown.shape, bool)
-    rim[round(RIM * rows) : rows - round(RIM * rows), round(RIM * columns) : columns - round(RIM * columns)] = False
-    return {
-        "brightness": bright.mean(),
-        "black": float((shown <= BLACK).mean()),
-        "contrast": bright.std(),
-        "sharpness": np.log1p(laplace(shown.astype(np.float64)).std()),
-        "inside": np.log1p(written[~rim].sum()),
-        "rim": np.log1p(written[rim].sum()),
-    }
-
-
-EXPOSURE, OVERLAY = ("brightness", "black", "contrast", "sharpness"), ("inside", "rim")
-
-
-def patient_features(views: np.ndarray, index: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def patient_features(measured: pd.DataFrame, index: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The features of each patient by kind, means over the views, in the order of the patients' ids.
 
-    `views` uint8 (N, S, S) with their `index`. Features that are the same everywhere are left out.
+    `measured` by `measure_views` (audit.view_features), and the `index` of these views. Features that are the same everywhere
+    are left out.
     """
     import pandas as pd
 
-    if "height" not in index:
-        raise UserError("the index of the views has no columns height and width; crop the views again")
-    boxes = zip(views, index["height"].tolist(), index["width"].tolist(), strict=True)
-    measured = pd.DataFrame([view_features(view, height, width) for view, height, width in boxes])
     sources = [pd.get_dummies(index[name], prefix=name, dtype=float) for name in GROUPS if name in index]
     height, width = np.log(index[["height", "width"]].to_numpy(np.float64)).T
     sizes = np.stack([height, width, height - width], axis=1)
@@ -110,7 +73,7 @@ def patient_features(views: np.ndarray, index: pd.DataFrame) -> dict[str, pd.Dat
         "size": pd.DataFrame(np.concatenate([sizes, squares], axis=1)),
         "source": pd.concat(sources, axis=1) if sources else pd.DataFrame(index=index.index),
         "exposure": measured[list(EXPOSURE)],
-        "overlay": measured[list(OVERLAY)].assign(coloured=index["coloured"].to_numpy()),
+        "overlay": measured[[*OVERLAY, *MARKERS]].assign(coloured=index["coloured"].to_numpy()),
     }
     by_patient = {kind: table.groupby(index["patient_id"].to_numpy()).mean() for kind, table in tables.items()}
     return {kind: table.loc[:, np.ptp(table.to_numpy(), axis=0) > 1e-9] for kind, table in by_patient.items()}

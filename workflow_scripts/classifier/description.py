@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import read_json
 from workflow_scripts.study.config.base import Distinct, Name, NonEmptyText, Positive, Settings
 from workflow_scripts.study.config.data import CropProfile
+from workflow_scripts.study.config.errors import read_model
 
 
 class _Novelty(BaseModel):
@@ -40,11 +39,5 @@ class Description(BaseModel):
 
 def read_description(path: Path) -> dict[str, Any]:
     """The description of a classifier as plain values; `UserError` where it is damaged or of another kind."""
-    try:
-        return Description.model_validate(read_json(path)).model_dump(by_alias=True, exclude_none=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "top level"
-        raise UserError(
-            f"{path} describes no classifier ({where[:100]}: {first['msg'][:200]}); copy the folder again"
-        ) from None
+    description = read_model(path, Description, "describes no classifier", "copy the folder again")
+    return description.model_dump(by_alias=True, exclude_none=True)

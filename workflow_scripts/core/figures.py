@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 INK, BLUE, RED, GREY = "#1c2430", "#3b6fb6", "#c8452f", "#9aa5b1"
 DPI = 130
+CORNER = 0.25  # inches below a figure for its origin
 BAND = 12  # pixels above the sheet for the stamp
 
 
@@ -62,8 +63,16 @@ def evenly(total: int, count: int) -> list[int]:
 
 
 def stamp(figure: Figure, origin: str) -> None:
-    """Print the origin across a figure whose data are no patients, and once more in its lower left corner."""
+    """Print the origin across a figure whose data are no patients, and once more in its lower left corner.
+
+    With constrained layout that corner lies below everything else.
+    """
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     if origin:
+        if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
+            margin = CORNER / figure.get_figheight()
+            engine.set(rect=(0, margin, 1, 1 - margin))
         across: dict[str, Any] = {"fontsize": 64, "alpha": 0.13, "rotation": 28, "ha": "center", "va": "center"}
         corner: dict[str, Any] = {"fontsize": 11, "ha": "left", "va": "bottom"}
         for x, y, style in ((0.5, 0.5, across), (0.005, 0.005, corner)):

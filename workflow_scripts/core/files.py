@@ -27,10 +27,18 @@ if TYPE_CHECKING:
 TEXT_COLUMNS = (
     "view_id", "image_id", "patient_id", "organ", "label", "view", "device", "side", "path", "truth",
     "label_original", "label_policy", "set", "metric", "origin", "set_a", "view_a", "patient_a", "set_b", "view_b",
-    "patient_b", "name", "scanner", "centre",
+    "patient_b", "nearest_view", "name", "scanner", "centre",
 )  # fmt: skip
 # Columns that hold a finite number in every row.
-NUMBER_COLUMNS = ("probability", "fold", "seed")
+NUMBER_COLUMNS = (
+    "probability", "fold", "seed", "epoch", "votes", "evaluations", "suspicious", "kept", "inside", "held_out", "error",
+)  # fmt: skip
+# Columns that hold a number, or nothing where there is none; so do those with one of these endings.
+MEASURE_ENDINGS = ("_mean", "_std", "_low", "_high")
+MEASURE_COLUMNS = (
+    "loss", "score", "k", "share", "held_out_share", "real_views", "scale", "precision", "recall", "value", "batch",
+    "distance_ratio", "correlation", "similarity", "feature_distance", "copy", "authentic", "hash_distance", "distance",
+)  # fmt: skip
 
 
 # What the names of files in the making hold; a killed process leaves them.
@@ -209,8 +217,8 @@ def write_csv(table: pd.DataFrame, path: str | Path) -> None:
 def read_csv(path: str | Path) -> pd.DataFrame:
     """Read a CSV artefact; name columns stay text and an empty cell in them is the empty string.
 
-    `UserError` where the file is missing or damaged, where a column of `NUMBER_COLUMNS` holds anything else, and, later,
-    where a column is asked for that it lacks.
+    `UserError` where the file is missing or damaged, where a column of `NUMBER_COLUMNS` or of measures holds anything else,
+    and, later, where a column is asked for that it lacks.
     """
     import numpy as np
     import pandas as pd
@@ -222,9 +230,13 @@ def read_csv(path: str | Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
     text = [column for column in table.columns if column in TEXT_COLUMNS]
     table[text] = table[text].fillna("")
-    for column in [column for column in NUMBER_COLUMNS if column in table and len(table)]:
-        good = np.isfinite(pd.to_numeric(table[column], errors="coerce").to_numpy(float))
-        if not good.all() or table[column].dtype.kind not in "iuf":
+    measured = [name for name in table if name in MEASURE_COLUMNS or str(name).endswith(MEASURE_ENDINGS)]
+    for column in [*(name for name in NUMBER_COLUMNS if name in table), *measured] if len(table) else []:
+        numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
+        good = (
+            np.isfinite(numbers) if column in NUMBER_COLUMNS else ~np.isnan(numbers) | table[column].isna().to_numpy()
+        )
+        if not good.all() or table[column].dtype.kind not in "iufb":
             row = int((~good).argmax())
             raise UserError(
                 f"{path}, column {column}, row {row + 1}: {str(table[column].iloc[row])!r} is not a number; make it again"
@@ -239,7 +251,10 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
 
 
 def read_spreadsheet(path: str | Path) -> list[dict[str, str]]:
-    """Read a CSV that a spreadsheet may have saved: UTF-8, UTF-16 or Latin-1; commas, semicolons or tabs."""
+    """Read a CSV that a spreadsheet may have saved: UTF-8, UTF-16 or Latin-1; commas, semicolons or tabs.
+
+    Rows without any value are left out: spreadsheets save what was emptied.
+    """
     with _reading(path, "a CSV table"):
         data = Path(path).read_bytes()
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -251,7 +266,7 @@ def read_spreadsheet(path: str | Path) -> list[dict[str, str]]:
                 text = data.decode("latin-1")
         separator = max(",;\t", key=text.partition("\n")[0].count)
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
-        return [Record(row, path, "column") for row in rows]
+        return [Record(row, path, "column") for row in rows if any(row.values())]
 
 
 def write_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str], path: str | Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from workflow_scripts.core.errors import Lacking
 
 
 class Frame(pd.DataFrame):
-    """A table of the file `source`; so are its parts."""
+    """A table of the file `source`; so are its parts. A missing column is a `Lacking`, which is a `UserError`."""
 
     _metadata = ["source"]
 
@@ -28,13 +29,23 @@ class Frame(pd.DataFrame):
     def _constructor(self) -> type[Frame]:
         return Frame
 
-    def __getitem__(self, key: Any) -> Any:
-        """As of a pandas table; `Lacking`, which is a `UserError`, names a missing column and the file."""
+
+def _telling(name: str) -> Callable[..., Any]:
+    """The method `name` of a pandas table, whose arguments name columns; a missing one is told with its file."""
+    method = getattr(pd.DataFrame, name)
+
+    def call(frame: Frame, *arguments: Any, **options: Any) -> Any:
         try:
-            return super().__getitem__(key)
+            return method(frame, *arguments, **options)
         except KeyError:
-            wanted = key if isinstance(key, list) else [key]
-            missing = [name for name in wanted if isinstance(name, str) and name not in self.columns]
-            if not missing or getattr(self, "source", None) is None:
-                raise
-        raise Lacking(f"{self.source} has no column {missing[0]!r}; make it again")
+            for wanted in (*arguments, *options.values()):
+                for column in wanted if isinstance(wanted, list) else [wanted]:
+                    if isinstance(column, str) and column not in frame.columns and getattr(frame, "source", None):
+                        raise Lacking(f"{frame.source} has no column {column!r}; make it again") from None
+            raise
+
+    return call
+
+
+for _name in ("__getitem__", "drop_duplicates", "groupby", "set_index", "sort_values"):
+    setattr(Frame, _name, _telling(_name))

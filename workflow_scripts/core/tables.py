@@ -175,8 +175,8 @@ def plus_minus(mean: float, std: float) -> str:
 
 
 def number(value: float, digits: int = 2) -> str:
-    """A number, or a dash for NaN."""
-    return "–" if value != value else f"{value:.{digits}f}"
+    """A number, or a dash for NaN; what rounds to zero has no sign."""
+    return "–" if value != value else f"{value:z.{digits}f}"
 
 
 def counted(count: int, noun: str) -> str:

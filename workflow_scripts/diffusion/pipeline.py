@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.utils import logging as diffusers_logging
 
@@ -17,6 +18,7 @@ from workflow_scripts.diffusion.unet import IMAGE_CHANNELS, OUTPUT_CHANNELS
 
 MARKER = "model_index.json"
 MOST_TIMESTEPS = 100_000
+LARGEST_SIDE = 1024  # of views, as data.size
 BETA_SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 # The keys of a scheduler's config that describe the process of process.py.
 SCHEDULER_MUST_BE = {
@@ -95,9 +97,32 @@ def load_pipeline(path: Path) -> tuple[UNet2DModel, np.ndarray]:
             f"{path}: the network is conditioned on {unet.config.num_class_embeds} classes, but parameters.json names "
             f"{len(class_names(path))} (and one more means none); only conditional models trained here are sampled"
         )
-    if not isinstance(unet.config.sample_size, int):
-        raise UserError(f"{path}: sample_size in unet/config.json must be one number, not {unet.config.sample_size!r}")
-    return unet.eval(), _scheduler_betas(scheduler, path)
+    side = unet.config.sample_size
+    if type(side) is not int or not 1 <= side <= LARGEST_SIDE:
+        raise UserError(
+            f"{path}: sample_size in unet/config.json must be one number of at most {LARGEST_SIDE}, not {side!r}"
+        )
+    unet.eval()
+    _try(unet, path)
+    return unet, _scheduler_betas(scheduler, path)
+
+
+def _try(unet: UNet2DModel, path: Path) -> None:
+    """Raise `UserError` where the network cannot compute a view; only shapes are computed, which costs nothing."""
+    side, device = unet.config.sample_size, torch.device("meta")
+    state = {name: value.to(device) for name, value in (*unet.named_parameters(), *unet.named_buffers())}
+    labels = None if unet.class_embedding is None else torch.zeros(1, dtype=torch.long, device=device)
+    inputs = torch.zeros(1, IMAGE_CHANNELS, side, side, device=device), torch.zeros(1, device=device), labels
+    try:
+        with torch.no_grad():
+            shape = tuple(torch.func.functional_call(unet, state, inputs).sample.shape)
+        reason = f"it gives {shape}"
+    except Exception as error:  # as many kinds as there are mistakes in a config
+        shape, reason = (), " ".join(str(error).split())[:200]
+    if shape != (1, OUTPUT_CHANNELS, side, side):
+        raise UserError(
+            f"{path}: the network of unet/config.json cannot compute a view of {side} x {side} pixels: {reason}"
+        )
 
 
 def class_names(path: Path) -> list[str]:

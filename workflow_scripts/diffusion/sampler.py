@@ -20,7 +20,10 @@ from workflow_scripts.diffusion.process import GaussianProcess, spaced_timesteps
 from workflow_scripts.runtime.device import autocast, to_device, to_numpy
 
 STREAM = "sample"
-DPM = "dpmsolver++"
+# Samplers of DPM-Solver++, by their name in Diffusers.
+SOLVERS = {"dpmsolver++": "dpmsolver++", "sde_dpm_solver": "sde-dpmsolver++"}
+# Samplers that add noise in every step.
+FRESH = ("ancestral", "sde_dpm_solver")
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def generator_noise(seed: int, step: int, images: Sequence[int], side: int, devi
 
 def kept_timesteps(timesteps: int, count: int, sampler: str) -> np.ndarray:
     """int64 (count,) timesteps out of range(timesteps) that a sampler visits, in increasing order."""
-    if sampler != DPM:
+    if sampler not in SOLVERS:
         return spaced_timesteps(timesteps, count, evenly=sampler == "ddim")
     # As Diffusers spaces them (`linspace`): from the last on, without 0, since its last step goes all the way.
     return spaced_timesteps(timesteps, count + 1)[1:]
@@ -105,21 +108,25 @@ def reverse_steps(
 
     state: float32 (N, C, S, S), at first the starting noise; its first channel is always the images. DPM-Solver++ adds
     a channel, the clean images that it predicted a step before.
-    sampler: `ancestral` (learned variance), `ddim` (deterministic) or `dpmsolver++` (deterministic, second order).
+    sampler: `ancestral` (learned variance), `ddim` (deterministic), `dpmsolver++` (deterministic, second order) or
+    `sde_dpm_solver` (the same with fresh noise in every step).
     """
     length = len(process)
-    solver = _Solver(process, done) if sampler == DPM else None
+    solver = _Solver(process, done, SOLVERS[sampler]) if sampler in SOLVERS else None
     for step in range(done, length):
         x = state[:, :1]
         t = torch.full((len(x),), length - 1 - step, device=x.device)
         with torch.no_grad(), autocast(x.device):
             output = predict(unet, x, process.timesteps[t], images, condition)
+        fresh = None
+        if sampler in FRESH:
+            fresh = image_noise(seed, step + 1, images, x.shape[-1], x.device)
         if solver is not None:
-            state = solver.step(process.reverse(output, x, t)[2], state)
-        elif sampler == "ddim":
-            state = process.ddim_step(output, x, t)
+            state = solver.step(process.reverse(output, x, t)[2], state, fresh)
+        elif fresh is not None:
+            state = process.ancestral_step(output, x, t, fresh)
         else:
-            state = process.ancestral_step(output, x, t, image_noise(seed, step + 1, images, x.shape[-1], x.device))
+            state = process.ddim_step(output, x, t)
         yield step + 1, state
 
 
@@ -130,24 +137,25 @@ class _Solver:
     channels for the noise, whatever the image has, and its unclipped estimate explodes on the cosine schedule.
     """
 
-    def __init__(self, process: GaussianProcess, done: int) -> None:
+    def __init__(self, process: GaussianProcess, done: int, algorithm: str) -> None:
         self.scheduler = DPMSolverMultistepScheduler(
             num_train_timesteps=process.full_length,
             trained_betas=process.full_betas,
             prediction_type="sample",
-            algorithm_type="dpmsolver++",
+            algorithm_type=algorithm,
             solver_order=2,
         )
         self.scheduler.set_timesteps(timesteps=to_numpy(process.timesteps)[::-1].tolist())
         self.scheduler.set_begin_index(done)
         self.scheduler.lower_order_nums = min(done, 2)
 
-    def step(self, x0: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-        """The next state, from the clean images (N, 1, S, S) predicted for this one."""
+    def step(self, x0: torch.Tensor, state: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+        """The next state, from the clean images (N, 1, S, S) predicted for this one and, for the SDE, fresh noise."""
         if state.shape[1] > 1:
             self.scheduler.model_outputs[-1] = state[:, 1:]
         at = self.scheduler.step_index if self.scheduler.step_index is not None else self.scheduler.begin_index
-        x = self.scheduler.step(x0, self.scheduler.timesteps[at], state[:, :1]).prev_sample
+        timestep = self.scheduler.timesteps[at]
+        x = self.scheduler.step(x0, timestep, state[:, :1], variance_noise=noise).prev_sample
         return torch.cat([x, x0], dim=1)
 
 

@@ -104,7 +104,7 @@ def explanation_figure(
     from matplotlib.figure import Figure
 
     columns = 1 + len(arms)
-    height = 2.95 * 2 * len(views) + 0.3 * len(summary) + 1
+    height = 2.7 * 2 * len(views) + 0.2 * len(summary) + 0.7
     figure = Figure(figsize=(2.7 * columns + 0.7, height), layout="constrained")
     grid = figure.subplots(2 * len(views), columns, squeeze=False)
     heat = None

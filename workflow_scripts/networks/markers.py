@@ -6,6 +6,7 @@ The paper pastes images of markers; here they are drawn from distance fields, ea
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -147,7 +148,32 @@ def mask_markers(images: torch.Tensor) -> torch.Tensor:
     if side < SMALLEST_SIDE:
         return images
     found = torch.zeros_like(images, dtype=torch.bool)
-    for ink in _templates(side, images.device, images.dtype):
+    for width, correlation, contrast in _matches(images):
+        is_marker = (correlation > CORRELATION) & (contrast > CONTRAST)
+        hits = is_marker.any(dim=1, keepdim=True).to(images.dtype)
+        for kernel in ((width, 1), (1, width)):
+            hits = F.max_pool2d(hits, kernel, stride=1, padding=(kernel[0] // 2, kernel[1] // 2))
+        found |= hits > 0
+    return images.masked_fill(found, 0.0)
+
+
+def closest_to_markers(images: torch.Tensor) -> torch.Tensor:
+    """How much the most similar place of each image (N, 1, H, W) in [0, 1] resembles each of `SHAPES`: (N, shapes).
+
+    The largest correlation with a template where the ink is bright enough; 0 where it is nowhere, and on images smaller than
+    `SMALLEST_SIDE`.
+    """
+    closest = images.new_zeros(len(images), len(SHAPES))
+    if min(images.shape[-2:]) < SMALLEST_SIDE:
+        return closest
+    for _, correlation, contrast in _matches(images):
+        closest = torch.maximum(closest, correlation.masked_fill(contrast <= CONTRAST, 0.0).amax(dim=(2, 3)))
+    return closest
+
+
+def _matches(images: torch.Tensor) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """For each radius the templates' width, and correlation and contrast (N, shapes, H, W) of every place with them."""
+    for ink in _templates(min(images.shape[-2:]), images.device, images.dtype):
         width = ink.shape[-1]
         # Edges are replicated: a dark frame of zeros would look like contrast.
         padded = F.pad(images, (width // 2,) * 4, mode="replicate")
@@ -157,13 +183,7 @@ def mask_markers(images: torch.Tensor) -> torch.Tensor:
         share = area / width**2
         # Of pixels and ink: the covariance is share * brighter, the ink's variance share (1 - share).
         deviation = (square - mean.square()).clamp_min(1e-6).sqrt()
-        correlation = brighter * (share / (1 - share)).sqrt() / deviation
-        is_marker = (correlation > CORRELATION) & (brighter / (1 - share) > CONTRAST)
-        hits = is_marker.any(dim=1, keepdim=True).to(images.dtype)
-        for kernel in ((width, 1), (1, width)):
-            hits = F.max_pool2d(hits, kernel, stride=1, padding=(kernel[0] // 2, kernel[1] // 2))
-        found |= hits > 0
-    return images.masked_fill(found, 0.0)
+        yield width, brighter * (share / (1 - share)).sqrt() / deviation, brighter / (1 - share)
 
 
 def _box_mean(values: torch.Tensor, width: int) -> torch.Tensor:

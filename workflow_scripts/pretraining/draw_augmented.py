@@ -76,6 +76,11 @@ def main(arguments: argparse.Namespace) -> None:
             f"--names names {len(arguments.names)} runs, --sheets {len(arguments.sheets)}; one of each is needed"
         )
     sheets = {name: read_npy(path) for name, path in zip(arguments.names, arguments.sheets, strict=True)}
+    for path, sheet in zip(arguments.sheets, sheets.values(), strict=False):
+        if sheet.ndim != 4 or not sheet.size or sheet.dtype != "uint8":
+            raise UserError(
+                f"{path} is not a contact sheet: expected uint8 (images, views, height, width), got {sheet.dtype} {sheet.shape}"
+            )
     save(augmented_figure(sheets, arguments.origin), arguments.output_figure)
 
 

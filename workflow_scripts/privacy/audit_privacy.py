@@ -125,17 +125,15 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.privacy import copies as privacy
     from workflow_scripts.privacy import membership, risks
     from workflow_scripts.privacy.planted import planted_copies, planted_rows, power
-    from workflow_scripts.synthesis.checks import extent
+    from workflow_scripts.synthesis.checks import read_features
     from workflow_scripts.synthesis.neighbours import nearest
 
     recipe: PrivacyRecipe = settings(arguments)
     shift, seed = recipe.shift, recipe.seed
     store, views = ViewStore.open(arguments.real_views, arguments.real_index), open_pixels(arguments.synthetic_views)
     real_views, index, patients = store.pixels, store.index, store.patients
-    real, synthetic = read_npy(arguments.real), read_npy(arguments.synthetic)
-    copy_real, copy_synthetic = read_npy(arguments.copy_real), read_npy(arguments.copy_synthetic)
-    for name, features in (("--copy-real", copy_real), ("--copy-synthetic", copy_synthetic)):
-        extent(features, name)
+    real, synthetic = read_features(arguments.real, arguments.synthetic)
+    copy_real, copy_synthetic = read_features(arguments.copy_real, arguments.copy_synthetic)
     answers = read_csv(arguments.filter)
     check_rows({
         str(arguments.real_views): len(store), str(arguments.real): len(real), str(arguments.copy_real): len(copy_real),
@@ -188,6 +186,8 @@ def main(arguments: argparse.Namespace) -> None:
     _require_patients(patients[held_out], "held-out pictures that are also training views leave")
     held_scores = scale.score(unseen.evidence()[usable])[0]
     threshold = privacy.threshold_of(held_scores, recipe.false_alarms)
+    planted = planted_copies(known[0][planted_rows(len(known[0]), seed)], shift, seed)
+    planted_features = _planted_features(arguments.copy_planted, planted, copy_real.shape[1])
     copies = score > threshold
     table["copy"] = copies.astype(int)
 
@@ -199,10 +199,7 @@ def main(arguments: argparse.Namespace) -> None:
         "same_pictures": int(same.sum()),
         "shift": shift,
         "threshold": threshold,
-        "planted": power(
-            planted_copies(known[0][planted_rows(len(known[0]), seed)], shift, seed),
-            read_npy(arguments.copy_planted), *known, scale, threshold, shift,
-        ),
+        "planted": power(planted, planted_features, *known, scale, threshold, shift),
         "authentic": {
             "unfiltered": float(authentic.mean()), "filtered": float(authentic[kept].mean()) if kept.any() else 0.0,
             "held_out": float(privacy.authentic(real[held_out], real[training])[0].mean()),
@@ -241,6 +238,20 @@ def _write(table: pd.DataFrame, summary: dict[str, Any], arguments: argparse.Nam
     write_csv(table, arguments.output_privacy)
     write_json(summary, arguments.output_summary)
     write_text(html_page(*pages), arguments.output_page)
+
+
+def _planted_features(path: Path, copies: dict[str, np.ndarray], width: int) -> np.ndarray:
+    """The copy encoder's features of the planted copies, (kinds, N, `width`)."""
+    import numpy as np
+
+    features = read_npy(path)
+    wanted = (len(copies), len(next(iter(copies.values()))), width)
+    if features.shape != wanted or features.dtype.kind != "f" or not np.isfinite(features).all():
+        raise UserError(
+            f"{path}: features of planted copies are finite numbers of the shape {wanted}, these are {features.dtype} "
+            f"{features.shape}; embed them again"
+        )
+    return features
 
 
 def _errors(source: Path, view_ids: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.figures import save, stamp
+from workflow_scripts.core.files import read_csv
 from workflow_scripts.core.store import ViewStore, check_rows, open_pixels
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
@@ -41,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
     real, synthetic = ViewStore.open(arguments.real_views, arguments.real_index), open_pixels(arguments.synthetic_views)
-    answers = pd.read_csv(arguments.privacy, dtype={"nearest_view": str})
+    answers = read_csv(arguments.privacy)
     check_rows({str(arguments.synthetic_views): len(synthetic), str(arguments.privacy): len(answers)})
     closest = answers.sort_values("score", ascending=False, kind="stable").head(PAIRS)
     rows = pd.Index(real.index["view_id"]).get_indexer(closest["nearest_view"])
@@ -49,12 +50,12 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"{arguments.privacy} names views that {arguments.real_index} does not have; run the audit again"
         )
-    columns = (closest[name] for name in ("index", "score", "nearest_view", "correlation"))
+    columns = (closest.index, *(closest[name] for name in ("score", "nearest_view", "correlation")))
     titles = [
         (f"no. {number}, score {score:.1f}", f"{view}, r {correlation:.2f}")
         for number, score, view, correlation in zip(*columns, strict=True)
     ]
-    pictures = synthetic[closest["index"].to_numpy()], real.pixels[rows]
+    pictures = synthetic[closest.index], real.pixels[rows]
     judged = bool(answers["copy"].notna().all())
     figure = pairs_figure(*pictures, titles, list(closest["copy"] == 1) if judged else None)
     stamp(figure, arguments.origin)

@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import atomic_path, read_json, read_rows
+from workflow_scripts.core.files import atomic_path, read_rows
 from workflow_scripts.core.log import progress, say
 from workflow_scripts.core.store import check_rows, open_pixels
 from workflow_scripts.privacy.card import dataset_card
 from workflow_scripts.privacy.croissant import croissant
+from workflow_scripts.privacy.summary import read_summary
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import add_settings, run, settings, stage_parser
 from workflow_scripts.study.config.release import Release
@@ -58,7 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
     check_rows({
         str(arguments.views): len(views), str(arguments.filter): len(filtered), str(arguments.privacy): len(audited),
     })  # fmt: skip
-    privacy = read_json(arguments.summary)
+    privacy, metrics = read_summary(arguments.summary), read_metrics(arguments.metrics)
     if not privacy["possible"] and not release.without_audit:
         raise UserError(
             f"{arguments.summary} says that the copy audit was not possible, since no patient was held out: the set is not"
@@ -92,7 +93,7 @@ def main(arguments: argparse.Namespace) -> None:
         counts=counts,
         size=views.shape[1],
         privacy=privacy,
-        metrics=read_rows(arguments.metrics),
+        metrics=metrics,
     )
     table = metadata(released, arguments.organ, arguments.origin)
     digest = hashlib.sha256(table).hexdigest()
@@ -105,6 +106,17 @@ def main(arguments: argparse.Namespace) -> None:
         pack(progress(files, "pack", "file", total=len(released) + len(documents)), temporary)
     verdict = f"{counts['copies']} left out as possible copies" if privacy["possible"] else "not audited for copies"
     say(f"released {len(released)} of {len(views)} synthetic views, {verdict}")
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv, of which every value is a number."""
+    rows = read_rows(path)
+    for number, row in enumerate(rows, start=1):
+        try:
+            float(row["value"])
+        except (TypeError, ValueError):
+            raise UserError(f"{path}, row {number}: value {row['value']!r} is not a number; make it again") from None
+    return rows
 
 
 def find_text(arguments: argparse.Namespace, views: np.ndarray, numbers: Sequence[int]) -> dict[int, list[Text]]:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import read_rows
+from workflow_scripts.core.files import Record, read_rows
 
 
 def read_measures(path: Path) -> list[dict[str, float]]:
-    """The rows of a monitor.csv."""
-    rows = [{name: float(value) for name, value in row.items()} for row in read_rows(path)]
+    """The rows of a monitor.csv: finite numbers all."""
+    rows: list[dict[str, float]] = []
+    for number, row in enumerate(read_rows(path), start=1):
+        try:
+            values = Record({name: float(value) for name, value in row.items()}, path, "column")
+        except (TypeError, ValueError):  # a short row has None, a long one a list
+            values = None
+        if values is None or not all(map(math.isfinite, values.values())):
+            raise UserError(
+                f"{path}, row {number}: {', '.join(map(str, row.values()))} are not all numbers; make it again"
+            )
+        rows.append(values)
     if not rows:
         raise UserError(f"{path} has no rows: no snapshot was measured")
     return rows

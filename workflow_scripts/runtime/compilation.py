@@ -34,7 +34,11 @@ def compile_forward(module: nn.Module) -> None:
 
 
 class Compiled:
-    """A function of tensors, compiled; where that fails, the function itself, after one warning that names it."""
+    """A function of tensors, compiled; where that fails, the function itself, after one warning that names it.
+
+    Its gradient is compiled in the first call, too. PyTorch would wait for `backward`, where a failure is no longer the
+    function's and ends the run.
+    """
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.function, self.name = function, name
@@ -44,6 +48,7 @@ class Compiled:
     def __call__(self, *values: Any, **named: Any) -> Any:
         """The function's result."""
         from torch._dynamo.exc import TorchDynamoException
+        from torch._functorch import config
 
         shapes = [value.shape for value in (*values, *named.values()) if isinstance(value, torch.Tensor)]
         if self.shapes is None:
@@ -51,10 +56,12 @@ class Compiled:
         if self.fast is None or shapes != self.shapes:
             return self.function(*values, **named)
         try:
-            return self.fast(*values, **named)
+            with config.patch(force_non_lazy_backward_lowering=True):
+                return self.fast(*values, **named)
         except TorchDynamoException as error:
             self.fast = None
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            cause = getattr(error, "inner_exception", error)  # that of the compiler, where Dynamo only reports it
+            reason = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
             say(
                 f"warning: {self.name} runs uncompiled, since torch.compile failed here (--compile off avoids it): {reason}"
             )

@@ -6,6 +6,9 @@ for the CPU, and the tests count where that happens.
 
 from __future__ import annotations
 
+import ctypes
+import os
+import platform
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +23,8 @@ from workflow_scripts.core.errors import UserError
 FORMATS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # How many draws a GPU has waiting for it: one that is being copied, and one that is being drawn.
 DRAWN_AHEAD = 2
+# Parameters of glibc's mallopt, and a size in bytes that no activation of a network reaches.
+TRIM_THRESHOLD, MMAP_THRESHOLD, LARGE = -1, -3, 2**30
 
 Drawn = TypeVar("Drawn")
 
@@ -55,12 +60,27 @@ def select_device(name: str, threads: int) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {name}: this machine shows no usable GPU; use --device cpu or check the driver")
     if device.type == "cpu":
+        keep_memory()
         torch.use_deterministic_algorithms(True)
     else:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     return device
+
+
+def keep_memory() -> None:
+    """Keep the memory of freed tensors for the next ones, in huge pages; a process that calls it may take a third more.
+
+    glibc gives every large block back to the system when it is freed, and takes it anew, page by page, for the next layer:
+    that can be half of a forward pass (docs/how-to/environments.md, `python -m benchmarks.memory`). Elsewhere nothing happens.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first allocation
+    libc = ctypes.CDLL(None)
+    for parameter in (MMAP_THRESHOLD, TRIM_THRESHOLD):
+        libc.mallopt(parameter, LARGE)
 
 
 def to_device(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:

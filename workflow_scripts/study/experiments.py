@@ -41,6 +41,11 @@ def cohorts(config: Mapping[str, Any]) -> list[str]:
     return [f"seed{seed}_fold{fold}/" for seed in config["seeds"] for fold in range(config["folds"])]
 
 
+def seed_cohorts(seed: int, config: Mapping[str, Any]) -> list[str]:
+    """The cohorts of what the folds of one seed start from or learn: the one of all, or one per fold in their order."""
+    return [cohort for cohort in cohorts(config) if not cohort or cohort.startswith(f"seed{seed}_")]
+
+
 def left_out(cohort: str) -> tuple[int, int] | None:
     """Seed and fold that a cohort's path segment leaves out, None where it leaves no patient out."""
     match = re.fullmatch(r"seed(\d+)_fold(\d+)/", cohort)
@@ -54,11 +59,14 @@ class Experiment:
     init: str
     labels: str
     variant: str = ""
+    training_set: str = ""
+    """Name of the real and synthetic views that it learns (finetuning.training_sets); empty: the real ones."""
 
     @property
     def name(self) -> str:
         """Its folder below finetuning/."""
-        return "-".join(part for part in (self.init, self.labels, self.variant) if part)
+        training_set = f"on_{self.training_set}" if self.training_set else ""
+        return "-".join(part for part in (self.init, self.labels, self.variant, training_set) if part)
 
     @property
     def is_baseline(self) -> bool:
@@ -88,7 +96,8 @@ class Experiment:
 
 def experiment_of(row: Mapping[str, Any], config: Mapping[str, Any]) -> Experiment:
     """The experiment that a table row shows."""
-    return Experiment(row["init"], row.get("labels", config["finetuning"]["labels"]), row["variant"])
+    labels = row.get("labels", config["finetuning"]["labels"])
+    return Experiment(row["init"], labels, row["variant"], row.get("training_set", ""))
 
 
 def explained_experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
@@ -119,8 +128,28 @@ def learning_experiments(config: Mapping[str, Any]) -> dict[int, Experiment]:
     }
 
 
-def training_percent(experiment: Experiment) -> int | None:
-    """The percentage of the training patients that an experiment learns from; None: all."""
+def training_set(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the training set of an experiment is made of (finetuning.training_sets); empty where it has real views alone."""
+    return config["finetuning"]["training_sets"][experiment.training_set] if experiment.training_set else {}
+
+
+def synthetic_share(experiment: Experiment, config: Mapping[str, Any]) -> float:
+    """Share of synthetic views in the training set of an experiment, 0 to 1, where patients have equally many views."""
+    if not (made_of := training_set(experiment, config)):
+        return 0.0
+    return made_of["synthetic_percent"] / (made_of["real_percent"] + made_of["synthetic_percent"])
+
+
+def labeller(experiment: Experiment, config: Mapping[str, Any]) -> Experiment | None:
+    """The experiment whose networks label the synthetic views that an experiment learns, if that is how they are labelled."""
+    is_relabelled = training_set(experiment, config).get("labels") == "relabelled"
+    return Experiment(experiment.init, experiment.labels) if is_relabelled else None
+
+
+def training_percent(experiment: Experiment, config: Mapping[str, Any]) -> int | None:
+    """The percentage of the training patients whose real views an experiment learns from; None: all."""
+    if made_of := training_set(experiment, config):
+        return int(made_of["real_percent"])
     is_share = experiment.variant.startswith(FEWER_PATIENTS)
     return int(experiment.variant.removeprefix(FEWER_PATIENTS)) if is_share else None
 
@@ -150,7 +179,8 @@ def experiments(config: Mapping[str, Any]) -> dict[str, Experiment]:
         *classifier_experiments(config),
     ]  # fmt: skip
     single = [row.single for row in rows if row.is_fused]
-    return {experiment.name: experiment for experiment in [*rows, *further, *single]}
+    labellers = [found for row in rows if (found := labeller(row, config))]
+    return {experiment.name: experiment for experiment in [*rows, *further, *single, *labellers]}
 
 
 def pretraining_runs(config: Mapping[str, Any]) -> list[str]:
@@ -233,6 +263,7 @@ def distinct_augmentations(config: Mapping[str, Any]) -> list[str]:
 def switches(experiment: Experiment, table: str, config: Mapping[str, Any]) -> dict[str, str]:
     """The descriptive columns of a row: which sets (table 3) and which losses (table 4), as the paper prints them.
 
+    In table 5: the real and synthetic views learnt, and the labels of the synthetic ones.
     In table1_protocols: the labels learnt, who changed them, and the exceedances that make a run flag a view.
     """
     run = config["pretraining"]["runs"].get(experiment.init)
@@ -252,6 +283,16 @@ def switches(experiment: Experiment, table: str, config: Mapping[str, Any]) -> d
         recipe = pretraining_recipe(experiment.init, config)
         weight = recipe["organ_weight"]
         return {"L_con": _yes(recipe["loss_con"]), "L_sup": _yes(weight > 0), "lambda": f"{weight:.1f}"}
+    if table == "table5":
+        made_of = training_set(experiment, config)
+        if not made_of:
+            return {"real": "100 %", "synthetic": "–", "labels of synthetic views": "–"}
+        kind = "Xgf" if made_of["set"] == "filtered" else "Xg"
+        return {
+            "real": f"{made_of['real_percent']} %",
+            "synthetic": f"{made_of['synthetic_percent']} % {kind}",
+            "labels of synthetic views": made_of["labels"],
+        }
     return {}
 
 

@@ -83,9 +83,11 @@ def metric_facts(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table_facts(table: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts on which one of the tables of fine-tuning depends: the generator's where a row pretrains on its views."""
+    """The facts on which one of the tables of fine-tuning depends: the generator's where a row learns from its views."""
     runs = config["pretraining"]["runs"]
-    sets = {name for row in config["tables"][table]["rows"] for name in runs.get(row["init"], {}).get("sets", ())}
+    rows = config["tables"][table]["rows"]
+    sets = {name for row in rows for name in runs.get(row["init"], {}).get("sets", ())}
+    sets |= {config["finetuning"]["training_sets"][row["training_set"]]["set"] for row in rows if "training_set" in row}
     return classification_facts(table, config) | (generation_facts(config) if sets & set(SYNTHETIC_SETS) else {})
 
 

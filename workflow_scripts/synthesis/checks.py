@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import read_npy
+
+
+def read_features(*paths: Path) -> list[np.ndarray]:
+    """The features of these files, (N, D) each, memory-mapped; `UserError` unless they are finite and of one width."""
+    sets = {str(path): read_npy(path) for path in paths}
+    for name, features in sets.items():
+        extent(features, name)
+    require_one_width(sets)
+    return list(sets.values())
 
 
 def extent(features: np.ndarray, name: str) -> float:
     """The largest absolute feature of a set (N, D); `UserError` where the set is empty or holds NaN or infinity."""
-    if features.ndim != 2 or not features.size:
-        raise UserError(f"{name}: expected features (views, width) of at least one view, got shape {features.shape}")
+    if features.ndim != 2 or not features.size or features.dtype.kind not in "fiu":
+        raise UserError(
+            f"{name}: expected features (views, width) of at least one view, got shape {features.shape} of {features.dtype}"
+        )
     # Block by block: a set may be a memory map, and its largest comes from the cache once its smallest is read.
     blocks = [features[start : start + 64] for start in range(0, len(features), 64)]
     largest = float(np.max([(abs(block.min()), abs(block.max())) for block in blocks]))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from workflow_scripts.core.files import read_csv, read_npy
+from workflow_scripts.core.files import read_csv
 from workflow_scripts.core.store import check_rows, open_pixels
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
@@ -34,9 +34,10 @@ def main(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from workflow_scripts.core.figures import save, stamp
+    from workflow_scripts.synthesis.checks import read_features
     from workflow_scripts.synthesis.figures import filter_figure
 
-    real, synthetic, views = read_npy(arguments.real), read_npy(arguments.synthetic), open_pixels(arguments.views)
+    (real, synthetic), views = read_features(arguments.real, arguments.synthetic), open_pixels(arguments.views)
     answers, curve = read_csv(arguments.filter), read_csv(arguments.curve)
     check_rows({
         str(arguments.synthetic): len(synthetic), str(arguments.views): len(views), str(arguments.filter): len(answers),

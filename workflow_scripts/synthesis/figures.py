@@ -95,7 +95,7 @@ def _curve(axis: Axes, curve: pd.DataFrame) -> None:
     axis.set_xticks(by_k["k"], [str(k) for k in by_k["k"]])
     axis.minorticks_off()
     axis.set(ylim=(0, 103), xlabel="k (neighbour that sets a ball's radius)", ylabel="%")
-    axis.legend(loc="best", fontsize=8)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8, frameon=False, borderaxespad=0)
 
 
 def draw_view(axis: Axes, view: np.ndarray, colour: str) -> None:

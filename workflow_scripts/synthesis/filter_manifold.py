@@ -19,14 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import read_csv, read_npy, write_csv, write_npy_blocks
+from workflow_scripts.core.files import read_csv, write_csv, write_npy_blocks
 from workflow_scripts.core.log import say
 from workflow_scripts.core.store import ViewStore, check_rows
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import add_settings, run, settings, stage_parser
 from workflow_scripts.study.config.manifold import ManifoldRecipe
 from workflow_scripts.study.patients import real_masks
-from workflow_scripts.synthesis.checks import extent, require_comparable
+from workflow_scripts.synthesis.checks import extent, read_features, require_comparable
 from workflow_scripts.synthesis.metrics import recall
 from workflow_scripts.synthesis.neighbours import membership, nearest_others, radii
 
@@ -148,8 +148,8 @@ def main(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
     recipe: ManifoldRecipe = settings(arguments)
-    real, real_index = read_npy(arguments.real), read_csv(arguments.real_index)
-    synthetic, store = read_npy(arguments.synthetic), ViewStore.open(arguments.views, arguments.index)
+    real, synthetic = read_features(arguments.real, arguments.synthetic)
+    real_index, store = read_csv(arguments.real_index), ViewStore.open(arguments.views, arguments.index)
     check_rows({str(arguments.real): len(real), str(arguments.real_index): len(real_index)})
     check_rows({str(arguments.synthetic): len(synthetic), str(arguments.views): len(store)})
     training, held_out = real_masks(real_index, arguments.holdout, arguments.folds, arguments.exclude_fold)

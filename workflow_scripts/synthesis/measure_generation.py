@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import read_csv, read_npy, write_csv
+from workflow_scripts.core.files import read_csv, write_csv
 from workflow_scripts.core.log import progress, say
 from workflow_scripts.core.store import check_rows
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
@@ -85,13 +85,13 @@ def main(arguments: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
 
-    from workflow_scripts.synthesis.checks import require_comparable
+    from workflow_scripts.synthesis.checks import read_features, require_comparable
     from workflow_scripts.synthesis.kernel_distances import kernel_distances
     from workflow_scripts.synthesis.metrics import Generated, extrapolated_frechet, moments, reference_batches
 
     recipe: ManifoldRecipe = settings(arguments)
     k = recipe.metric_k
-    real, synthetic = read_npy(arguments.real), read_npy(arguments.synthetic)
+    real, synthetic = read_features(arguments.real, arguments.synthetic)
     index, decisions = read_csv(arguments.real_index), read_csv(arguments.filter)
     check_rows({str(arguments.real): len(real), str(arguments.real_index): len(index)})
     check_rows({str(arguments.synthetic): len(synthetic), str(arguments.filter): len(decisions)})

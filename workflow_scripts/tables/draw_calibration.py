@@ -74,9 +74,8 @@ def reliability_figure(
         if column == 0:
             diagram.set_ylabel(f"share of {positive} {unit}s")
             counts.set_ylabel("predictions", color=INK)
-        if i + columns >= len(panels):
-            counts.set_xlabel(f"probability of {positive}")
-            counts.tick_params(labelbottom=True)
+        counts.set_xlabel(f"probability of {positive}")
+        counts.tick_params(labelbottom=True)
     figure.suptitle(headline, fontsize=10.5, x=0.01, ha="left")
     stamp(figure, origin)
     return figure

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-# Distinguishable in print and to readers who confuse red and green, with a marker each.
+# Distinguishable in print and to readers who confuse red and green, with a marker each; further networks have hollow ones.
 STYLES = [(BLUE, "o"), (RED, "s"), ("#2a9d6f", "D"), ("#8a5fb0", "^"), ("#c98a1b", "v"), (INK, "P"), (GREY, "X")]
 
 
@@ -88,10 +88,11 @@ def efficiency_figure(values: pd.DataFrame, origin: str) -> Figure:
     names = list(dict.fromkeys(values["name"]))
     for i, name in enumerate(names):
         line, (colour, marker) = values[values["name"] == name], STYLES[i % len(STYLES)]
+        more: dict[str, Any] = {"markerfacecolor": "white", "linestyle": "--"} if i >= len(STYLES) else {}
         # Points of one share beside each other, or their intervals would hide one another.
         x = line["patients"] * 1.025 ** (i - (len(names) - 1) / 2)
         axis.vlines(x, line["auroc_low"], line["auroc_high"], color=colour, alpha=0.5, linewidth=1.6)
-        axis.plot(x, line["auroc"], color=colour, marker=marker, markersize=5.5, linewidth=1.4, label=name)
+        axis.plot(x, line["auroc"], color=colour, marker=marker, markersize=5.5, linewidth=1.4, label=name, **more)
     axis.axhline(0.5, color=GREY, linestyle="--", linewidth=1)
     axis.set_xscale("log")
     ticks = sorted(values["patients"].unique())

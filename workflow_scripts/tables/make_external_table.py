@@ -32,6 +32,7 @@ from workflow_scripts.study.config.names import LABELLED_SET
 from workflow_scripts.tables.aggregation import mean_and_std
 from workflow_scripts.tables.draw_calibration import panel, reliability_figure
 from workflow_scripts.tables.make_levels import organ_side_predictions, patient_predictions
+from workflow_scripts.tables.reading import signed
 from workflow_scripts.tables.redraws import drawn_scores
 from workflow_scripts.tables.rows import Row, read_predictions, read_table_rows
 from workflow_scripts.tables.tables import TITLES, choose_reference
@@ -274,7 +275,7 @@ def layout(
 
 
 def _interval(value: pd.Series, name: str) -> str:
-    return f"{number(value[name], 1)} ({number(value[f'{name}_low'], 1)} to {number(value[f'{name}_high'], 1)})"
+    return f"{signed(value[name], 1)} ({signed(value[f'{name}_low'], 1)} to {signed(value[f'{name}_high'], 1)})"
 
 
 def forest(values: pd.DataFrame, reference: str, headline: str, origin: str) -> Figure:

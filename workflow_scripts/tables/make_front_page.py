@@ -3,10 +3,11 @@
 One HTML file without script that loads nothing; it links to the other pages of the results.
 
     python -m workflow_scripts.tables.make_front_page --index views/labelled.csv --votes audit/votes.csv \\
-        --pairs checks/near_duplicates.csv --summaries synthesis/privacy.json --claims tables/claims.csv \\
-        --table table2 --numbers tables/table2.csv --rows '[{"name": "UD", "experiment": "ud-flipped"}]' \\
-        --experiments ud-flipped --predictions finetuning/ud-flipped/seed0.csv --classes homogeneous inhomogeneous \\
-        --figures figures/figure1.png --names "Frames and crop boxes" --pages report.html --output-page index.html
+        --pairs checks/near_duplicates.csv --shortcuts tables/shortcuts.csv --summaries synthesis/privacy.json \\
+        --claims tables/claims.csv --table table2 --numbers tables/table2.csv \\
+        --rows '[{"name": "UD", "experiment": "ud-flipped"}]' --experiments ud-flipped \\
+        --predictions finetuning/ud-flipped/seed0.csv --classes homogeneous inhomogeneous --figures figures/figure1.png \\
+        --names "Frames and crop boxes" --pages report.html --output-page index.html
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from markupsafe import Markup
+
+from workflow_scripts.audit.shortcut_table import read_findings, told_from
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, read_json, write_text
 from workflow_scripts.core.pages import render_page
@@ -54,10 +59,10 @@ PAGES = {
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    add_inputs(parser, "index votes pairs summaries+ claims numbers? predictions* agreement? figures* pages*")
+    add_inputs(parser, "index votes pairs shortcuts summaries+ claims numbers? predictions* agreement? figures* pages*")
     add_outputs(parser, "page")
     add_parameters(
-        parser, "table? rows? experiments* names* classes split_by holdout_protocol pretraining_seeds origin"
+        parser, "table? rows? experiments* names* titles classes split_by holdout_protocol pretraining_seeds origin"
     )
     return parser
 
@@ -73,7 +78,8 @@ def main(arguments: argparse.Namespace) -> None:
     votes, pairs = read_csv(arguments.votes), read_csv(arguments.pairs)
     agreement = read_csv(arguments.agreement) if arguments.agreement else None
     result = main_result(arguments) if arguments.numbers else None
-    links = [{"text": page_name(path), "href": relative(path, folder)} for path in arguments.pages]
+    titles = json.loads(arguments.titles)
+    links = [{"text": page_name(path, titles), "href": relative(path, folder)} for path in arguments.pages]
     content = {
         "origin": arguments.origin,
         "origin_warning": Table("", "", (), (), 0, origin=arguments.origin).warning,
@@ -144,6 +150,7 @@ def row_of(mark: Mark, edge: float) -> dict[str, Any]:
         "p": None if mark.p != mark.p else p_value(mark.p),
         "low": place(mark.low),
         "high": place(mark.high),
+        "arrows": [arrow for arrow, end in (("left", -mark.low), ("right", mark.high)) if end > edge],
         "at": place(mark.difference),
         "paper": None if mark.is_reference else place(mark.paper),
     }
@@ -210,6 +217,10 @@ def warnings(
             f"{counted(len(pairs), 'pair')} of near-identical views belong to different patients: the same picture may be "
             "trained on and tested on."
         )
+    shortcut = told_from(read_findings(arguments.shortcuts), arguments.classes[1])
+    if shortcut:
+        page = relative(arguments.shortcuts.with_suffix(".html"), arguments.output_page.parent)
+        yield Markup('{} <a href="{}">Shortcuts</a>').format(f"{shortcut[:1].upper()}{shortcut[1:]}.", page)
     audited = [summary for summary in summaries if summary["possible"]]
     if len(audited) < len(summaries):
         yield "The synthetic views could not be audited for copies of training views: no patient was held out."
@@ -283,14 +294,15 @@ def relative(path: Path, folder: Path) -> str:
     return quote(Path(os.path.relpath(path, folder)).as_posix())
 
 
-def page_name(path: Path) -> str:
-    """What a link to a page is called; a table has the name of its file."""
+def page_name(path: Path, titles: Mapping[str, str]) -> str:
+    """What a link to a page is called; a table has the name of its file. `titles` are those of external sets by name."""
     if path.stem in PAGES:
         return PAGES[path.stem]
     if path.stem in tables.TITLES:
         name = f"Table {tables.table_number(path.stem)}"
         # tables/external/<name>/<table>.html
-        return f"{name}, external test on {path.parent.name}" if path.parent.parent.name == "external" else name
+        external = path.parent.name if path.parent.parent.name == "external" else ""
+        return f"{name}, external test on {titles.get(external, external)}" if external else name
     return path.stem.replace("_", " ").capitalize()
 
 

@@ -19,10 +19,11 @@ import numpy as np
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv
 from workflow_scripts.core.statistics import times_drawn, with_interval
-from workflow_scripts.core.tables import Table, number, write_table
+from workflow_scripts.core.tables import Table, write_table
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.tables.make_levels import organ_side_predictions, patient_predictions
+from workflow_scripts.tables.reading import signed
 from workflow_scripts.tables.redraws import drawn_scores
 from workflow_scripts.tables.rows import Row, read_predictions, read_table_rows
 
@@ -139,7 +140,7 @@ def layout(values: pd.DataFrame, columns: Sequence[str], positive: str, split_by
 def _interval(value: pd.Series, name: str) -> str:
     if value[name] != value[name]:
         return "–"
-    return f"{number(value[name], 1)} ({number(value[f'{name}_low'], 1)} to {number(value[f'{name}_high'], 1)})"
+    return f"{signed(value[name], 1)} ({signed(value[f'{name}_low'], 1)} to {signed(value[f'{name}_high'], 1)})"
 
 
 if __name__ == "__main__":

@@ -267,7 +267,7 @@ def curves(units: Mapping[str, pd.DataFrame], name: str, positive: str, origin: 
         precision.axhline(table["positive"].mean(), color=GREY, linestyle="--", linewidth=1)
         precision.set(xlabel="sensitivity (recall)", ylabel="precision (PPV)", title="precision-recall", ylim=(0, 1.03))
         thresholds = GRID * HIGHEST_THRESHOLD
-        _band(benefit, thresholds, drawn["benefit"], BLUE, "this row")
+        _band(benefit, thresholds, drawn["benefit"], BLUE, "decision curve: this row")
         benefit.plot(thresholds, drawn["all"][0], color=RED, linewidth=1, label=f"call everyone {positive}")
         benefit.axhline(0, color=GREY, linestyle="--", linewidth=1, label="call no one")
         highest = np.nanmax(np.concatenate([drawn["benefit"][0], drawn["all"][0]]))
@@ -277,7 +277,6 @@ def curves(units: Mapping[str, pd.DataFrame], name: str, positive: str, origin: 
             title="decision curve",
             ylim=(-0.35 * highest, 1.25 * highest),
         )
-        benefit.legend(fontsize=8, frameon=False)
         points = reliability(table["probability"].to_numpy(), table["positive"].to_numpy())
         diagram.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
         diagram.plot(points.predicted, points.observed, color=BLUE, linewidth=1, alpha=0.5)
@@ -294,6 +293,9 @@ def curves(units: Mapping[str, pd.DataFrame], name: str, positive: str, origin: 
         for axis in line:
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(
+        *grid[0, 2].get_legend_handles_labels(), loc="outside lower right", ncols=3, fontsize=9, frameon=False
+    )
     figure.suptitle(
         f"{name}: out of fold, mean over the seeds. Bands: 95 % over patients, given the trained networks.", fontsize=11, x=0.01,
         ha="left", color=INK, parse_math=False,

@@ -70,14 +70,15 @@ class Comparison:
         return f"{favour}; corrected 95 % CI {signed(low)} to {signed(high)}, Holm-corrected p {p_value(self.p)}"
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 2) -> str:
     """A difference of points with a true minus sign."""
-    return number(value).replace("-", "−")
+    return number(value, digits).replace("-", "−")
 
 
 def with_sign(value: float) -> str:
     """A change with its sign: +4.69, −1.20."""
-    return "–" if math.isnan(value) else ("+" if value >= 0 else "") + signed(value)
+    text = signed(value)
+    return text if math.isnan(value) or text.startswith("−") else f"+{text}"
 
 
 def condition(rows: Sequence[Row], holdout: str, pretraining_seeds: int = 1) -> str:

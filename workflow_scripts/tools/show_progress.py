@@ -33,11 +33,13 @@ from workflow_scripts.runtime.costs import last_start, read_costs
 STAGES = {file.stem for file in Path(__file__).parents[1].glob("*/*.py")}
 SECONDS_ON_TERMINAL, SECONDS_IN_LOG = 2.0, 30.0
 SHOWN_LINES = 100  # of a command that fails
-# Snakemake's log: a stamp, then what happened to a job.
-STAMP = r"^\[(?P<stamp>\w{3} \w{3} +\d+ [\d:]+ \d{4})\]\n"
-STARTED = re.compile(STAMP + r"(?:local)?(?:rule|checkpoint) (?P<rule>\w+):\n(?P<body>(?:    .*\n)+)", re.MULTILINE)
+# Snakemake's log: a stamp, then what happened to a job. Jobs of a group, which share a submission, are indented.
+STAMP = r"^(?P<indent> *)\[(?P<stamp>\w{3} \w{3} +\d+ [\d:]+ \d{4})\]\n"
+STARTED = re.compile(
+    STAMP + r"(?P=indent)(?:local)?(?:rule|checkpoint) (?P<rule>\w+):\n(?P<body>(?:(?P=indent)    .*\n)+)", re.MULTILINE
+)
 ENDED = re.compile(
-    STAMP + r"(?:Finished jobid: (?P<done>\d+)|Error in rule \w+:\n(?:    .*\n)*?    jobid: (?P<failed>\d+))",
+    STAMP + r"(?P=indent)(?:Finished jobid: (?P<done>\d+)|Error in rule \w+:\n(?:    .*\n)*? +jobid: (?P<failed>\d+))",
     re.MULTILINE,
 )
 # A progress bar of a stage, as tqdm writes it into a log.
@@ -224,7 +226,7 @@ def _jobs(text: str) -> dict[str, Job]:
     """The jobs that were started, by Snakemake's number; an attempt replaces the one before."""
     jobs = {}
     for match in STARTED.finditer(text):
-        fields = dict(re.findall(r"^    (\w+): (.*)$", match["body"], re.MULTILINE))
+        fields = dict(re.findall(r"^ {4,}(\w+): (.*)$", match["body"], re.MULTILINE))
         log = Path(fields["log"].partition(",")[0].strip()) if fields.get("log") else None
         if "jobid" in fields:
             jobs[fields["jobid"]] = Job(match["rule"], fields.get("wildcards", ""), log, _time(match["stamp"]))

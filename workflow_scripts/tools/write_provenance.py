@@ -48,7 +48,9 @@ PACKAGES = (
     "clean-fid",
 )
 # Settings whose values are paths; what they name is in the crate by its hash where it is a file.
-PATHS = {"results", "manifest", "root", "patient_key", "decisions", "file", "external"}
+PATHS = {
+    "results", "manifest", "root", "patient_key", "decisions", "file", "external", "published_activations", "masks", "folder",
+}  # fmt: skip
 COSTS = ("stage", "jobs", "attempts", "seconds", "gpu_seconds", "watt_hours", "peak_mib", "device")
 
 
@@ -163,7 +165,7 @@ def _instant(seconds: float) -> str:
 def public(section: Any, key: str = "") -> Any:
     """The settings without paths, passwords and queries of addresses."""
     if isinstance(section, Mapping):
-        return {name: public(value, name) for name, value in section.items() if name not in PATHS}
+        return {name: public(value, name) for name, value in section.items() if not _is_path(name, value)}
     if isinstance(section, Sequence) and not isinstance(section, str):
         return [public(value, key) for value in section]
     if isinstance(section, str) and "://" in section:
@@ -172,6 +174,11 @@ def public(section: Any, key: str = "") -> Any:
     if isinstance(section, str) and ("/" in section or "\\" in section):
         return "(path)"
     return section
+
+
+def _is_path(name: str, value: Any) -> bool:
+    # `model` is a section, but in `diffusion` a folder.
+    return name in PATHS or (name == "model" and isinstance(value, str))
 
 
 def hashed_inputs(config: Mapping[str, Any], results: Path) -> list[dict[str, str]]:
@@ -186,6 +193,7 @@ def hashed_inputs(config: Mapping[str, Any], results: Path) -> list[dict[str, st
     others = {"decisions of the clinician": config["audit"]["decisions"]}
     others |= {f"weights, {name}": start.get("file") or "" for name, start in config["initialisations"].items()}
     others |= {"weights, inception": config["embedding"]["inception"]["file"]}
+    others |= {"published activations": config["embedding"]["published_activations"]}
     rows += [
         {"name": name, "sha256": sha256(Path(file)), "description": f"{Path(file).stat().st_size} bytes"}
         for name, file in others.items()

@@ -19,11 +19,16 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import read_json, read_rows, write_text
+from workflow_scripts.core.files import read_csv, read_json, read_rows, write_text
+from workflow_scripts.core.statistics import drawn_auroc, times_drawn, with_interval
 from workflow_scripts.runtime.cli import run, stage_parser
+from workflow_scripts.study.experiments import experiment_of
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BEGIN, END = "<!-- results: python -m workflow_scripts.tools.write_results -->\n", "<!-- end of results -->"
 MAIN_TABLE = "table2"
@@ -31,6 +36,16 @@ HEADINGS = {
     "table1": "Noisy labels", "table1_protocols": "Noisy labels, by protocol", "table2": "Pretraining",
     "table3": "Real and synthetic views in pretraining", "table4": "The organ loss",
 }  # fmt: skip
+# What a group asks before it pretrains: a question, and the starts whose difference answers it. `{organ}` is the target organ.
+QUESTIONS = {
+    "Do ImageNet's weights help, against random ones?": ("imagenet", "scratch"),
+    "Does own pretraining help, against random weights?": ("ud", "scratch"),
+    "Does own pretraining help after ImageNet, against ImageNet alone?": ("ud_from_imagenet", "imagenet"),
+    "Does a second organ help pretraining, against the first alone?": ("ud", "ud_{organ}"),
+    "Do synthetic views pretrain better than the real ones they imitate?": ("xg", "ud_{organ}"),
+    "Do filtered synthetic views pretrain better than unfiltered ones?": ("xgf", "xg"),
+}
+WAYS = {"": "fine-tuned", "probe": "frozen"}
 # Charts alone: other figures show views.
 CHARTS = {"label_efficiency": "Frozen networks with fewer labelled patients", "calibration": "Calibration"}
 
@@ -100,9 +115,10 @@ class Study:
 
 def page(study: Study, note: str = "") -> str:
     """The whole page."""
+    answered = answers(study)
     parts = [
         f"<!-- Written by `python -m workflow_scripts.tools.write_results --results {study.results}`: change it there. -->",
-        "# Results on patients", introduction(study),
+        "# Results on patients", introduction(study), "## Does pretraining help?" if answered else "", answered,
         "## The paper's claims, and what these patients say", study.table("claims").partition("\n")[2].strip(),
         "## Tables",
     ]  # fmt: skip
@@ -151,6 +167,62 @@ def title_of(study: Study, external: str) -> str:
     """The printed name of an external set, from the title of its tables: settings of external sets are not shared."""
     title = (study.results / "tables" / "external" / external / f"{MAIN_TABLE}.md").read_text(encoding="utf-8")
     return title.partition("\n")[0].strip("*").partition("external test on ")[2] or external
+
+
+def answers(study: Study) -> str:
+    """Each of QUESTIONS that the study's rows can answer, on the first set of external patients; nothing where it has none.
+
+    The difference of AUROC by patient, of the same redraws of the patients.
+    """
+    if not (sets := study.external()):
+        return ""
+    scored = external_auroc(study, sets[0])
+    organ, lines = study.settings["data"]["target_organ"], []
+    for question, starts in QUESTIONS.items():
+        first, second = (start.format(organ=organ) for start in starts)
+        for variant, way in WAYS.items():
+            if (first, variant) in scored and (second, variant) in scored:
+                draws = scored[first, variant], scored[second, variant]
+                difference = with_interval("value", draws[0] - draws[1])
+                low, high = difference["value_low"], difference["value_high"]
+                answer = "yes" if low > 0 else "no, it harms" if high < 0 else "not shown"
+                each = [_interval(with_interval("value", one)) for one in draws]
+                lines.append([question, way, *each, _interval(difference), answer])
+    if not lines:
+        return ""
+    note = (
+        f"\nAUROC by patient on {title_of(study, sets[0])}, percent, of the ensemble of each row's networks. Brackets: 95 % over "
+        "patients, the difference of the same redraws, given the trained networks, and not corrected for the number of "
+        "questions. Fine-tuned: all weights learn. Frozen: logistic regression on the features as they are."
+    )
+    return grid(["question", "network", "with", "without", "difference", "answer"], lines) + note
+
+
+def external_auroc(study: Study, name: str) -> dict[tuple[str, str], np.ndarray]:
+    """AUROC by patient of every redraw of the external patients, float64 (1 + draws,), by start and variant of a row."""
+    from workflow_scripts.tables.make_external_table import duplicated_patients, pooled_patients, read_external
+
+    settings, classes = study.settings, study.settings["data"]["classes"]
+    shown = {experiment_of(row, settings) for table in study.tables() for row in settings["tables"][table]["rows"]}
+    files = {
+        each: study.results / "external" / name / f"{each.name}.csv"
+        for each in sorted(shown, key=lambda each: each.name)
+        if each.labels == settings["finetuning"]["labels"] and not each.is_baseline
+    }
+    index = read_csv(study.results / "views" / "external" / f"{name}.csv")
+    learnt = [study.results / "views" / f"{organ}.csv" for organ in settings["data"]["organs"]]
+    # Their pixels were seen by pretraining: then a near-duplicate of a view without label is none.
+    were_seen = any(set(index["patient_id"]) & set(read_csv(file)["patient_id"]) for file in learnt if file.is_file())
+    pairs = read_csv(study.results / "checks" / "near_duplicates.csv")
+    left_out = duplicated_patients(pairs, f"external/{name}", were_seen)
+    predictions = read_external([each.name for each in files], [*files.values()], index, classes)
+    areas = {}
+    for each in files:
+        table = predictions[each.name]
+        patients = pooled_patients(table[~table["patient_id"].isin(left_out)], index, classes)
+        truth = (patients["truth"] == classes[1]).to_numpy()
+        areas[each.init, each.variant] = drawn_auroc(patients["probability"].to_numpy(), truth, times_drawn(len(truth)))
+    return areas
 
 
 def efficiency(study: Study) -> str:
@@ -278,7 +350,12 @@ def short(study: Study, folder: str, link: str) -> str:
             [row["name"], _interval(row, "auroc", 1), _interval(row, "difference", 1) if row["difference"] else "ref."]
             for row in values
         ]
-        text = f"AUROC on {what} ({values[0]['patients']} patients), percent:\n\n{grid(header, rows)}"
+        learnt = len({row["patient_id"] for row in read_rows(study.results / "views" / "labelled.csv")})
+        data = study.settings["data"]
+        whose = (
+            f"{data['target_organ'].capitalize()} ultrasound at {data['size']} pixels, learnt from {learnt} patients"
+        )
+        text = f"{whose}, tested on {what}. AUROC, percent:\n\n{grid(header, rows)}"
         second = study.chart(name, f"AUROC on {what}")
     else:
         text, second = study.table(MAIN_TABLE), study.chart(f"forest_{MAIN_TABLE}", HEADINGS[MAIN_TABLE])

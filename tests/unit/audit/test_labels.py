@@ -253,7 +253,7 @@ DECIDED = [
 
 
 def saved(separator: str, encoding: str) -> bytes:
-    lines = [DECIDED[0].keys(), *(row.values() for row in DECIDED)]
+    lines = [DECIDED[0].keys(), *(row.values() for row in DECIDED), ["", "", ""]]
     return "\r\n".join(separator.join(line) for line in [*lines, []]).encode(encoding)
 
 

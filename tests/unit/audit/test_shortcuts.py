@@ -9,7 +9,9 @@ from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
 from workflow_scripts.audit import find_shortcuts as stage
-from workflow_scripts.audit.shortcuts import TESTS, aurocs, find_shortcuts, patient_features, view_features
+from workflow_scripts.audit.shortcut_table import is_alarm
+from workflow_scripts.audit.shortcuts import TESTS, aurocs, find_shortcuts, patient_features
+from workflow_scripts.audit.view_features import measure_views, view_features
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, write_csv, write_npy
 from workflow_scripts.runtime.cli import run
@@ -53,6 +55,10 @@ def study(patients: int = 60, planted: float = 0.0, seed: int = 0) -> tuple[np.n
     return views, index
 
 
+def features_of(views: np.ndarray, index: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return patient_features(measure_views(views, index), index)
+
+
 def truth_of(index: pd.DataFrame) -> np.ndarray:
     return (index["label"] == "pos").groupby(index["patient_id"]).any().to_numpy()
 
@@ -76,14 +82,14 @@ def test_strokes_are_found_and_interfaces_and_borders_are_not() -> None:
 def test_features_are_means_over_a_patients_views_without_those_that_are_constant() -> None:
     views, index = study(4)
     index["device"], index["scanner"] = "box", ["A", "B", "A", "A", "B", "B", "B", "B"]
-    features = patient_features(views, index)
+    features = features_of(views, index)
     assert features["source"]["scanner_A"].tolist() == [0.5, 1, 0, 0]
     assert not [name for name in features["source"] if str(name).startswith("device")]
     assert "coloured" not in features["overlay"]
     one = [view_features(view, 200, 200)["brightness"] for view in views[:2]]
     assert features["exposure"]["brightness"].iloc[0] == pytest.approx(np.mean(one), rel=0.05)
     with pytest.raises(UserError, match="crop the views again"):
-        patient_features(views, index.drop(columns="height"))
+        measure_views(views, index.drop(columns="height"))
 
 
 def test_aurocs_are_those_of_scikit_learn() -> None:
@@ -96,7 +102,7 @@ def test_aurocs_are_those_of_scikit_learn() -> None:
 
 def test_a_calliper_in_most_positives_is_found_and_nothing_else() -> None:
     views, index = study(planted=0.8)
-    found = {each.test: each for each in find_shortcuts(patient_features(views, index), truth_of(index))}
+    found = {each.test: each for each in find_shortcuts(features_of(views, index), truth_of(index))}
     assert list(found) == list(TESTS)
     assert found["overlay"].p < 0.001
     assert found["overlay"].p_corrected < 0.001
@@ -112,7 +118,7 @@ def test_size_and_scanner_are_found_together() -> None:
     positive = index["label"] == "pos"
     index["height"] = index["height"] + 12 * positive
     index["scanner"] = np.where(np.random.default_rng(0).random(len(index)) < 0.3 + 0.3 * positive, "A", "B")
-    found = {each.test: each for each in find_shortcuts(patient_features(views, index), truth_of(index))}
+    found = {each.test: each for each in find_shortcuts(features_of(views, index), truth_of(index))}
     assert found["size_source"].auroc > max(found["size"].auroc, found["source"].auroc)
     assert found["size_source"].p_corrected < 0.05
     assert found["exposure"].p_corrected > 0.05
@@ -121,10 +127,10 @@ def test_size_and_scanner_are_found_together() -> None:
 def test_shuffled_labels_raise_an_alarm_in_one_of_twenty_studies() -> None:
     views, index = study(40)
     index["scanner"] = np.random.default_rng(0).choice(["A", "B", "C"], len(index))
-    features, truth = patient_features(views, index), truth_of(index)
+    features, truth = features_of(views, index), truth_of(index)
     draw = np.random.default_rng(1)
     studies = [find_shortcuts(features, draw.permutation(truth), permutations=39, seed=i) for i in range(40)]
-    alarms = sum(any(map(stage.is_alarm, found)) for found in studies)
+    alarms = sum(any(map(is_alarm, found)) for found in studies)
     # 2 are expected; 6 or more would have a probability of 1 %.
     assert alarms <= 5
     assert any(each.p <= 0.05 for found in studies for each in found)

@@ -206,7 +206,10 @@ def test_the_score_of_an_audit() -> None:
     assert scores_figure(table, int(wrong.sum()), len(wrong), "PHANTOM").axes
 
 
-def test_the_stage_finds_the_drawn_classes_with_and_without_the_key(tmp_path: Path) -> None:
+def test_the_stage_finds_the_drawn_classes_with_and_without_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_audit, "DRAWS", 20)
     losses, oof, index, wrong = study()
     other = index["label"].map({"pos": "neg", "neg": "pos"})
     frames = index.assign(truth=np.where(wrong, other, index["label"])).drop_duplicates("image_id")

@@ -177,6 +177,10 @@ def test_a_missing_column_or_key_names_its_file(tmp_path: Path):
         lambda: table["label"],
         lambda: table[["votes", "label"]],
         lambda: table[table["votes"] > 1]["label"],
+        lambda: table.sort_values(["votes", "label"], kind="stable"),
+        lambda: table.set_index(["view_id", "label"]),
+        lambda: table.groupby("label", sort=False)["votes"].sum(),
+        lambda: table.drop_duplicates("label"),
         lambda: files.read_rows(file)[0]["label"],
     ):
         with pytest.raises(UserError, match=r"votes.csv has no column 'label'; make it again"):
@@ -195,3 +199,17 @@ def test_a_probability_is_a_finite_number(tmp_path: Path, cell: str):
     file.write_text(f"view_id,probability\na,0.5\nb,{cell}\n")
     with pytest.raises(UserError, match=r"seed0.csv, column probability, row 2: .* is not a number"):
         files.read_csv(file)
+
+
+@pytest.mark.parametrize("column", ["votes", "evaluations", "suspicious", "kept", "inside", "score", "copy", "auc_low"])
+def test_a_number_is_none_in_words(tmp_path: Path, column: str):
+    file = tmp_path / "table.csv"
+    file.write_text(f"view_id,{column}\na,1\nb,word\n")
+    with pytest.raises(UserError, match=rf"table.csv, column {column}, row 2: 'word' is not a number"):
+        files.read_csv(file)
+    file.write_text(f"view_id,{column}\na,1\nb,\n")
+    if column in ("score", "copy", "auc_low"):
+        assert files.read_csv(file)[column].isna().tolist() == [False, True]
+    else:
+        with pytest.raises(UserError, match="'nan' is not a number"):
+            files.read_csv(file)

@@ -69,7 +69,7 @@ def draw(
     return np.load(output)
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpmsolver++"])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpmsolver++", "sde_dpm_solver"])
 def test_images_do_not_depend_on_shards_and_batches(model: Path, tmp_path: Path, sampler: str) -> None:
     steps = 10 if sampler == "ddim" else 6
     whole = draw(model, tmp_path / "whole.npy", batch=5, steps=steps, sampler=sampler)
@@ -86,7 +86,7 @@ def test_images_do_not_depend_on_shards_and_batches(model: Path, tmp_path: Path,
     assert np.abs(other.astype(int) - whole).mean() > 5
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "dpmsolver++"])
+@pytest.mark.parametrize("sampler", ["ancestral", "dpmsolver++", "sde_dpm_solver"])
 def test_interrupted_sampling_continues_inside_a_batch(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], sampler: str
 ) -> None:
@@ -225,6 +225,17 @@ def test_dpm_solver_needs_fewer_steps_than_ddim() -> None:
     assert sampling_error("ddim", 20) > 3 * errors[20]
 
 
+def test_the_sde_solver_draws_the_spread_of_the_data() -> None:
+    process = GaussianProcess(schedule_betas("cosine", 1000), kept_timesteps(1000, 30, "sde_dpm_solver"))
+    images = range(64)
+    start = image_noise(0, 0, images, 8, torch.device("cpu"))
+    *_, (_, state) = reverse_steps(GaussianData(process, 0.3), process, start, 0, images, 0, "sde_dpm_solver")
+    assert float(state[:, :1].std()) == pytest.approx(0.3, rel=0.1)
+    assert (
+        float(np.corrcoef(state[:, :1].flatten(), start.flatten())[0, 1]) < 0.5
+    )  # the deterministic path keeps its start
+
+
 def test_noise_belongs_to_image_and_step() -> None:
     for noise in (image_noise, generator_noise):
         many = noise(0, 3, range(6), 8, torch.device("cpu"))
@@ -273,6 +284,29 @@ def test_only_models_that_can_be_sampled_are_loaded(model: Path, tmp_path: Path)
                     load_pipeline(model)
     finally:
         scheduler.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sample_size": 0}, "sample_size .* at most 1024, not 0"),
+        ({"sample_size": 10**6}, "sample_size .* at most 1024, not 1000000"),
+        ({"sample_size": [8, 8]}, r"sample_size .* not \[8, 8\]"),
+        ({"sample_size": 7}, "cannot compute a view of 7 x 7 pixels: "),
+        ({"norm_eps": "x"}, "cannot compute a view of 8 x 8 pixels: "),
+        ({"norm_num_groups": "x"}, "does not load|cannot compute a view"),
+        ({"center_input_sample": 3, "resnet_time_scale_shift": "x"}, "does not load|cannot compute a view"),
+    ],
+)
+def test_a_config_that_cannot_be_computed_is_refused(
+    model: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+    with pytest.raises(UserError, match=message):
+        load_pipeline(folder)
 
 
 @pytest.mark.parametrize("parameters", [[], {"classes": "ab"}, {"classes": [1, 2]}])

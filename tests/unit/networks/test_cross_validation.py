@@ -556,6 +556,35 @@ def test_stage_learns_from_fewer_patients_and_predicts_all(inputs):
     assert parameters["training_percent"] == 50
 
 
+def synthetic(folder: Path) -> list[str]:
+    """48 synthetic views, every other one coarse, and the flags that name them."""
+    labels = [CLASSES[row % 2] for row in range(48)]
+    table = pd.DataFrame({"view_id": [f"s{row}" for row in range(48)], "label": labels})
+    write_npy(pictures(study().sample(48, replace=True, random_state=0)), folder / "synthetic.npy")
+    write_csv(table, folder / "synthetic.csv")
+    return ["--synthetic-views", str(folder / "synthetic.npy"), "--synthetic-index", str(folder / "synthetic.csv")]
+
+
+def test_stage_learns_synthetic_views_alone_and_predicts_the_real_ones(inputs):
+    files = [*synthetic(inputs), "--training-percent", "0", "--synthetic-percent", "100"]
+    call(inputs, inputs / "asked", *files)
+    call(inputs, inputs / "shuffled", *files, "--synthetic-labels", "shuffled")
+    asked, mixed = (read_csv(inputs / name / "seed0.csv") for name in ("asked", "shuffled"))
+    assert asked["view_id"].tolist() == study()["view_id"].tolist()
+    assert asked["probability"].between(0, 1).all()
+    assert (asked["probability"] != mixed["probability"]).all()
+
+
+def test_stage_relabels_by_the_networks_of_the_same_folds(inputs):
+    call(inputs, inputs / "real")
+    weights = [str(inputs / "real" / f"seed0_fold{fold}.safetensors") for fold in range(3)]
+    files = [*synthetic(inputs), "--synthetic-percent", "10", "--synthetic-labels", "relabelled"]
+    with pytest.raises(UserError, match="may have learnt the test patients of seed 0, fold 0"):
+        call(inputs, inputs / "out", *files, "--labellers", *weights[::-1])
+    with pytest.raises(UserError, match="relabelled takes 3 --labellers, not 0"):
+        call(inputs, inputs / "out", *files)
+
+
 @pytest.mark.parametrize("clock", [StopAfter, KillAfter])
 @pytest.mark.parametrize("interval", [1e-9, 60.0])
 def test_interrupted_equals_uninterrupted_bit_for_bit(inputs, monkeypatch, clock, interval):

@@ -3,9 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 
 from workflow_scripts.data.phantom import draw_frame
-from workflow_scripts.networks.markers import DRAWS, KINDS, MARKER_UNIFORMS, REPEATS, draw_markers, mask_markers
+from workflow_scripts.networks.markers import (
+    DRAWS,
+    KINDS,
+    MARKER_UNIFORMS,
+    REPEATS,
+    SHAPES,
+    closest_to_markers,
+    draw_markers,
+    mask_markers,
+)
 
 
 def speckle(count: int) -> torch.Tensor:
@@ -30,6 +40,22 @@ def test_circles_and_plus_signs_are_found(kind: int, found: float) -> None:
     assert (masked[ink] == 0).float().mean() > found
     assert ((masked != marked) & ~ink).float().mean() < 0.03
     torch.testing.assert_close(mask_markers(marked[2:3]), masked[2:3])
+
+
+def test_most_markers_are_closer_to_their_template_than_text_is() -> None:
+    written = speckle(4)
+    for number, view in enumerate(written):
+        picture = Image.fromarray((255 * view[0]).byte().numpy())
+        ImageDraw.Draw(picture).text((20, 40 + 30 * number), "LEFT BREAST 3", fill=255, font_size=18)
+        view[0] = torch.from_numpy(np.array(picture)).float() / 255
+    plain = closest_to_markers(written)
+    assert plain.shape == (4, len(SHAPES))
+    for column, kind in enumerate(SHAPES):
+        marked = closest_to_markers(markers(written, kind))
+        assert marked[:, column].median() > plain[:, column].max()
+        assert marked.max() <= 1
+    torch.testing.assert_close(closest_to_markers(written[1:2]), plain[1:2])
+    assert closest_to_markers(written[..., :64, :64]).count_nonzero() == 0
 
 
 def test_speckle_and_blank_views_stay_as_they_are() -> None:

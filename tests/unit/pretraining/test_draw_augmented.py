@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.textures import textures
@@ -40,3 +41,13 @@ def test_the_stage_draws(tmp_path: Path):
     words = ["--names", "ud", "--sheets", str(tmp_path / "sheet.npy"), "--output-figure", str(tmp_path / "a.png")]
     run(stage.main, stage.parser(), words)
     assert np.array(Image.open(tmp_path / "a.png")).std() > 10
+
+
+@pytest.mark.parametrize("damaged", [sheet()[0], sheet()[:0], sheet().astype(float), sheet().astype(str)])
+def test_what_is_no_contact_sheet_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], damaged: np.ndarray):
+    np.save(tmp_path / "sheet.npy", damaged)
+    words = ["--names", "ud", "--sheets", str(tmp_path / "sheet.npy"), "--output-figure", str(tmp_path / "a.png")]
+    with pytest.raises(SystemExit):
+        run(stage.main, stage.parser(), words)
+    assert "sheet.npy is not a contact sheet: expected uint8" in capsys.readouterr().err
+    assert not (tmp_path / "a.png").exists()

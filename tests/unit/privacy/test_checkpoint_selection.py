@@ -221,3 +221,20 @@ def test_too_few_held_out_patients_are_refused(trained: tuple[Path, list[str]], 
     arguments = monitor_diffusion.parser().parse_args([*words, "--work-dir", str(tmp_path / "work")])
     with pytest.raises(UserError, match=r"2 views of 1 held-out patients.*select: last"):
         monitor_diffusion.main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("step,fid\n1,2\n2,word\n", "monitor.csv, row 2: 2, word are not all numbers"),
+        ("step,fid\n1,2,3\n", "row 1: .* are not all numbers"),
+        ("step,fid\n1\n", "row 1: 1, None are not all numbers"),
+        ("step,fid\nnan,2\n", "row 1: nan, 2 are not all numbers"),
+        ("step,fid\n", "has no rows"),
+        ("step,fid\n1,2\n", "monitor.csv has no column 'excess'"),
+    ],
+)
+def test_damaged_measures_are_told(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "monitor.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        choose(read_measures(tmp_path / "monitor.csv"), "least_copying")

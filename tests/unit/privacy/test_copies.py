@@ -260,6 +260,15 @@ def test_stage_survives_a_duplicate_among_the_held_out(tmp_path: Path) -> None:
         ),
         (lambda f: np.save(f / "synthetic.npy", np.zeros((3, 32), "f4")), r"synthetic.npy 3"),
         (lambda f: np.save(f / "real.npy", np.zeros((90, 7), "f4")), r"7"),
+        (
+            lambda f: np.save(f / "planted.npy", np.load(f / "planted.npy")[1:]),
+            r"planted.npy.*of the shape \(11, .*embed",
+        ),
+        (
+            lambda f: np.save(f / "planted.npy", np.load(f / "planted.npy") * np.nan),
+            r"planted.npy: .* are finite numbers",
+        ),
+        (lambda f: np.save(f / "planted.npy", np.load(f / "planted.npy").astype(str)), r"planted.npy: .*are <U"),
         (lambda f: pd.read_csv(f / "denoising.csv")[:80].to_csv(f / "denoising.csv"), r"denoising.csv lacks 10 of"),
     ],
 )
@@ -268,6 +277,7 @@ def test_stage_refuses(tmp_path: Path, damage: Callable[[Path], None], message: 
     damage(tmp_path)
     with pytest.raises(UserError, match=message):
         run_audit(tmp_path)
+    assert not list(tmp_path.glob("privacy.*"))
 
 
 def test_without_held_out_patients_the_page_says_so_and_no_view_is_judged(tmp_path: Path) -> None:
@@ -318,6 +328,25 @@ def test_figure_shows_the_closest_pairs(tmp_path: Path) -> None:
             f"{tmp_path}/index.csv",
             "--synthetic-views", f"{tmp_path}/synthetic_views.npy", "--output-figure", f"{tmp_path}/no.png",
         ]))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"), [("score", "high"), ("correlation", "r"), ("copy", "maybe"), ("score", None)]
+)
+def test_figure_of_a_damaged_audit_is_refused(tmp_path: Path, column: str, cell: str | None) -> None:
+    write_study(tmp_path, OTHERS[:4])
+    table = pd.DataFrame({
+        "index": range(4), "nearest_view": "t00#0", "correlation": 0.5, "score": 1.0, "copy": 0,
+    })  # fmt: skip
+    table = table.drop(columns=column) if cell is None else table.assign(**{column: [cell, *table[column][1:]]})
+    table.to_csv(tmp_path / "privacy.csv", index=False)
+    with pytest.raises(UserError, match=rf"privacy.csv(, column {column}, row 1|.* has no column '{column}')"):
+        privacy_figure.main(privacy_figure.parser().parse_args([
+            "--privacy", f"{tmp_path}/privacy.csv", "--real-views", f"{tmp_path}/views.npy", "--real-index",
+            f"{tmp_path}/index.csv",
+            "--synthetic-views", f"{tmp_path}/synthetic_views.npy", "--output-figure", f"{tmp_path}/no.png",
+        ]))  # fmt: skip
+    assert not (tmp_path / "no.png").exists()
 
 
 @needs_real

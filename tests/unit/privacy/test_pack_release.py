@@ -214,3 +214,31 @@ def test_views_with_text_are_left_out_or_nothing_is_released(study: Path) -> Non
     with pytest.raises(UserError, match=r"1 view holds text.*\n.*synthetic_000003.png: AAAAA\nnothing is released"):
         run_release(study, "--on-text", "fail", output="none.zip")
     assert not (study / "none.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"may_say": -1}, r"privacy.json is no summary of a copy audit \(may_say: .*string.*run the audit again"),
+        ({"possible": "yes"}, r"\(possible: "),
+        ({"membership_auc": {"filtered": {"value": 0.5, "low": "x", "high": 1}}}, r"\(membership_auc.filtered.low: "),
+        ({"generator": {"auc": {"value": float("nan"), "low": 0, "high": 1}}}, r"\(generator.auc.value: "),
+        ({"generator": None}, "lacks membership_auc or generator"),
+        (None, "top level"),
+    ],
+)
+def test_a_damaged_summary_is_refused_before_anything_is_read(
+    study: Path, changes: dict[str, object] | None, message: str
+) -> None:
+    summary = json.loads((study / "privacy.json").read_text())
+    (study / "privacy.json").write_text(json.dumps([] if changes is None else summary | changes))
+    with pytest.raises(UserError, match=message):
+        run_release(study, "--output-text", f"{study}/text.csv", "--output-figure", f"{study}/text.png")
+    assert not list(study.glob("text.*"))
+
+
+def test_damaged_metrics_are_refused_before_anything_is_read(study: Path) -> None:
+    (study / "metrics.csv").write_text("set,metric,batch,value\nfiltered,fid,,1\nfiltered,kid,,word\n")
+    with pytest.raises(UserError, match="metrics.csv, row 2: value 'word' is not a number"):
+        run_release(study, "--output-text", f"{study}/text.csv", "--output-figure", f"{study}/text.png")
+    assert not list(study.glob("text.*"))

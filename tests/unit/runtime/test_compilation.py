@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.exc import TorchDynamoException
+from torch._functorch.aot_autograd import make_boxed_func
 
 from tests.network_stages import DIFFUSION, pretraining, trainer
 from workflow_scripts.core.errors import UserError
@@ -59,6 +62,25 @@ def test_what_cannot_be_compiled_runs_uncompiled_after_one_warning(
     ]
 
 
+def test_a_gradient_that_cannot_be_compiled_is_computed_uncompiled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gradient(*_: Any) -> None:
+        raise RuntimeError("no kernel for this gradient")
+
+    backend = aot_autograd(fw_compiler=lambda graph, _: make_boxed_func(graph.forward), bw_compiler=gradient)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    layer, ones = torch.nn.Linear(2, 1), torch.ones(3, 2)
+    layer(ones).sum().backward()
+    expected, layer.weight.grad = layer.weight.grad, None
+    compile_forward(layer)
+    layer(ones).sum().backward()
+    assert torch.equal(layer.weight.grad, expected)
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: Linear runs uncompiled")
+    assert "no kernel for this gradient" in warning
+
+
 def test_other_errors_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*_: Any) -> None:
@@ -91,6 +113,8 @@ def test_calls_of_other_shapes_are_not_compiled_once_more(monkeypatch: pytest.Mo
 # Largest |compiled - eager| / |eager|. Compiled code fuses operations in another order: a few roundings of 6e-8 each, which
 # the steps of a training run add up.
 TOLERANCE = 1e-4
+# Compiling takes time by the kernel: the smallest networks that have every kind of layer.
+SMALL = {"channel_multipliers": [1], "attention_resolutions": []}
 
 
 def assert_near(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
@@ -104,7 +128,7 @@ def assert_near(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarr
 def test_a_compiled_step_of_diffusion_training_computes_the_same() -> None:
     results = []
     for compiles in (False, True):
-        model = trainer(CPU, compiles=compiles)
+        model = trainer(CPU, compiles=compiles, **SMALL)
         torch.manual_seed(0)
         for parameter in model.parameters:  # a new network's branches end with zeros, which hide what lies before them
             if not parameter.detach().any():
@@ -139,7 +163,7 @@ def test_a_compiled_step_of_pretraining_computes_the_same(
 @pytest.mark.slow
 @pytest.mark.nightly
 def test_compiled_sampling_computes_the_same() -> None:
-    recipe = DiffusionRecipe(**DIFFUSION)
+    recipe = DiffusionRecipe(**{**DIFFUSION, **SMALL})
     process = GaussianProcess(schedule_betas("cosine", 50), kept_timesteps(50, 4, "ancestral"))
     unet, results = unet_of(recipe, 8).eval(), []
     torch.nn.init.normal_(unet.conv_out.weight, std=0.05)  # a new network predicts zero

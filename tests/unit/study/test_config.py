@@ -513,6 +513,12 @@ def test_missing_columns_and_files_are_named(tmp_path, data):
         load_manifest(tmp_path / "pipe.csv", data)
 
 
+def learnt_from(table: str, init: str = "imagenet", variant: str = "", **training_sets: dict) -> dict:
+    """A change of the config: a row that learns from the training set x."""
+    row = {"name": "x", "init": init, "variant": variant, "training_set": "x"}
+    return {"finetuning": {"training_sets": training_sets}, "tables": {table: {"rows": [row]}}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -540,6 +546,12 @@ def test_missing_columns_and_files_are_named(tmp_path, data):
         ({"embedding": {"published_activations": "ref_acts.npz"}}, "features of two networks do not compare"),
         ({"pretraining": {"seeds": 3}, "holdout": "per_fold"}, "pretraining.seeds: 3, but with holdout: per_fold"),
         ({"pretraining": {"seeds": 3}, "seeds": [0, 1, 3, 4]}, "starts from pretraining number 2:"),
+        (learnt_from("table5"), r"rows.0.training_set: no training set 'x'; finetuning.training_sets has none"),
+        (learnt_from("table5", x={"synthetic_percent": 100}), "this generator is not asked for any; set diffusion.class_condit"),
+        (learnt_from("table2", x={"synthetic_percent": 100}), "in the rows of table 5, whose caption says so"),
+        (learnt_from("table5", init="majority"), "learnt by networks with the plain recipe; leave out the baseline"),
+        (learnt_from("table5", variant="probe"), "learnt by networks with the plain recipe; leave out the baseline"),
+        (learnt_from("table5", x={"synthetic_percent": 100, "labels": "shuffled"}), "labels are no control; set it to 0"),
     ],
 )  # fmt: skip
 def test_choices_that_exclude_each_other(shipped, change, message):

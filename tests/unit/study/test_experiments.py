@@ -62,6 +62,37 @@ def test_a_fused_row_needs_the_networks_of_single_views_and_none_of_its_own():
     assert study.finetuning_recipe(found["ud-complete-paired"], CONFIG)["coupled"] == 1
 
 
+def test_a_row_on_synthetic_views_is_an_experiment_of_its_own_and_relabelling_needs_the_one_on_real_views():
+    sets = {
+        "half": {"real_percent": 50, "synthetic_percent": 50, "set": "filtered", "labels": "asked"},
+        "relabelled": {"real_percent": 0, "synthetic_percent": 100, "set": "synthetic", "labels": "relabelled"},
+    }
+    rows = [
+        {"name": name, "init": "ud_thyroid", "labels": "complete", "variant": "", "training_set": name} for name in sets
+    ]
+    config = {
+        **CONFIG,
+        "finetuning": {**CONFIG["finetuning"], "training_sets": sets},
+        "tables": {**CONFIG["tables"], "table5": {"rows": rows[:1]}},
+    }
+    assert "ud_thyroid-complete" not in study.experiments(config)
+    config["tables"]["table5"] = {"rows": rows}
+    found = study.experiments(config)
+    half, relabelled = found["ud_thyroid-complete-on_half"], found["ud_thyroid-complete-on_relabelled"]
+    assert study.labeller(half, config) is None
+    assert study.labeller(relabelled, config) == found["ud_thyroid-complete"]
+    assert (study.training_percent(half, config), study.training_percent(relabelled, config)) == (50, 0)
+    assert (study.synthetic_share(half, config), study.synthetic_share(relabelled, config)) == (0.5, 1)
+    assert list(study.switches(half, "table5", config).values()) == ["50 %", "50 % Xgf", "asked"]
+    assert list(study.switches(found["ud_thyroid-complete"], "table5", config).values()) == ["100 %", "–", "–"]
+
+
+def test_a_seed_learns_from_the_generators_of_its_own_folds():
+    config = {**CONFIG, "holdout": "per_fold", "seeds": [1, 11], "folds": 2}
+    assert study.seed_cohorts(1, config) == ["seed1_fold0/", "seed1_fold1/"]
+    assert study.seed_cohorts(1, CONFIG) == [""]
+
+
 def test_the_unaugmented_variant_switches_every_augmentation_off():
     recipe = study.finetuning_recipe(study.Experiment("ud", "flipped", "unaugmented"), CONFIG)
     assert {key for key, value in recipe["augmentation"].items() if value != 0} == {"preset", "outside"}

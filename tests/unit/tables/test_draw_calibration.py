@@ -10,6 +10,7 @@ from sklearn.calibration import calibration_curve
 
 from tests.unit.finetuning.test_metrics import CLASSES, predictions
 from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.figures import as_pixels
 from workflow_scripts.core.files import write_csv
 from workflow_scripts.tables import draw_calibration as calibration_figure
 from workflow_scripts.tables.draw_calibration import panel, reliability_figure
@@ -58,6 +59,17 @@ def test_the_figure_says_counts_and_errors() -> None:
         points = diagram.collections[-1].get_offsets()[:, 0]
         for x, bar in zip(points, counts.patches, strict=True):
             assert bar.get_x() - 0.01 <= x <= bar.get_x() + bar.get_width() + 0.01
+
+
+def test_every_diagram_has_its_axis_and_the_origin_touches_no_label() -> None:
+    shown = panel("x", *sample())
+    figure = reliability_figure([shown] * 5, "pos", "headline", "PHANTOM")
+    as_pixels(figure)
+    counted = [axis for axis in figure.axes if axis.patches]
+    assert [axis.get_xlabel() for axis in counted] == ["probability of pos"] * 5
+    assert all(axis.xaxis.get_ticklabels()[0].get_visible() for axis in counted)
+    corner = figure.texts[-1].get_window_extent()
+    assert not any(corner.overlaps(axis.get_tightbbox()) for axis in counted)
 
 
 def test_edges_of_bins_and_a_single_bin() -> None:

@@ -44,8 +44,8 @@ def test_the_experiments_of_a_curve() -> None:
     assert {percent: experiment.name for percent, experiment in found.items()} == {
         25: "ud-flipped-patients25", 50: "ud-flipped-patients50", 100: "ud-flipped",
     }  # fmt: skip
-    assert [training_percent(experiment) for experiment in found.values()] == [25, 50, None]
-    assert training_percent(Experiment("ud", "flipped", "unaugmented")) is None
+    assert [training_percent(experiment, {}) for experiment in found.values()] == [25, 50, None]
+    assert training_percent(Experiment("ud", "flipped", "unaugmented"), {}) is None
     assert learning_experiments({**config, "figures": {**figures, "learning_curve": ""}}) == {}
 
 

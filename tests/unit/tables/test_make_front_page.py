@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from PIL import Image
 
 from tests.chromium import Chromium, needs_chromium
 from tests.unit.finetuning.test_metrics import CLASSES, predictions
+from workflow_scripts.audit.shortcuts import Finding
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import write_csv, write_json
 from workflow_scripts.finetuning.predictions import decide
 from workflow_scripts.tables import make_front_page, tables
-from workflow_scripts.tables.make_front_page import page_name, position, ticks
+from workflow_scripts.tables.forest import Mark
+from workflow_scripts.tables.make_front_page import page_name, position, row_of, ticks
 from workflow_scripts.tables.rows import Row
 
 # What a user may call a row or a picture: markup, and what a template would make of it.
@@ -45,6 +48,16 @@ def privacy(copies: int, certified: bool) -> dict:
     }
 
 
+def shortcuts(size: float = 0.6, overlay: float = 0.2) -> pd.DataFrame:
+    """A table of the shortcut audit: the corrected p values of two tests, and one that was not made."""
+    findings = [
+        Finding("size", 6, 0.56, 0.49, 0.63, size / 2, size),
+        Finding("source", 0, *[float("nan")] * 5),
+        Finding("overlay", 3, 0.71, 0.64, 0.78, overlay / 2, overlay),
+    ]
+    return pd.DataFrame([asdict(finding) for finding in findings])
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the results that the page is made from."""
@@ -65,6 +78,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path / "votes.csv",
     )
     write_csv(pd.DataFrame(columns=["set_a", "view_a"]), tmp_path / "pairs.csv")
+    write_csv(shortcuts(), tmp_path / "shortcuts.csv")
     write_json(privacy(0, True), tmp_path / "privacy.json")
     write_csv(pd.DataFrame({"result": ["confirmed", "within noise", "within noise"]}), tmp_path / "claims.csv")
     rows = [Row(row["name"], row["experiment"], row["init"], paper=row.get("paper", "")) for row in ROWS]
@@ -86,6 +100,7 @@ def make(study: Path, *more: object) -> tuple[Path, str]:
     page = study / "index.html"
     words = [
         "--index", study / "index.csv", "--votes", study / "votes.csv", "--pairs", study / "pairs.csv",
+        "--shortcuts", study / "shortcuts.csv",
         "--summaries", study / "privacy.json", "--claims", study / "claims.csv", "--table", "table2",
         "--numbers", study / "table2.csv", "--rows", json.dumps(ROWS), "--experiments", *[row["experiment"] for row in ROWS],
         "--predictions", *[study / f"{row['experiment']}.csv" for row in ROWS], "--classes", *CLASSES,
@@ -117,6 +132,7 @@ def test_the_page_says_what_the_results_say(study: Path) -> None:
         "One seed",
         "cannot be certified",
         "saw the",
+        "what is no tissue",
     ):
         assert absent not in text
     assert 'href="figure%200.png"' in text
@@ -161,6 +177,16 @@ def test_warnings_come_from_the_results(study: Path) -> None:
     assert "a clinician decided 2 views of them and agrees with the original label in 50 %" in text
 
 
+def test_the_warning_of_the_shortcut_audit_is_repeated_with_a_link(study: Path) -> None:
+    write_csv(shortcuts(size=0.0213, overlay=0.0005), study / "shortcuts.csv")
+    _, text = make(study)
+    warnings = text.partition("Before you quote")[2].partition("</section>")[0]
+    assert (
+        "<li>Whether a patient is pos can be told from what is no tissue: size and aspect of the frame (AUROC 0.56, "
+        'p = 0.021); callipers and text (AUROC 0.71, p &lt; 0.001). <a href="shortcuts.html">Shortcuts</a></li>'
+    ) in warnings
+
+
 def test_a_study_without_held_out_patients_has_a_page_that_says_so(study: Path) -> None:
     write_json({"possible": False, "views": 60}, study / "privacy.json")
     _, text = make(study)
@@ -176,10 +202,21 @@ def test_positions_and_ticks() -> None:
     assert ticks(100) == [-100, -50, 0, 50, 100]
 
 
+def test_an_interval_beyond_the_axis_ends_in_an_arrow() -> None:
+    mark = Mark("UD", 71.0, -0.001, -250.0, 40.0, 0.5, float("nan"), False, False)
+    shown = row_of(mark, 100)
+    assert (shown["low"], shown["high"], shown["arrows"]) == ("0.00%", "70.00%", ["left"])
+    assert shown["interval"] == "+0.00 (−250.00 to 40.00)"
+    assert row_of(replace(mark, low=float("nan"), high=float("nan")), 100)["arrows"] == []
+    assert row_of(replace(mark, high=100.5), 100)["arrows"] == ["left", "right"]
+
+
 def test_tables_of_external_tests_are_told_from_the_studys() -> None:
-    assert page_name(Path("tables/table2.html")) == "Table 2"
-    assert page_name(Path("tables/external/hospital_b/table2.html")) == "Table 2, external test on hospital_b"
-    assert page_name(Path("tables/operating_points.html")) == "Operating points"
+    titles = {"b": "Hospital B"}
+    assert page_name(Path("tables/table2.html"), titles) == "Table 2"
+    assert page_name(Path("tables/external/b/table2.html"), titles) == "Table 2, external test on Hospital B"
+    assert page_name(Path("tables/external/c/table2.html"), titles) == "Table 2, external test on c"
+    assert page_name(Path("tables/operating_points.html"), titles) == "Operating points"
 
 
 def test_pictures_need_names(study: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.chromium import Chromium, needs_chromium
 from tests.shared import REPOSITORY
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.tools import documentation
@@ -40,6 +41,24 @@ def test_the_site_is_built_and_searched_without_a_server(site: Path):
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r'<(?:script|img|iframe)[^>]*src="https?:', text), page.name
         assert not re.findall(r'<link[^>]*rel="(?:stylesheet|preconnect)"[^>]*href="https?:', text), page.name
+
+
+@needs_chromium
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_a_browser_shows_and_searches_the_site_from_the_disk(site: Path, tmp_path: Path):
+    """At desk width: pictures are shown, a search finds, and nothing is asked of a server."""
+    with Chromium(tmp_path / "profile", tmp_path, (1440, 1200)) as tab:
+        for page in (site / "tutorial.html", site / "index.html"):
+            tab.open(page)
+            assert tab.evaluate("document.images.length") > 0
+            assert tab.evaluate("[...document.images].filter(each => !each.naturalWidth).map(each => each.src)") == []
+        tab.evaluate("document.querySelector('.md-search__input').focus()")
+        tab.type("pseudonym")
+        tab.wait("document.querySelector('.md-search-result__item') !== null")
+        assert "pseudonym" in tab.text(".md-search-result__item").lower()
+        assert [request for request in tab.requests if not request.startswith(("file:", "data:"))] == []
+        assert tab.errors == []
 
 
 def test_every_block_of_commands_on_the_site_says_whether_it_is_run(site: Path):

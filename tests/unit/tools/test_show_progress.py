@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -83,6 +84,23 @@ def test_every_running_stage_has_a_line_and_the_run_an_end(study: Path):
     # 80 s of three jobs in 100 s; a queued training and a crop and folds are left, at the mean of what has ended (20 s).
     busy = (20 + 75 + 45 + 45) / 100
     assert state.left == pytest.approx((20 + 20 + 20 + training.left) / busy, rel=0.01)
+
+
+def test_jobs_that_share_a_submission_are_seen(study: Path):
+    """On a cluster, Snakemake indents the jobs of a group."""
+    logs = study / "results" / "logs" / "crop_views"
+    jobs = [
+        started("crop_views", number, 0, logs / f"{name}.log", f"real_set={name}")
+        for number, name in ((1, "a"), (2, "b"))
+    ]
+    group = f"[{stamp(0)}] Group job crops (jobs in lexicogr. order):\n\n" + textwrap.indent("\n".join(jobs), "    ")
+    (study / "snakemake.log").write_text(f"{STATISTICS}{group}[{stamp(50)}]\nFinished jobid: 1 (Rule: crop_views)\n")
+    state = progress(study / "snakemake.log", study / "results", BEGIN + 60)
+    assert (state.done, [line.name for line in state.lines]) == (1, ["crop_views b"])
+    failed = f"    [{stamp(55)}]\n    Error in rule crop_views:\n        message: None\n        jobid: 2\n        output: x\n"
+    with (study / "snakemake.log").open("a") as file:
+        file.write(failed)
+    assert progress(study / "snakemake.log", study / "results", BEGIN + 60).lines == []
 
 
 def test_earlier_runs_tell_how_long_a_stage_takes(study: Path):

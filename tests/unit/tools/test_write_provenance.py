@@ -1,8 +1,10 @@
 """The Workflow Run RO-Crate of a study: valid, complete, and without patients, paths and secrets."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from tests.shared import REPOSITORY
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_rows, sha256
 from workflow_scripts.study.config import load_config
-from workflow_scripts.tools.write_provenance import write_crate
+from workflow_scripts.study.config.base import FilePath, Settings
+from workflow_scripts.study.config.study import Study
+from workflow_scripts.tools.write_provenance import public, write_crate
 
 SECRETS = ("P017", "Anna_Muster", "mueller", "hunter2", "token123", "patient.key", "clinic-server", "frame_0001")
 
@@ -88,6 +92,31 @@ def test_no_patient_path_or_secret_is_in_the_crate(study):
         text = file.read_text(encoding="utf-8")
         found = [secret for secret in (*SECRETS, str(study[1].parent)) if secret in text]
         assert found == [], file.name
+
+
+def path_settings(model: type[Settings]) -> Iterator[str]:
+    """Names of the settings of a model, and of those below it, whose values are paths."""
+    is_path = get_args(FilePath)[-1]
+
+    def parts(hint: Any) -> Iterator[Any]:
+        yield hint
+        for argument in get_args(hint):
+            yield from parts(argument)
+
+    for name, hint in get_type_hints(model, include_extras=True).items():
+        for part in parts(hint):
+            if part == is_path:
+                yield name
+            elif isinstance(part, type) and issubclass(part, Settings):
+                yield from path_settings(part)
+
+
+def test_no_setting_that_is_a_path_is_shown_even_without_a_slash():
+    names = set(path_settings(Study))
+    assert names >= {"manifest", "root", "file", "model", "published_activations", "masks", "folder"}
+    for name in names:
+        assert public({"section": {name: "Anna_Muster"}}) == {"section": {}}, name
+    assert public({"model": {"backbone": "resnet18"}}) == {"model": {"backbone": "resnet18"}}
 
 
 def test_inputs_settings_versions_code_tables_costs_and_authors_are_in_it(study):

@@ -21,9 +21,12 @@ def study(tmp_path: Path) -> Path:
     results = tmp_path / "results"
     recipe = {"epochs": 7, "backbone_lr": 1e-4, "head_lr": 1e-3, "steps": 50, "batch_size": 48}
     settings = {
-        "data": {"source": "files", "classes": ["benign", "malignant"], "target_organ": "breast", "size": 64},
+        "data": {"source": "files", "classes": ["benign", "malignant"], "target_organ": "breast", "size": 64,
+                 "organs": ["breast"]},
         "model": {"backbone": "net"}, "seeds": [0, 1], "folds": 3, "split_by": "patient",
-        "pretraining": {"recipe": recipe, "seeds": 3}, "finetuning": {"recipe": recipe}, "diffusion": {"recipe": recipe},
+        "pretraining": {"recipe": recipe, "seeds": 3}, "finetuning": {"recipe": recipe, "labels": "complete"},
+        "diffusion": {"recipe": recipe},
+        "tables": {"table2": {"rows": [{"init": init, "variant": ""} for init in ("ud", "scratch", "imagenet", "majority")]}},
     }  # fmt: skip
     write_json(settings, results / "provenance" / "settings.json")
     crate = [
@@ -55,6 +58,30 @@ def study(tmp_path: Path) -> Path:
          **interval("difference", -18.75)},
     ]  # fmt: skip
     write_rows(scored, list(scored[0]), results / "tables" / "external" / "b" / "table2.csv")
+    others = [
+        {
+            "view_id": f"o{i}",
+            "image_id": f"o{i}",
+            "patient_id": f"q{i}",
+            "label": ("benign", "malignant")[i % 2],
+            "side": "",
+        }
+        for i in range(20)
+    ]
+    write_rows(others, list(others[0]), results / "views" / "external" / "b.csv")
+    # UD is always right, random weights always wrong, and ImageNet's as good as UD.
+    for start, right in {"ud": 0.9, "scratch": 0.1, "imagenet": 0.9}.items():
+        predicted = [
+            {**view, "seed": 0, "fold": fold, "probability": right if view["label"] == "malignant" else 1 - right}
+            for view in others for fold in (0, 1)
+        ]  # fmt: skip
+        columns = ["view_id", "patient_id", "label", "seed", "fold", "probability"]
+        write_rows(
+            [{column: row[column] for column in columns} for row in predicted], columns,
+            results / "external" / "b" / f"{start}-complete.csv",
+        )  # fmt: skip
+    pairs = [f"{name}_{end}" for end in "ab" for name in ("set", "view", "patient")]
+    write_rows([], [*pairs, "hash_distance", "distance"], results / "checks" / "near_duplicates.csv")
     learnt = [
         {"name": "UD, frozen", "share": 0.1, "patients": 15, **interval("auroc", 0.6), **interval("difference", 0.0)}
     ]
@@ -94,6 +121,42 @@ def test_the_page_has_the_numbers_of_the_files(study: Path):
     shown = {line.partition("](")[2].rstrip(")") for line in page.splitlines() if line.startswith("![")}
     assert all((study.parent / "docs" / file).is_file() for file in shown)
     assert {"images/results_forest_table2.png", "images/results_figure4.png"} < shown
+
+
+def test_questions_are_answered_on_the_external_patients(study: Path):
+    page = write(study)
+    always = "100.0 (100.0 to 100.0)"
+    assert (
+        f"| Does own pretraining help, against random weights? | fine-tuned | {always} | 0.0 (0.0 to 0.0) | {always} | yes |"
+        in page
+    )
+    # No row continues from ImageNet's weights, and none is frozen.
+    assert page.count("fine-tuned |") == 2
+    assert "frozen |" not in page.partition("## The paper")[0]
+
+
+def test_patients_that_the_study_has_as_well_answer_nothing(study: Path):
+    pair = {
+        "set_a": "labelled",
+        "view_a": "v0",
+        "patient_a": "p0",
+        "set_b": "external/b",
+        "view_b": "o0",
+        "patient_b": "q0",
+    }
+    write_rows(
+        [{**pair, "hash_distance": 0, "distance": 0.0}], [*pair, "hash_distance", "distance"],
+        study / "checks" / "near_duplicates.csv",
+    )  # fmt: skip
+    file = study / "external" / "b" / "ud-complete.csv"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    # The one patient that UD is wrong about is left out.
+    wrong = [f"{line.rpartition(',')[0]},0.99" if line.startswith("o0,") else line for line in lines]
+    write_text("\n".join(wrong) + "\n", file)
+    perfect = "Does own pretraining help, against random weights? | fine-tuned | 100.0 (100.0 to 100.0) |"
+    assert perfect in write(study)
+    write_rows([], [*pair, "hash_distance", "distance"], study / "checks" / "near_duplicates.csv")
+    assert perfect not in write(study)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterator
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.files import read_json
 from workflow_scripts.study.config.base import LIMIT, KeyPath, Problem, Settings
+
+Model = TypeVar("Model", bound=BaseModel)
 
 LONGEST_VALUE = 80
 LONGEST_TEXT = 1500
@@ -123,3 +128,13 @@ def bare(kind: Any) -> Any:
 def is_settings(kind: Any) -> bool:
     """Whether a type is a section."""
     return isinstance(kind, type) and issubclass(kind, Settings)
+
+
+def read_model(path: Path, model: type[Model], problem: str, remedy: str) -> Model:
+    """The JSON file `path` as an instance of a model; `UserError` with the problem, the first wrong key and the remedy."""
+    try:
+        return model.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "top level"
+        raise UserError(f"{path} {problem} ({where[:100]}: {first['msg'][:200]}); {remedy}") from None

@@ -1,10 +1,21 @@
 """Section `finetuning` of the config."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from workflow_scripts.study.config.base import Distinct, Labels, Number, Probability, Settings, Whole
+from workflow_scripts.study.config.base import (
+    Distinct,
+    Labels,
+    Name,
+    Number,
+    Probability,
+    Problem,
+    Settings,
+    Whole,
+    cross_check,
+)
 
 
 class FinetuningAugmentation(Settings):
@@ -77,9 +88,40 @@ class ProbeRecipe(Settings):
     draws: Whole = Field(5, ge=1, le=100, description="Random draws of the patients for each share, seed and fold.")
 
 
+class TrainingSet(Settings):
+    """Real and synthetic views that a row of table 5 is fine-tuned on."""
+
+    real_percent: Whole = Field(
+        100, ge=0, le=100, description="Percentage of a fold's training patients whose real views are learnt; 0: none."
+    )
+    synthetic_percent: Whole = Field(
+        ge=1,
+        le=10_000,
+        description="Synthetic views that are learnt, in percent of the fold's real training views, class by class; drawn by "
+        "seed and fold, those of a smaller percentage among those of a larger one.",
+    )
+    set: Literal["synthetic", "filtered"] = Field(
+        "synthetic", description="synthetic: every generated view; filtered: those that the manifold filter keeps."
+    )
+    labels: Literal["asked", "relabelled", "shuffled"] = Field(
+        "asked",
+        description="Labels of the synthetic views. asked: the class that each was asked for; relabelled: the class that the "
+        "same start gives it after fine-tuning on the fold's real training views; shuffled: those asked for in random order, "
+        "a control from which nothing can be learnt.",
+    )
+
+    @cross_check
+    def _a_control_is_synthetic(self) -> Iterator[Problem]:
+        if self.labels == "shuffled" and self.real_percent:
+            yield ("real_percent",), "beside real views shuffled labels are no control; set it to 0"
+
+
 class Finetuning(Settings):
     """Fine-tuning on labelled views (paper, Sec. 4.3)."""
 
     labels: Labels = Field("flipped", description="Label set of every table row that names none.")
     recipe: FinetuningRecipe = Field(default_factory=FinetuningRecipe, description="How classifiers are fine-tuned.")
     probe: ProbeRecipe = Field(default_factory=ProbeRecipe, description="How the rows with `variant: probe` are made.")
+    training_sets: dict[Name, TrainingSet] = Field(
+        {}, description="Training sets with synthetic views, by the name that rows of table 5 give as `training_set`."
+    )

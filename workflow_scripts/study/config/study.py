@@ -212,6 +212,7 @@ class Study(Settings):
             where = ("tables", table, "rows", i)
             for check in (self._known_row_start, self._reviewed_labels_exist, self._nested_labels_exist):
                 yield from as_far_as_valid(check(where, row))
+            yield from as_far_as_valid(self._known_training_set(where, row, table))
             yield from as_far_as_valid(self._own_name(where, row, names_seen))
             yield from as_far_as_valid(self._own_paper_row(where, row, table, keys_seen))
 
@@ -234,6 +235,22 @@ class Study(Settings):
     def _known_row_start(self, where: KeyPath, row: Row) -> Iterator[Problem]:
         if row.init not in BASELINES:
             yield from self._known_start((*where, "init"), row.init)
+
+    def _known_training_set(self, where: KeyPath, row: Row, table: str) -> Iterator[Problem]:
+        if row.training_set is None:
+            return
+        known, where = self.finetuning.training_sets, (*where, "training_set")
+        if row.training_set not in known:
+            there_are = f"there are {names(known)}" if known else "finetuning.training_sets has none"
+            yield where, f"no training set {row.training_set!r}; {there_are}"
+        if table != "table5":
+            yield where, "synthetic views are learnt in the rows of table 5, whose caption says so; move the row there"
+        if not self.diffusion.class_conditional:
+            yield (
+                where,
+                "a classifier learns from views of known classes, and this generator is not asked for any; set "
+                "diffusion.class_conditional: true",
+            )
 
     def _reviewed_labels_exist(self, where: KeyPath, row: Row) -> Iterator[Problem]:
         labels = self.finetuning.labels if row.labels is None else row.labels

@@ -14,10 +14,10 @@ class SynthesisRecipe(Settings):
     """How the synthetic views are sampled."""
 
     seed: Whole = Field(0, ge=0, description="Seed; image j is a function of (weights, seed, j).")
-    sampler: Literal["ancestral", "ddim", "dpmsolver++"] = Field(
+    sampler: Literal["ancestral", "ddim", "dpmsolver++", "sde_dpm_solver"] = Field(
         "ancestral",
         description="ancestral: learned variance; ddim: deterministic (eta 0); dpmsolver++: deterministic, "
-        "second order, for few steps.",
+        "second order, for few steps; sde_dpm_solver: the same with fresh noise in every step.",
     )
     steps: Whole = Field(
         250, ge=2, description="Respaced sampling steps; ddim needs a number that one whole stride gives."

@@ -42,6 +42,11 @@ class Row(Settings):
         "divergence; `paired_mean_logits` fuses what these networks say.",
     )
 
+    training_set: Name | None = Field(
+        None,
+        description="Table 5 only: the real and synthetic views to train on, one of finetuning.training_sets; the real ones "
+        "when left out.",
+    )
     paper: Name | None = Field(
         None,
         description="The row of the paper's table that this row repeats, by its key (study/paper_tables.csv). It brings the "
@@ -52,6 +57,12 @@ class Row(Settings):
     def _baselines_have_no_recipe(self) -> Iterator[Problem]:
         if self.init in BASELINES and self.variant:
             yield ("variant",), f"the baseline {self.init!r} has no fine-tuning recipe to change"
+
+    @cross_check
+    def _training_sets_are_of_plain_rows(self) -> Iterator[Problem]:
+        if self.training_set is not None and (self.init in BASELINES or self.variant):
+            text = "synthetic views are learnt by networks with the plain recipe; leave out the baseline or the variant"
+            yield ("training_set",), text
 
 
 class Table(Settings):
@@ -107,3 +118,8 @@ class Tables(Settings):
     table2: Table = Field(default_factory=Table, description="Initialisations (Table 2 of the paper).")
     table3: Table = Field(default_factory=Table, description="Sets that pretraining uses (Table 3 of the paper).")
     table4: Table = Field(default_factory=Table, description="Losses of pretraining (Table 4 of the paper).")
+    table5: Table = Field(
+        default_factory=Table,
+        description="Fine-tuning on synthetic views, tested on real ones (not in the paper). The first network is what the "
+        "others are compared with; where it learns from real views alone, the figure `synthetic` begins there.",
+    )
