@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from workflow_scripts.core.tables import Table, counted
-from workflow_scripts.privacy.canaries import exact_interval
 from workflow_scripts.privacy.copies import cross_fitted_alarms, threshold_of
-from workflow_scripts.privacy.membership import FALSE_ALARMS, patient_means
+from workflow_scripts.privacy.membership import DRAWS, FALSE_ALARMS, WEIGHT_ATTACKS, patient_means
 
-# Each of the two rates has an interval of this level, so that both hold together in at least 95 % of studies.
-LEVEL = 0.975
+# Stands for 0 where a distribution has a parameter or a share a divisor of 0.
+NEVER = 1e-9
+WITH_WEIGHTS = "Inference by someone who has the generator's weights, which are not released"
 QUESTIONS = {
     "singling_out": (
         "Singling out: does a generated view show one training patient's view?",
@@ -32,9 +32,10 @@ QUESTIONS = {
         "Inference: does the set tell that a patient was in the training data?",
         "Call those patients members whose views lie closest to the generated ones.",
     ),
-    "inference_with_weights": (
-        "Inference by someone who has the generator's weights, which are not released",
-        "Call those patients members whose views the generator denoises best.",
+    "inference_error": (WITH_WEIGHTS, "Call those patients members whose views the generator denoises best."),
+    "inference_secmi": (
+        WITH_WEIGHTS,
+        "Call those patients members whose views a step of the generator leads least astray.",
     ),
 }
 
@@ -43,23 +44,34 @@ def risk(attack: np.ndarray, control: np.ndarray, control_patients: int | None =
     """What an attack achieves beyond the control, (attack - control) / (1 - control), at least 0, with a 95 % interval.
 
     `attack`, bool (N,), and `control`, bool (M,): which targets the attack succeeds against. Targets are independent,
-    except controls that are views of fewer `control_patients`: these count as so many. The interval combines exact
-    intervals of both rates (Bonferroni); it is wide where patients are few.
+    except controls that are views of fewer `control_patients`: these count as so many. Each end of the interval is the
+    quantile of risks of rates drawn from the Beta distributions behind that end of the exact (Clopper and Pearson's)
+    interval of a rate; it is wide where patients are few.
     """
-    low, high = exact_interval(int(attack.sum()), len(attack), LEVEL)
     units = len(control) if control_patients is None else control_patients
-    control_low, control_high = exact_interval(float(control.mean()) * units, units, LEVEL)
+    generator = np.random.default_rng(0)
+    found = (float(attack.mean()), len(attack)), (float(control.mean()), units)
+
+    def drawn(rate: float, count: int, above: bool) -> np.ndarray:
+        successes, failures = rate * count + above, (1 - rate) * count + (not above)
+        return generator.beta(max(successes, NEVER), max(failures, NEVER), DRAWS)
+
+    low, high = (
+        np.quantile(_excess(drawn(*found[0], above), drawn(*found[1], not above)), level)
+        for above, level in ((False, 0.025), (True, 0.975))
+    )
     return {
         "attack": {"successes": int(attack.sum()), "targets": len(attack)},
         "control": {"successes": int(control.sum()), "targets": len(control)},
-        "value": _excess(float(attack.mean()), float(control.mean())),
-        "low": _excess(low, control_high),
-        "high": _excess(high, control_low),
+        "value": float(_excess(attack.mean(), control.mean())),
+        "low": float(low),
+        "high": float(high),
     }
 
 
-def _excess(attack: float, control: float) -> float:
-    return max(0.0, (attack - control) / (1 - control)) if control < 1 else 0.0
+def _excess(attack: np.ndarray, control: np.ndarray) -> np.ndarray:
+    left = np.maximum(1 - control, NEVER)
+    return np.maximum(0, (attack - control) / left)
 
 
 def linked(nearest_generated: np.ndarray, patients: np.ndarray) -> np.ndarray:
@@ -76,20 +88,21 @@ def recognised(
     """Who is taken for a member: bool (P,) of the training patients, bool (H,) of the unseen ones (at least two).
 
     Each side has numbers (N,), smaller for members, and patients (N,) of its views; a patient's number is their mean. Members are
-    those below a number that at most FALSE_ALARMS of the unseen patients undercut; an unseen patient is judged by the
+    those below a number that at most a tenth of the unseen patients undercut; an unseen patient is judged by the
     number that the other unseen ones set.
     """
     training, others = -patient_means(*training_views), -patient_means(*unseen_views)
     return (
-        training > threshold_of(others, FALSE_ALARMS),
-        cross_fitted_alarms(others, np.arange(len(others)), FALSE_ALARMS),
+        training > threshold_of(others, FALSE_ALARMS[0]),
+        cross_fitted_alarms(others, np.arange(len(others)), FALSE_ALARMS[0]),
     )
 
 
 def risks_layout(risks: Mapping[str, Any], origin: str) -> Table:
     """Table of the risks by question (keys of QUESTIONS; those that could not be measured are missing), and their limits."""
-    shown = [QUESTIONS[name][0].partition(":")[0] for name, found in risks.items() if found["low"] > 0]
-    missing = [QUESTIONS[name][0].partition(":")[0] for name in QUESTIONS if name not in risks]
+    title = {name: question.partition(":")[0] for name, (question, _) in QUESTIONS.items()}
+    shown = dict.fromkeys(title[name] for name, found in risks.items() if found["low"] > 0)
+    missing = [title[name] for name in QUESTIONS if name not in risks]
     notes = [
         "These are the three questions by which the Article 29 Working Party of the European Union judges anonymisation"
         " (Opinion 05/2014).",
@@ -99,11 +112,16 @@ def risks_layout(risks: Mapping[str, Any], origin: str) -> Table:
         " of what was left to achieve: (attack - control) / (1 - control). 0 % means no more often, 100 % always. The interval"
         " holds the true risk in at least 95 of 100 such studies; few patients make it wide.",
         "The set was attacked after the filter and before flagged views were taken out. Flagged views are not released.",
-        f"More than chance: {', '.join(shown)}. Do not release before you know why."
+        f"More than chance: {', '.join(shown)}. Do not share what the attack needs before you know why; chance alone gets"
+        " there in at most one of 40 attacks."
         if shown
         else "No attack achieved surely more than against the control group. The upper end of an interval is the risk that this"
         " study cannot exclude.",
-        *([f"Not measured: {', '.join(missing)} (no two views of a patient in one of the groups)."] if missing else []),
+        *(
+            [f"Not measured: {', '.join(missing)} (it takes patients with two views in both groups)."]
+            if missing
+            else []
+        ),
         "May be claimed: that these attacks achieved this on this set. Not: that the set is anonymous. The opinion asks about"
         " all means reasonably likely to be used, and stronger attacks, or an attacker who knows more, may achieve more. The set"
         " has no labels, so that no diagnosis can be read from it; whether one can be seen in a view is not tested.",
@@ -140,3 +158,46 @@ def measured(found: Mapping[str, tuple[Sequence[bool], Sequence[bool], int | Non
         for name, (attack, control, patients) in found.items()
         if len(attack) and len(control)
     }
+
+
+def attacks_layout(summary: Mapping[str, Any]) -> Table:
+    """Table of the attacks that ask who was trained on, with what the attacker has, from the audit's `summary`."""
+    outside = {
+        f"nearest generated view, {name} set": ("generated views", found, found["caught"])
+        for name, found in summary["membership_auc"].items()
+    }
+    inside = {
+        WEIGHT_ATTACKS[name]: ("weights", found["auc"], found["caught"]) for name, found in summary["generator"].items()
+    }
+    unseen = summary["held_out_patients"]
+
+    def share(caught: Sequence[Mapping[str, float]], rate: float) -> str:
+        return next((_interval(found) for found in caught if found["false_alarms"] == rate), "–")
+
+    return Table(
+        label="membership",
+        title="Attacks that ask who was trained on",
+        header=(
+            "attack by",
+            "attacker has",
+            "AUROC (95 % interval)",
+            *(f"recognised at {rate:.0%} false alarms" for rate in FALSE_ALARMS),
+        ),
+        rows=tuple(
+            (
+                name,
+                has,
+                f"{auc['value']:.2f} ({auc['low']:.2f} to {auc['high']:.2f})",
+                *(share(caught, r) for r in FALSE_ALARMS),
+            )
+            for name, (has, auc, caught) in (outside | inside).items()
+        ),
+        text_columns=2,
+        notes=(
+            "AUROC: the chance that the attack's number speaks for a training patient rather than for a patient of the control"
+            " group; 0.5 is no difference.",
+            f"Recognised: the share of the {summary['training_patients']} training patients, where that share of the {unseen}"
+            " patients of the control group is falsely recognised. A dash: so small a share of so few patients is nobody.",
+        ),
+        origin=summary["origin"],
+    )

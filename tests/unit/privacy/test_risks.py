@@ -36,6 +36,14 @@ def test_the_interval_holds_the_true_risk_in_95_of_100_studies(attack: float, co
     assert np.mean(held) >= 0.95
 
 
+def test_a_threshold_set_on_the_control_group_makes_no_risk_of_chance() -> None:
+    generator, patients, shown = np.random.default_rng(0), (np.arange(100), np.arange(20)), []
+    for _ in range(200):
+        sides = [(generator.random(len(names)), names) for names in patients]
+        shown.append(risks.risk(*risks.recognised(*sides))["low"] > 0)
+    assert np.mean(shown) < 0.06
+
+
 def test_patients_are_linked_by_their_first_two_views() -> None:
     patients = np.array(["b", "a", "a", "c", "b", "a"])
     assert risks.linked(np.array([1, 7, 7, 3, 2, 0]), patients).tolist() == [True, False]
@@ -62,5 +70,5 @@ def test_the_table_names_what_was_found_and_what_was_not_measured() -> None:
     assert table.rows[0][2:4] == ("30 of 60 generated views (50%)", "0 of 40 views (0%)")
     assert table.rows[0][4].startswith("50% (")
     notes = " ".join(table.notes)
-    assert "More than chance: Singling out. Do not release" in notes
+    assert "More than chance: Singling out. Do not share" in notes
     assert "Not measured: Linkability" in notes
