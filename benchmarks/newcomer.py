@@ -1,10 +1,11 @@
 """How long a newcomer waits, and how many megabytes: set-up, message of a wrong config, first picture, first table.
 
-    python -m benchmarks.newcomer                              # in a bare clone; writes the table of the README
+    python -m benchmarks.newcomer                              # in a bare clone; writes the sentence of the README
     python -m benchmarks.newcomer --environment .venv --configfile tests/workflow/smallest.yaml --no-page     # a try
 
-Without --environment it sets one up as `make` does, which needs the package index. Nothing else is fetched. Result and table
-are written after each wait. Processor seconds, of a command and its children, tell how much other programs slowed the clock.
+Without --environment it sets one up as `make` does, which needs the package index. Nothing else is fetched. Result and
+sentence are written after each wait. Processor seconds, of a command and its children, tell how much other programs slowed
+the clock.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MIB = 2**20
 
 
 def main() -> None:
-    """Clone, set up, run; write benchmarks/results/newcomer.json and the README's table."""
+    """Clone, set up, run; write benchmarks/results/newcomer.json and the README's sentence."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environment", type=Path, help="an environment to use instead of setting one up")
     parser.add_argument(
@@ -115,14 +116,13 @@ def size(folder: Path) -> int:
 
 
 def write_page(rows: Sequence[Mapping], cores: int) -> None:
-    """Put the table between the markers of the README; each row counts from the one before."""
-    busy = " while other programs used them" if max(row["load"] for row in rows) > 1.5 * cores else ""
-    lines = ["| to the … | seconds | processor seconds | MB |", "|---|---|---|---|"]
-    lines += [f"| {row['what']} | {row['seconds']:.0f} | {row['cpu_seconds']:.0f} | {row['mib']:.0f} |" for row in rows]
-    begin, end = "<!-- newcomer -->\n", "<!-- end -->"
+    """Put the waits between the markers of the README, as one sentence; each counts from the one before."""
+    busy = " that other programs used, too" if max(row["load"] for row in rows) > 1.5 * cores else ""
+    waits = ", ".join(f"{row['what']} {row['seconds']:.0f} s and {row['mib']:.0f} MB" for row in rows)
+    begin, end = "<!-- newcomer: python -m benchmarks.newcomer -->\n", "<!-- end -->"
     head, rest = PAGE.read_text(encoding="utf-8").split(begin)
-    note = f"Measured by `python -m benchmarks.newcomer` on {cores} cores{busy}; each row counts from the one before."
-    PAGE.write_text(f"{head}{begin}{note}\n\n" + "\n".join(lines) + "\n" + rest[rest.index(end) :], encoding="utf-8")
+    note = f"What a newcomer waits for, one after the other, on {cores} cores{busy}: {waits}."
+    PAGE.write_text(f"{head}{begin}{note}\n{rest[rest.index(end) :]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -360,7 +360,7 @@ def short(study: Study, folder: str, link: str) -> str:
     else:
         text, second = study.table(MAIN_TABLE), study.chart(f"forest_{MAIN_TABLE}", HEADINGS[MAIN_TABLE])
     first = study.chart("label_efficiency", CHARTS["label_efficiency"])
-    charts = "\n".join(each.strip() for each in (first, second) if each).replace("](images/", f"]({folder}/")
+    charts = " ".join(each.strip() for each in (first, second) if each).replace("](images/", f"]({folder}/")
     return f"{text}\n{charts}\n\nAll of it, with what was cut: [{link}]({link}).\n"
 
 
