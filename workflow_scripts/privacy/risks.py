@@ -113,7 +113,7 @@ def risks_layout(risks: Mapping[str, Any], origin: str) -> Table:
         " holds the true risk in at least 95 of 100 such studies; few patients make it wide.",
         "The set was attacked after the filter and before flagged views were taken out. Flagged views are not released.",
         f"More than chance: {', '.join(shown)}. Do not share what the attack needs before you know why; chance alone gets"
-        " there in at most one of 40 attacks."
+        " there in about one of 40 attacks."
         if shown
         else "No attack achieved surely more than against the control group. The upper end of an interval is the risk that this"
         " study cannot exclude.",
