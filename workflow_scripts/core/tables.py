@@ -34,8 +34,9 @@ _MARKDOWN = str.maketrans({"\\": r"\\", "|": r"\|", "*": r"\*", "_": r"\_", "`":
 _PAGE_COLUMNS = 7
 _STYLE = """
 body { font: 14.5px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: #1c2430; background: #fff;
-       margin: 2rem 2.5rem; }
+       margin: 2rem clamp(1rem, 4vw, 2.5rem); }
 h1 { font-size: 1.25rem; margin: 0 0 1rem; }
+ul + h1 { margin-top: 2.5rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; border-top: 2px solid #1c2430; border-bottom: 2px solid #1c2430; }
 th { font-weight: 600; text-align: right; vertical-align: bottom; border-bottom: 1px solid #1c2430; }
@@ -139,24 +140,32 @@ def latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def html_page(table: Table) -> str:
-    """A page of its own: no script, nothing loaded from elsewhere."""
+def html_page(table: Table, *more: Table) -> str:
+    """A page of its own with one table or several of one origin: no script, nothing loaded from elsewhere."""
+    warning = f'<p class="origin">{_html(table.warning)}</p>\n' if table.warning else ""
+    wrapped = _WRAPPED if any(part.has_sentences for part in (table, *more)) else ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(table.heading)}</title>\n"
+        f"<style>{_STYLE}{wrapped}</style>\n</head>\n<body>\n{warning}"
+        + "".join(_html_section(part) for part in (table, *more))
+        + "</body>\n</html>\n"
+    )
 
+
+def _html_section(table: Table) -> str:
     def line(cells: tuple[str, ...], tag: str) -> str:
         kinds = [' class="text"' if i < table.text_columns else "" for i in range(len(cells))]
         return "".join(f"<{tag}{kind}>{_html(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
 
     rule = {i: ' class="rule"' for i in table.rules}
     body = "\n".join(f"<tr{rule.get(i, '')}>{line(row, 'td')}</tr>" for i, row in enumerate(table.rows))
-    wrapped = _WRAPPED if table.has_sentences else ""
-    warning = f'<p class="origin">{_html(table.warning)}</p>\n' if table.warning else ""
     notes = "\n".join(f"<li>{_html(note)}</li>" for note in table.notes)
     return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{html.escape(table.heading)}</title>\n"
-        f"<style>{_STYLE}{wrapped}</style>\n</head>\n<body>\n{warning}<h1>{html.escape(table.heading)}</h1>\n"
+        f"<h1>{html.escape(table.heading)}</h1>\n"
         f'<div class="scroll"><table>\n<thead><tr>{line(table.header, "th")}</tr></thead>\n<tbody>\n{body}\n</tbody>\n'
-        f"</table></div>\n<ul>\n{notes}\n</ul>\n</body>\n</html>\n"
+        f"</table></div>\n<ul>\n{notes}\n</ul>\n"
     )
 
 

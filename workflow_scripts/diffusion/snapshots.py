@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from workflow_scripts.runtime.device import autocast, to_device, to_numpy
 # Noise levels at which denoising is measured: the middles of so many equal parts of the timesteps.
 LEVELS = 8
 STREAM = "denoising"
+# SecMI (Duan et al. 2023): the share of the signal's variance that is left where the step back is taken, and steps to there.
+SIGNAL_LEFT, STEPS_THERE = 0.9, 10
 
 
 def snapshot_files(folder: Path) -> dict[int, Path]:
@@ -94,3 +97,33 @@ def denoising_loss(
 ) -> np.ndarray:
     """`denoising_errors` of all views, float64 (N,), with one noise per level."""
     return np.concatenate(list(denoising_errors(unet, process, views, batch_size, seed)))
+
+
+def reverse_step_errors(
+    unet: UNet2DModel, process: GaussianProcess, views: np.ndarray, batch_size: int, first: int = 0
+) -> Iterator[np.ndarray]:
+    """SecMI's error, float64 (batch,), of views uint8 (N, S, S): how far a step there and back again leads astray.
+
+    A view is led deterministically (DDIM, backwards) to the noise at which SIGNAL_LEFT of its variance is left, one step
+    further, and that step back; the mean squared distance of both arrivals is the error. Batch by batch from row `first` on;
+    a conditional model is given no class; single precision, since the distances are small. `process` has all timesteps.
+    """
+    device, classes = next(unet.parameters()).device, unet.config.num_class_embeds
+    there = int(np.argmax(process.alphas_cumprod <= SIGNAL_LEFT))
+    path = np.linspace(0, there, STEPS_THERE + 1).round().astype(int).tolist()
+    beyond = there + max(1, round(there / STEPS_THERE))
+
+    def moved(x: torch.Tensor, start: int, end: int) -> torch.Tensor:
+        labels = torch.full((len(x),), classes - 1, device=device) if classes else None  # the last label means none
+        epsilon = unet(x, torch.full((len(x),), start, device=device), class_labels=labels).sample[:, :1]
+        now, then = process.alphas_cumprod[start], process.alphas_cumprod[end]
+        x0 = (x - np.sqrt(1 - now) * epsilon) / np.sqrt(now)
+        return np.sqrt(then) * x0 + np.sqrt(1 - then) * epsilon
+
+    for start in range(first, len(views), batch_size):
+        x = to_device(views[start : start + batch_size].astype(np.float32) / 127.5 - 1, device)[:, None]
+        with torch.no_grad():
+            for here, following in pairwise(path):
+                x = moved(x, here, following)
+            back = moved(moved(x, there, beyond), beyond, there)
+        yield to_numpy(((back - x) ** 2).flatten(1).mean(dim=1).double())

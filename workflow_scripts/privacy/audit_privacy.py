@@ -4,9 +4,10 @@ Writes per synthetic view `index, nearest_view, feature_distance, correlation, s
 training view behind the strongest evidence, the distance to the nearest one in the embedding's features, the best
 normalised cross-correlation over flips and shifts, the best cosine of the copy encoder, the score, whether it lies above
 the threshold, and authenticity. The summary (JSON, and a page) holds counts, the control on held-out patients, the
-membership AUCs from outside and from the generator's weights, the share of planted copies of each kind that are found,
-and in words what may and may not be claimed. Where no patient was held out, no closeness can be called unusual: `copy` and
-the control are left empty, and page and summary say that the audit was not possible.
+membership AUCs from outside and from the generator's weights, the risks of singling out, linkability and inference, the
+share of planted copies of each kind that are found, and in words what may and may not be claimed. Where no patient was
+held out, no closeness can be called unusual: `copy` and the control are left empty, and page and summary say that the
+audit was not possible.
 
     python -m workflow_scripts.privacy.audit_privacy --real embedding/labelled.npy --real-views views/labelled.npy \\
         --real-index views/labelled.csv --synthetic embedding/synthetic.npy --synthetic-views views/synthetic.npy \\
@@ -69,12 +70,10 @@ def audit_layout(summary: Mapping[str, Any]) -> Table:
         " threshold that other patients set).",
         summary["may_say"],
         *(
-            f"{name}: of {summary['flagged'][name]['views']} generated views {summary['flagged'][name]['copies']} flagged;"
-            f" {summary['authentic'][name]:.0%} authentic (held-out real views {summary['authentic']['held_out']:.0%});"
-            f" membership AUC {auc['value']:.2f} (95 % interval {auc['low']:.2f} to {auc['high']:.2f})."
-            for name, auc in summary["membership_auc"].items()
+            f"{name}: of {found['views']} generated views {found['copies']} flagged; {summary['authentic'][name]:.0%} authentic"
+            f" (held-out real views {summary['authentic']['held_out']:.0%})."
+            for name, found in summary["flagged"].items()
         ),
-        weights_note(summary["generator"]),
         summary["may_not_say"],
         summary["caveats"],
     ]
@@ -87,22 +86,6 @@ def audit_layout(summary: Mapping[str, Any]) -> Table:
         notes=tuple(notes),
         rules=(),
         origin=summary["origin"],
-    )
-
-
-def weights_note(attack: Mapping[str, Any]) -> str:
-    """One sentence or two about what the generator's weights reveal of its training patients."""
-    auc, caught = attack["auc"], attack["caught"]
-    found = (
-        f" At {attack['false_alarms']:.0%} false alarms {caught['value']:.0%} of them are recognised"
-        f" ({caught['low']:.0%} to {caught['high']:.0%}; chance is {attack['false_alarms']:.0%})."
-        if caught
-        else ""
-    )
-    return (
-        f"With the generator's weights: a training patient is denoised better than a held-out one with probability"
-        f" {auc['value']:.2f} (95 % interval {auc['low']:.2f} to {auc['high']:.2f}; 0.5 is no difference;"
-        f" {attack['training_patients']} training and {attack['held_out_patients']} held-out patients).{found}"
     )
 
 
@@ -123,7 +106,7 @@ def main(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
     from workflow_scripts.privacy import copies as privacy
-    from workflow_scripts.privacy import membership
+    from workflow_scripts.privacy import membership, risks
     from workflow_scripts.privacy.planted import planted_copies, planted_rows, power
     from workflow_scripts.synthesis.checks import read_features
     from workflow_scripts.synthesis.neighbours import nearest
@@ -206,25 +189,46 @@ def main(arguments: argparse.Namespace) -> None:
         },
         "membership_auc": {},
     }  # fmt: skip
-    summary["generator"] = membership.attack_on_weights(
-        _errors(arguments.denoising, index["view_id"].to_numpy()[training | held_out]),
-        patients[training | held_out], held_out[training | held_out], seed,
-    )  # fmt: skip
+    audited = training | held_out
+    errors = _errors(arguments.denoising, index["view_id"].to_numpy(), audited)
+    summary["generator"] = {
+        name: membership.attack_on_weights(errors[name].to_numpy()[audited], patients[audited], held_out[audited], seed)
+        for name in membership.WEIGHT_ATTACKS
+    }
     for name, members in (("unfiltered", np.ones(len(kept), dtype=bool)), ("filtered", kept)):
-        reach = nearest(np.asarray(real), synthetic[members], 1)[0][:, 0]
+        reach, rows = (found[:, 0] for found in nearest(np.asarray(real), synthetic[members], 1))
         auc, low, high = membership.membership_auc(
             reach[training], patients[training], reach[held_out], patients[held_out], seed
         )
-        summary["membership_auc"][name] = {"value": auc, "low": low, "high": high}
+        means = (membership.patient_means(reach[members], patients[members]) for members in (training, held_out))
+        caught = membership.caught(*means, seed)
+        summary["membership_auc"][name] = {"value": auc, "low": low, "high": high, "caught": caught}
+    # `reach` and `rows` are now those of the filtered set, which is what is released.
+    sides = [(patients[members], members) for members in (training, held_out)]
+
+    def recognised(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+        return *risks.recognised(*((numbers[members], names) for names, members in sides)), None
+
+    alarms = privacy.cross_fitted_alarms(held_scores, patients[held_out], recipe.false_alarms)
+    summary["risks"] = risks.measured({
+        "singling_out": (copies[kept], alarms, summary["held_out_patients"]),
+        "linkability": (*(risks.linked(rows[members], names) for names, members in sides), None),
+        "inference": recognised(reach),
+        **{f"inference_{name}": recognised(errors[name].to_numpy()) for name in membership.WEIGHT_ATTACKS},
+    })  # fmt: skip
     _write(table, summary | privacy.statements(summary), arguments)
 
 
 def _write(table: pd.DataFrame, summary: dict[str, Any], arguments: argparse.Namespace) -> None:
-    page = audit_layout(summary)
-    say(f"{markdown(page)}\n{summary['may_say']}\n{summary['caveats']}")
+    from workflow_scripts.privacy.risks import attacks_layout, risks_layout
+
+    pages = [audit_layout(summary)]
+    if summary["possible"]:
+        pages = [risks_layout(summary["risks"], arguments.origin), attacks_layout(summary), *pages]
+    say("\n".join([*map(markdown, pages), summary["may_say"], summary["caveats"]]))
     write_csv(table, arguments.output_privacy)
     write_json(summary, arguments.output_summary)
-    write_text(html_page(page), arguments.output_page)
+    write_text(html_page(*pages), arguments.output_page)
 
 
 def _planted_features(path: Path, copies: dict[str, np.ndarray], width: int) -> np.ndarray:
@@ -241,15 +245,15 @@ def _planted_features(path: Path, copies: dict[str, np.ndarray], width: int) -> 
     return features
 
 
-def _errors(source: Path, view_ids: np.ndarray) -> np.ndarray:
-    """Denoising errors of these views (N,)."""
-    errors = read_csv(source, "denoising").set_index("view_id")["error"]
-    missing = sorted(set(view_ids) - set(errors.index))
+def _errors(source: Path, view_ids: np.ndarray, audited: np.ndarray) -> pd.DataFrame:
+    """The generator's errors of views (N,) in the order of their ids; all `audited` (bool (N,)) ones have them."""
+    errors = read_csv(source, "denoising").set_index("view_id")
+    missing = sorted(set(view_ids[audited]) - set(errors.index))
     if missing:
         raise UserError(
             f"{source} lacks {len(missing)} of the labelled views, for example {missing[0]!r}; make it again"
         )
-    return errors.loc[view_ids].to_numpy()
+    return errors.reindex(view_ids)
 
 
 def _require_patients(patients: np.ndarray, who: str) -> None:

@@ -154,16 +154,18 @@ def _privacy(privacy: Mapping[str, Any]) -> str:
 **Caveats.** {plain(privacy["caveats"])}"""
     if not privacy["possible"]:
         return f"{plain(privacy['may_say'])}\n\n{limits}"
-    auc, attack = privacy["membership_auc"]["filtered"], privacy["generator"]["auc"]
-    weights = (
-        f"a training patient's views are denoised better than a held-out one's with probability {attack['value']:.2f} (95 %"
-        f" interval {attack['low']:.2f} to {attack['high']:.2f})."
+    from workflow_scripts.privacy.membership import WEIGHT_ATTACKS
+
+    auc = privacy["membership_auc"]["filtered"]
+    weights = "; ".join(
+        f"{WEIGHT_ATTACKS[name]} {attack['auc']['value']:.2f} ({attack['auc']['low']:.2f} to {attack['auc']['high']:.2f})"
+        for name, attack in privacy["generator"].items()
     )
     return f"""{plain(privacy["may_say"])}
 
 Membership: training views lie nearer to the filtered set than held-out ones with probability {auc["value"]:.2f} (95 %
 interval {auc["low"]:.2f} to {auc["high"]:.2f}; 0.5 is no difference). Whoever has the generator's weights, which are not
-part of this set, could try this: {plain(weights)}
+part of this set, could tell a training patient from a held-out one with these probabilities: {plain(weights)}.
 
 {limits}"""
 

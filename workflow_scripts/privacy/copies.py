@@ -309,16 +309,16 @@ def statements(summary: Mapping[str, Any]) -> dict[str, str]:
             " exclude stronger attacks."
         ),
     ]
-    weights = summary["generator"]
-    if weights["auc"]["low"] > 0.5:
+    strongest = max(summary["generator"].values(), key=lambda attack: attack["auc"]["low"])
+    if strongest["auc"]["low"] > 0.5:
         caveats.append(
-            f"The generator's weights know their training patients (AUC {weights['auc']['value']:.2f}): whoever has the"
+            f"The generator's weights know their training patients (AUC {strongest['auc']['value']:.2f}): whoever has the"
             " weights can tell them from others. Share the views, not the generator."
         )
     else:
         caveats.append(
-            "That the generator denoises training patients' views no better than others', as far as"
-            f" {weights['held_out_patients']} held-out patients can tell, does not exclude stronger attacks on its weights."
+            "That the generator treats training patients' views no better than others', as far as"
+            f" {strongest['held_out_patients']} held-out patients can tell, does not exclude stronger attacks on its weights."
         )
     if not summary["rate_certified"]:
         caveats.insert(

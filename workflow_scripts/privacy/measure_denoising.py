@@ -1,9 +1,10 @@
 """How well the generator denoises the real views that it learnt from, and those of patients it never saw.
 
 The attack of someone who has the weights: where training views are denoised better, the weights reveal whom they were
-trained on. Writes per view `view_id, patient_id, held_out, error`: the mean squared error of the predicted noise over
-eight noise levels and `--noises` noises at each. A conditional model is given no class. Views of the excluded fold are
-left out. Finished batches survive an interruption.
+trained on. Writes per view `view_id, patient_id, held_out, error, secmi`: the mean squared error of the predicted noise over
+eight noise levels and `--noises` noises at each, and SecMI's error of a step there and back (Duan et al. 2023), which
+needs no noise. A conditional model is given no class. Views of the excluded fold are left out. Finished batches survive an
+interruption.
 
     python -m workflow_scripts.privacy.measure_denoising --model diffusion/model --views views/labelled.npy \\
         --index views/labelled.csv --holdout diffusion/holdout.csv --output-denoising synthesis/denoising.csv \\
@@ -43,7 +44,7 @@ def main(arguments: argparse.Namespace) -> None:
     from workflow_scripts.core.store import ViewStore
     from workflow_scripts.diffusion.pipeline import load_pipeline
     from workflow_scripts.diffusion.process import GaussianProcess
-    from workflow_scripts.diffusion.snapshots import LEVELS, denoising_errors
+    from workflow_scripts.diffusion.snapshots import LEVELS, denoising_errors, reverse_step_errors
     from workflow_scripts.runtime.run import CHECKPOINT, Run
     from workflow_scripts.study.patients import real_masks
 
@@ -68,25 +69,33 @@ def main(arguments: argparse.Namespace) -> None:
 
     batches = -(-len(used) // batch_size)
     checkpoint = run.work.load(CHECKPOINT)
-    errors = checkpoint["errors"] if checkpoint else torch.zeros(len(used), dtype=torch.float64)
+    errors = {
+        name: checkpoint[name] if checkpoint else torch.zeros(len(used), dtype=torch.float64)
+        for name in ("error", "secmi")
+    }
     for step in run.steps(
-        recipe.noises * batches,
-        lambda: {"errors": errors},
+        (recipe.noises + 1) * batches,
+        lambda: errors,
         start=checkpoint["step"] if checkpoint else 0,
         seconds=SAVE_SECONDS,
         label="denoising",
         unit="batch",
     ):
+        # One round per noise, and one for SecMI.
         noise_round, batch = divmod(step, batches)
         first = batch * batch_size
-        losses = next(denoising_errors(unet, process, used.pixels, batch_size, recipe.seed, noise_round, first))
-        errors[first : first + len(losses)] += torch.from_numpy(losses) / recipe.noises
+        if noise_round < recipe.noises:
+            found = next(denoising_errors(unet, process, used.pixels, batch_size, recipe.seed, noise_round, first))
+            errors["error"][first : first + len(found)] += torch.from_numpy(found) / recipe.noises
+        else:
+            found = next(reverse_step_errors(unet, process, used.pixels, batch_size, first))
+            errors["secmi"][first : first + len(found)] = torch.from_numpy(found)
 
     table = pd.DataFrame({
         "view_id": used.index["view_id"],
         "patient_id": used.patients,
         "held_out": held_out[training | held_out].astype(int),
-        "error": errors.numpy(),
+        **{name: values.numpy() for name, values in errors.items()},
     })  # fmt: skip
     write_csv(table, arguments.output_denoising)
     run.work.close()

@@ -37,7 +37,7 @@ class Summary(_Strict):
     may_not_say: str
     caveats: str
     membership_auc: _Membership | None = None
-    generator: _Generator | None = None
+    generator: dict[str, _Generator] | None = None
 
 
 def read_summary(path: Path) -> dict[str, Any]:

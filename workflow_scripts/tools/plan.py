@@ -48,6 +48,7 @@ THROUGHPUTS = Path(__file__).with_name("throughputs.json")
 # A measured stage can still meet a busier node or disk.
 MEASURED = 1.25
 NOISE_LEVELS = 8  # at which measure_denoising denoises (diffusion.snapshots.LEVELS, which needs torch)
+SECMI_PASSES = 12  # of SecMI, once a view (diffusion.snapshots.STEPS_THERE and two more)
 COPY_BATCH = 64  # views per step of the copy encoder (privacy.copy_encoder.BATCH, which needs torch)
 TRAINING_PASSES = 3  # forward, and twice that backward
 SECONDS_PER_START = 30.0  # Snakemake, Python and torch, on a network file system
@@ -151,7 +152,8 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
         shards = {}
     works.append(Work("sample_shard", shards, 3 * len(everywhere) * synthesis["images"] * size**2 / 1e9))
     embedded = (labelled + synthesis["images"]) * networks.embedding
-    denoised = labelled * NOISE_LEVELS * config["manifold"]["privacy"]["noises"] * networks.unet
+    passes = NOISE_LEVELS * config["manifold"]["privacy"]["noises"] + SECMI_PASSES
+    denoised = labelled * passes * networks.unet
     if diffusion["holdout_patients"]:
         works.append(Work("measure_denoising", {f"{cohort}denoising": denoised for cohort in everywhere}, 0.0))
     works.append(Work("embed", {f"{cohort}embed": embedded for cohort in everywhere}, 0.0))

@@ -164,9 +164,8 @@ def write_study(folder: Path, generated: np.ndarray, unseen: np.ndarray = UNSEEN
     chosen = TRAINED[planted.planted_rows(TRAINING, 0)]
     np.save(folder / "planted.npy", np.stack([features(c) for c in planted.planted_copies(chosen, 4, 0).values()]))
     errors = np.random.default_rng(4).normal(0.1, 0.01, len(views))
-    pd.DataFrame({"view_id": views, "patient_id": patients, "held_out": 0, "error": errors})[::-1].to_csv(
-        folder / "denoising.csv", index=False
-    )
+    denoising = {"view_id": views, "patient_id": patients, "held_out": 0, "error": errors, "secmi": errors[::-1]}
+    pd.DataFrame(denoising)[::-1].to_csv(folder / "denoising.csv", index=False)
     inside = (np.arange(len(generated)) % 4 > 0).astype(int)
     pd.DataFrame({"index": range(len(generated)), "inside": inside, "distance_ratio": 0.5}).to_csv(
         folder / "filter.csv", index=False
@@ -197,7 +196,16 @@ def test_stage_tells_copies_from_fresh_views(tmp_path: Path) -> None:
     assert summary["authentic"]["unfiltered"] == pytest.approx(table["authentic"].mean())
     assert 0.2 < summary["authentic"]["held_out"] <= 1
     page = (tmp_path / "privacy.html").read_text()
-    assert all(text in page for text in ("rotated 8°", "missed", "PHANTOM", "membership AUC"))
+    assert all(text in page for text in ("rotated 8°", "missed", "PHANTOM", "attack by", "Do not share what"))
+    # 20 copies, of which the filter keeps every view but each fourth: 15 of 45.
+    found = summary["risks"]
+    assert found["singling_out"]["attack"] == {
+        "successes": int(table["copy"][table["index"] % 4 > 0].sum()),
+        "targets": 45,
+    }
+    assert 0.05 < found["singling_out"]["low"] < found["singling_out"]["value"] < 0.4
+    assert found["inference_error"]["low"] == found["inference_secmi"]["low"] == 0
+    assert found["linkability"]["control"]["targets"] == HELD_OUT // 2
     assert table["copy"][FRESH:].mean() >= 0.9
     assert table["copy"][:FRESH].mean() <= 0.1
     assert table["nearest_view"][FRESH] == "t00#0"
@@ -213,9 +221,10 @@ def test_stage_tells_copies_from_fresh_views(tmp_path: Path) -> None:
     assert not summary["rate_certified"]
     assert "cannot be certified" in summary["caveats"]
     assert "anonymous" in summary["may_not_say"]
-    assert summary["generator"]["auc"]["low"] < 0.5 < summary["generator"]["auc"]["high"]
+    for attack in summary["generator"].values():
+        assert attack["auc"]["low"] < 0.5 < attack["auc"]["high"]
     assert "does not exclude stronger attacks on its weights" in summary["caveats"]
-    assert "a training patient is denoised better" in page
+    assert all(text in page for text in ("denoising error", "SecMI"))
     _, looser = run_audit(tmp_path, "--false-alarms", "0.1")
     assert looser["rate_certified"]
     assert "cannot be certified" not in looser["caveats"]
@@ -229,15 +238,17 @@ def test_stage_sees_a_memoriser_by_its_membership_auc(tmp_path: Path) -> None:
     assert 0.3 < auc["value"] < 0.7
 
 
-def test_stage_sees_what_the_weights_give_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attack", ["error", "secmi"])
+def test_stage_sees_what_the_weights_give_away(tmp_path: Path, attack: str) -> None:
     write_study(tmp_path, OTHERS)
     table = pd.read_csv(tmp_path / "denoising.csv")
-    table.loc[table["patient_id"].str.startswith("t"), "error"] -= 0.03
+    table.loc[table["patient_id"].str.startswith("t"), attack] -= 0.03
     table.to_csv(tmp_path / "denoising.csv", index=False)
     summary = run_audit(tmp_path)[1]
-    assert summary["generator"]["auc"]["low"] > 0.9
-    assert summary["generator"]["caught"]["value"] > 0.8
-    assert summary["generator"]["training_patients"] == TRAINING // 2
+    assert summary["generator"][attack]["auc"]["low"] > 0.9
+    assert summary["generator"][attack]["caught"][0]["value"] > 0.8
+    assert summary["generator"][attack]["training_patients"] == TRAINING // 2
+    assert summary["risks"][f"inference_{attack}"]["low"] > 0.3
     assert "Share the views, not the generator" in summary["caveats"]
 
 

@@ -35,7 +35,7 @@ def study(tmp_path: Path) -> Path:
     summary = {
         "possible": True,
         "membership_auc": {"filtered": interval},
-        "generator": {"auc": {"value": 0.61, "low": 0.55, "high": 0.67}},
+        "generator": {"secmi": {"auc": {"value": 0.61, "low": 0.55, "high": 0.67}}},
         "may_say": "May <b>say</b>",
         "may_not_say": "Not anonymous",
         "caveats": "C",
@@ -222,7 +222,10 @@ def test_views_with_text_are_left_out_or_nothing_is_released(study: Path) -> Non
         ({"may_say": -1}, r"privacy.json is no summary of a copy audit \(may_say: .*string.*run the audit again"),
         ({"possible": "yes"}, r"\(possible: "),
         ({"membership_auc": {"filtered": {"value": 0.5, "low": "x", "high": 1}}}, r"\(membership_auc.filtered.low: "),
-        ({"generator": {"auc": {"value": float("nan"), "low": 0, "high": 1}}}, r"\(generator.auc.value: "),
+        (
+            {"generator": {"secmi": {"auc": {"value": float("nan"), "low": 0, "high": 1}}}},
+            r"\(generator.secmi.auc.value: ",
+        ),
         ({"generator": None}, "lacks membership_auc or generator"),
         (None, "top level"),
     ],

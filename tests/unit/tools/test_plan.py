@@ -105,6 +105,7 @@ def test_the_copy_encoder_learns_from_pairs_and_embeds_views_and_mirror_images(c
 
 def test_constants_of_stages_that_need_torch_are_theirs():
     assert snapshots.LEVELS == plan.NOISE_LEVELS
+    assert snapshots.STEPS_THERE + 2 == plan.SECMI_PASSES
     assert copy_encoder.BATCH == plan.COPY_BATCH
 
 
@@ -115,9 +116,9 @@ def test_the_one_job_of_a_stage_is_measured(config: dict):
     assert line.source == "1 jobs measured on NVIDIA L40S"
 
 
-def test_every_labelled_view_is_denoised_from_every_noise(config: dict):
+def test_every_labelled_view_is_denoised_from_every_noise_and_attacked_once_by_secmi(config: dict):
     works = {work.rule: work for work in stages(config, {"labelled": 880}, NETWORKS)}
-    assert works["measure_denoising"].jobs == {"denoising": pytest.approx(880 * 8 * 8 * 0.5)}
+    assert works["measure_denoising"].jobs == {"denoising": pytest.approx(880 * (8 * 8 + 12) * 0.5)}
 
 
 def test_snapshots_are_sampled_when_a_checkpoint_is_selected(config: dict):
