@@ -200,19 +200,22 @@ def main(arguments: argparse.Namespace) -> None:
         auc, low, high = membership.membership_auc(
             reach[training], patients[training], reach[held_out], patients[held_out], seed
         )
-        means = (membership.patient_means(reach[members], patients[members]) for members in (training, held_out))
-        caught = membership.caught(*means, seed)
+        of_training, of_held_out = (
+            membership.patient_means(reach[members], patients[members]) for members in (training, held_out)
+        )
+        caught = membership.caught(of_training, of_held_out, seed)
         summary["membership_auc"][name] = {"value": auc, "low": low, "high": high, "caught": caught}
     # `reach` and `rows` are now those of the filtered set, which is what is released.
-    sides = [(patients[members], members) for members in (training, held_out)]
+    of_learnt, of_unseen = patients[training], patients[held_out]
 
     def recognised(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
-        return *risks.recognised(*((numbers[members], names) for names, members in sides)), None
+        found = risks.recognised((numbers[training], of_learnt), (numbers[held_out], of_unseen))
+        return *found, None
 
     alarms = privacy.cross_fitted_alarms(held_scores, patients[held_out], recipe.false_alarms)
     summary["risks"] = risks.measured({
         "singling_out": (copies[kept], alarms, summary["held_out_patients"]),
-        "linkability": (*(risks.linked(rows[members], names) for names, members in sides), None),
+        "linkability": (risks.linked(rows[training], of_learnt), risks.linked(rows[held_out], of_unseen), None),
         "inference": recognised(reach),
         **{f"inference_{name}": recognised(errors[name].to_numpy()) for name in membership.WEIGHT_ATTACKS},
     })  # fmt: skip

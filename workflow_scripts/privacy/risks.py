@@ -151,10 +151,10 @@ def _interval(found: Mapping[str, Any]) -> str:
     return f"{found['value']:.0%} ({found['low']:.0%} to {found['high']:.0%})"
 
 
-def measured(found: Mapping[str, tuple[Sequence[bool], Sequence[bool], int | None]]) -> dict[str, Any]:
-    """The risk of each question with targets in both groups: (attack, control, control patients) by question."""
+def measured(found: Mapping[str, tuple[np.ndarray, np.ndarray, int | None]]) -> dict[str, Any]:
+    """The risk of each question with targets in both groups: (attack, control, control patients) by question, bool (N,)."""
     return {
-        name: risk(np.asarray(attack, bool), np.asarray(control, bool), patients)
+        name: risk(attack, control, patients)
         for name, (attack, control, patients) in found.items()
         if len(attack) and len(control)
     }
