@@ -37,7 +37,7 @@ def study(tmp_path: Path) -> Path:
     write_csv(numbers.assign(copy=(numbers["index"] == COPY).astype(int)), tmp_path / "privacy.csv")
     interval = {"value": 0.5, "low": 0.4, "high": 0.6}
     summary = {
-        "possible": True, "membership_auc": {"filtered": interval}, "generator": {"auc": interval}, "may_say": "A",
+        "possible": True, "membership_auc": {"filtered": interval}, "generator": {"secmi": {"auc": interval}}, "may_say": "A",
         "may_not_say": "B", "caveats": "C",
     }  # fmt: skip
     (tmp_path / "privacy.json").write_text(json.dumps(summary))
