@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
     )
 
     synthetic, real = open_pixels(arguments.synthetic_views), ViewStore.open(arguments.real_views, arguments.real_index)
-    filtered, audited = read_rows(arguments.filter), read_rows(arguments.privacy)
+    filtered, audited = read_rows(arguments.filter, "filter"), read_rows(arguments.privacy, "privacy")
     check_rows({
         str(arguments.synthetic_views): len(synthetic), str(arguments.filter): len(filtered),
         str(arguments.privacy): len(audited),
