@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.measure import write_result
+from benchmarks.measure import write_on_page, write_result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,15 +32,16 @@ if TYPE_CHECKING:
 COUNTS = (5, 10, 25, 50)
 PLAN = {"ancestral": (*COUNTS, 100, 250), "ddim": COUNTS, "dpmsolver++": COUNTS, "sde_dpm_solver": COUNTS}
 BATCH, GROUPS, ENCODER_STEPS, K, SHIFT, FALSE_ALARMS = 32, 8, 500, 3, 2, 0.02
+PAGE = Path(__file__).parents[1] / "docs" / "diffusion.md"
 JACKKNIFED = ("fid", "precision", "recall")
 
 
 def main() -> None:
-    """Draw, measure, print a Markdown table, write benchmarks/results/sampling_steps.json."""
+    """Draw, measure, write benchmarks/results/sampling_steps.json and the table of docs/diffusion.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results/generator"), help="(default: results/generator)")
     parser.add_argument("--work", type=Path, default=Path("results/sampling_steps"), help="folder to continue in")
-    parser.add_argument("--images", type=int, default=128, help="images of each row (default: 128)")
+    parser.add_argument("--images", type=int, default=256, help="images of each row (default: 256)")
     parser.add_argument("--most-steps", type=int, default=250, help="leave out rows of more steps (default: 250)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     arguments = parser.parse_args()
@@ -97,6 +98,7 @@ def main() -> None:
     print(table(rows))
     facts = {"images": arguments.images, "learnt_views": int(learnt.sum()), "held_out_views": int(held_out.sum())}
     print(write_result("sampling_steps", rows, view_size=pixels.shape[1], **facts))
+    write_on_page(PAGE, "sampling_steps", table(rows))
 
 
 def draw(unet: object, betas: np.ndarray, sampler: str, steps: int, count: int, work: Path) -> tuple[np.ndarray, float]:
