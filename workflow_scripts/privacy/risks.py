@@ -134,7 +134,7 @@ def risks_layout(risks: Mapping[str, Any], origin: str) -> Table:
             (*QUESTIONS[name], *(_rate(name, group, found) for group in ("attack", "control")), _interval(found))
             for name, found in risks.items()
         ),
-        text_columns=2,
+        text_columns=4,
         notes=tuple(notes),
         origin=origin,
         has_sentences=True,
