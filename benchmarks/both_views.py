@@ -62,7 +62,7 @@ def make_rows(study: Path, weights: Path, folder: Path) -> dict[str, list[Path]]
             finetune, *views, f"--labels={study}/labels/complete.csv", f"--folds={study}/folds/seed{seed}.csv",
             f"--seed={seed}", f"--backbone={config['model']['backbone']}", "--layout=timm", f"--weights={weights}",
             *(f"--{key.replace('_', '-')}={recipe[key]}" for key in ("epochs", "batch_size", "backbone_lr", "head_lr")),
-            f"--coupled={COUPLED['paired']}", "--device=cpu", f"--work-dir={folder}/work/seed{seed}",
+            f"--coupled={COUPLED['paired']}", "--device=cpu", f"--work-dir={folder}/training/seed{seed}",
             f"--output-predictions={folder}/{PAIRED}/seed{seed}.csv",
             f"--output-training={folder}/{PAIRED}/seed{seed}_training.csv",
             "--classes", *classes, "--output-weights", *files,
