@@ -21,24 +21,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.measure import start_run, write_result
-from benchmarks.sampling_steps import (
-    BATCH,
-    ENCODER_STEPS,
-    FALSE_ALARMS,
-    GROUPS,
-    SHIFT,
-    K,
-    draw,
-    jackknifed,
-    markdown_row,
-    table,
-)
+from benchmarks.sampling_steps import BATCH, GROUPS, Reader, draw, markdown_row, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +34,6 @@ if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
     from workflow_scripts.diffusion.process import GaussianProcess
-    from workflow_scripts.privacy.monitor_diffusion import Judge
 
 # Evaluations of each student: its optimisation steps, and how many noises each of them walks.
 STUDENTS = {8: (200, 4), 4: (150, 8)}
@@ -73,45 +60,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     arguments = parser.parse_args()
 
-    import numpy as np
-
-    from workflow_scripts.core.files import read_csv, read_npy
-    from workflow_scripts.core.log import progress
-    from workflow_scripts.privacy.copy_encoder import CopyTraining, copy_features
-    from workflow_scripts.privacy.monitor_diffusion import Detector, Judge, Views
     from workflow_scripts.runtime.device import select_device
-    from workflow_scripts.study.patients import real_masks
-    from workflow_scripts.synthesis.kernel_distances import kernel_distances
 
     device, model = select_device("auto", arguments.threads), arguments.results / "diffusion" / "trained"
-
-    # What judges, as in sampling_steps.py.
-    pixels = np.asarray(read_npy(arguments.results / "views" / "labelled.npy"))
-    index = read_csv(arguments.results / "views" / "labelled.csv")
-    learnt, held_out = real_masks(index, arguments.results / "diffusion" / "holdout.csv", None, None)
-    patients = index["patient_id"].to_numpy()
-    training = CopyTraining(pixels[learnt | held_out], ENCODER_STEPS, 0, device)
-    for step in progress(range(ENCODER_STEPS), "copy encoder", "step", ENCODER_STEPS):
-        training.step(step)
-    features = copy_features(training.network, pixels, device)
-    judge = Judge(
-        *(Views(pixels[rows], features[rows], patients[rows]) for rows in (learnt, held_out)),
-        Detector(K, SHIFT, FALSE_ALARMS),
-    )
-
+    reader = Reader(arguments.results, device)
     rows: list[dict[str, object]] = []
     found = {}
     for each in drawn_sets(model, arguments.images, arguments.work, device):
-        given = copy_features(training.network, each.images, device)
+        given = reader.features(each.images)
         found[each.name, each.evaluations] = each.images, given
-        values = jackknifed(partial(measured, judge, each.images, given), len(given))
-        kid = kernel_distances(features[learnt], given, patients[learnt], 0)["kid"]
-        row = {"sampler": each.name, "steps": each.evaluations, **values, "kid": kid.value, "kid_low": kid.low,
-               "kid_high": kid.high, "images_per_s": len(given) / each.seconds}  # fmt: skip
+        row: dict[str, object] = {"sampler": each.name, "steps": each.evaluations, **reader.quality(each.images)}
+        row["images_per_s"] = len(given) / each.seconds
         if each.against is not None:
             row |= {
                 "against": " ".join(map(str, each.against)),
-                **difference(judge.reference, found[each.against][1], given),
+                **difference(reader.judge.reference, found[each.against][1], given),
             }
         if each.path is not None:
             row["to_path"] = rms(each.images, each.path)
@@ -119,9 +82,8 @@ def main() -> None:
         rows.append(row)
         print(markdown_row(row), {name: row[name] for name in row if "path" in name or "gain" in name}, flush=True)
     print(table(rows))
-    facts = {"images": arguments.images, "learnt_views": int(learnt.sum()), "held_out_views": int(held_out.sum()),
-             "fine_steps": FINE, "guiding_snapshot": SNAPSHOT}  # fmt: skip
-    print(write_result("distillation", rows, view_size=pixels.shape[1], **facts))
+    facts = {"images": arguments.images, "fine_steps": FINE, "guiding_snapshot": SNAPSHOT, **reader.facts}
+    print(write_result("distillation", rows, **facts))
 
 
 class Drawn(NamedTuple):
@@ -277,11 +239,6 @@ class Guided:
         good, bad = (network(x, timesteps).sample for network in (self.good, self.bad))
         noise = bad[:, :1] + self.weight * (good[:, :1] - bad[:, :1])
         return SimpleNamespace(sample=torch.cat([noise, good[:, 1:]], dim=1))
-
-
-def measured(judge: Judge, images: np.ndarray, features: np.ndarray, chosen: np.ndarray) -> dict[str, float]:
-    """What the judge says of the chosen ones of a set."""
-    return judge.measure(images[chosen], features[chosen])
 
 
 def difference(reference: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict[str, float]:

@@ -28,6 +28,7 @@ from benchmarks.measure import write_on_page, write_result
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
 COUNTS = (5, 10, 25, 50)
 PLAN = {"ancestral": (*COUNTS, 100, 250), "ddim": COUNTS, "dpmsolver++": COUNTS, "sde_dpm_solver": COUNTS}
@@ -48,42 +49,14 @@ def main() -> None:
 
     import numpy as np
 
-    from workflow_scripts.core.files import read_csv, read_npy
     from workflow_scripts.core.log import progress
     from workflow_scripts.diffusion.pipeline import load_pipeline
-    from workflow_scripts.privacy.copy_encoder import CopyTraining, copy_features
-    from workflow_scripts.privacy.monitor_diffusion import Detector, Judge, Views
     from workflow_scripts.runtime.device import select_device
-    from workflow_scripts.study.patients import real_masks
-    from workflow_scripts.synthesis.kernel_distances import kernel_distances
 
-    # The generator, and the real views of the patients that it knows and of those that it does not.
-    device, folder = select_device("auto", arguments.threads), arguments.results
-    unet, betas = load_pipeline(folder / "diffusion" / "trained")
+    device = select_device("auto", arguments.threads)
+    unet, betas = load_pipeline(arguments.results / "diffusion" / "trained")
     unet = unet.to(device)
-    pixels, index = np.asarray(read_npy(folder / "views" / "labelled.npy")), read_csv(folder / "views" / "labelled.csv")
-    learnt, held_out = real_masks(index, folder / "diffusion" / "holdout.csv", None, None)
-    patients = index["patient_id"].to_numpy()
-
-    # What judges.
-    training = CopyTraining(pixels[learnt | held_out], ENCODER_STEPS, 0, device)
-    for step in progress(range(ENCODER_STEPS), "copy encoder", "step", ENCODER_STEPS):
-        training.step(step)
-
-    def features_of(images: np.ndarray) -> np.ndarray:
-        return copy_features(training.network, images, device)
-
-    features = features_of(pixels)
-    judge = Judge(
-        *(Views(pixels[rows], features[rows], patients[rows]) for rows in (learnt, held_out)),
-        Detector(K, SHIFT, FALSE_ALARMS),
-    )
-
-    def quality(images: np.ndarray) -> dict[str, float]:
-        given = features_of(images)
-        found = jackknifed(lambda chosen: judge.measure(images[chosen], given[chosen]), len(images))
-        kid = kernel_distances(features[learnt], given, patients[learnt], 0)["kid"]
-        return {**found, "kid": kid.value, "kid_low": kid.low, "kid_high": kid.high}
+    reader = Reader(arguments.results, device)
 
     plan = sorted(
         (steps, sampler) for sampler, counts in PLAN.items() for steps in counts if steps <= arguments.most_steps
@@ -91,14 +64,60 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for steps, sampler in progress(plan, "samplers", "row", len(plan)):
         images, seconds = draw(unet, betas, sampler, steps, arguments.images, arguments.work)
-        rows.append({"sampler": sampler, "steps": steps, **quality(images), "images_per_s": len(images) / seconds})
+        rows.append(
+            {"sampler": sampler, "steps": steps, **reader.quality(images), "images_per_s": len(images) / seconds}
+        )
         print(markdown_row(rows[-1]), flush=True)
-    few = np.sort(np.random.default_rng(0).permutation(np.flatnonzero(held_out))[: arguments.images])
-    rows.append({"sampler": "real", "steps": 0, **quality(pixels[few]), "images_per_s": 0.0})
+    few = np.sort(np.random.default_rng(0).permutation(np.flatnonzero(reader.held_out))[: arguments.images])
+    rows.append({"sampler": "real", "steps": 0, **reader.quality(reader.pixels[few]), "images_per_s": 0.0})
     print(table(rows))
-    facts = {"images": arguments.images, "learnt_views": int(learnt.sum()), "held_out_views": int(held_out.sum())}
-    print(write_result("sampling_steps", rows, view_size=pixels.shape[1], **facts))
+    print(write_result("sampling_steps", rows, images=arguments.images, **reader.facts))
     write_on_page(PAGE, "sampling_steps", table(rows))
+
+
+class Reader:
+    """What judges the sets of a study's generator: real views it learnt and held-out ones, in the features of a copy encoder."""
+
+    def __init__(self, results: Path, device: torch.device) -> None:
+        import numpy as np
+
+        from workflow_scripts.core.files import read_csv, read_npy
+        from workflow_scripts.core.log import progress
+        from workflow_scripts.privacy.copy_encoder import CopyTraining
+        from workflow_scripts.privacy.monitor_diffusion import Detector, Judge, Views
+        from workflow_scripts.study.patients import real_masks
+
+        views = results / "views"
+        self.pixels, index = np.asarray(read_npy(views / "labelled.npy")), read_csv(views / "labelled.csv", "index")
+        self.learnt, self.held_out = real_masks(index, results / "diffusion" / "holdout.csv", None, None)
+        self.patients = index["patient_id"].to_numpy()
+        training = CopyTraining(self.pixels[self.learnt | self.held_out], ENCODER_STEPS, 0, device)
+        for step in progress(range(ENCODER_STEPS), "copy encoder", "step", ENCODER_STEPS):
+            training.step(step)
+        self.network, self.device = training.network, device
+        self.real = self.features(self.pixels)
+        self.judge = Judge(
+            *(Views(self.pixels[rows], self.real[rows], self.patients[rows]) for rows in (self.learnt, self.held_out)),
+            Detector(K, SHIFT, FALSE_ALARMS),
+        )
+        self.facts = {
+            "view_size": self.pixels.shape[1], "learnt_views": int(self.learnt.sum()), "held_out_views": int(self.held_out.sum()),
+        }  # fmt: skip
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Features (N, D) of images uint8 (N, S, S)."""
+        from workflow_scripts.privacy.copy_encoder import copy_features
+
+        return copy_features(self.network, images, self.device)
+
+    def quality(self, images: np.ndarray) -> dict[str, float]:
+        """Each measure of a set uint8 (N, S, S), with its interval."""
+        from workflow_scripts.synthesis.kernel_distances import kernel_distances
+
+        given = self.features(images)
+        found = jackknifed(lambda chosen: self.judge.measure(images[chosen], given[chosen]), len(images))
+        kid = kernel_distances(self.real[self.learnt], given, self.patients[self.learnt], 0)["kid"]
+        return {**found, "kid": kid.value, "kid_low": kid.low, "kid_high": kid.high}
 
 
 def draw(unet: object, betas: np.ndarray, sampler: str, steps: int, count: int, work: Path) -> tuple[np.ndarray, float]:
