@@ -25,8 +25,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.measure import start_run, write_result
-from benchmarks.sampling_steps import BATCH, GROUPS, Reader, draw, markdown_row, table
+from benchmarks.measure import start_run, write_on_page, write_result
+from benchmarks.sampling_steps import BATCH, GROUPS, PAGE, Reader, draw, markdown_row, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +52,7 @@ SNAPSHOT, WEIGHTS, GUIDED_STEPS = 500, (1.5, 2.0, 3.0), 25
 
 
 def main() -> None:
-    """Draw, distil, measure, print a Markdown table, write benchmarks/results/distillation.json."""
+    """Draw, distil, measure; write benchmarks/results/distillation.json and the table of docs/diffusion.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results/generator"), help="(default: results/generator)")
     parser.add_argument("--work", type=Path, default=Path("results/sampling_steps"), help="folder to continue in")
@@ -81,9 +81,20 @@ def main() -> None:
             row["to_path_untaught"] = rms(found["ddim", each.evaluations][0], each.path)
         rows.append(row)
         print(markdown_row(row), {name: row[name] for name in row if "path" in name or "gain" in name}, flush=True)
-    print(table(rows))
+    write_on_page(PAGE, "distillation", page_table(rows))
     facts = {"images": arguments.images, "fine_steps": FINE, "guiding_snapshot": SNAPSHOT, **reader.facts}
     print(write_result("distillation", rows, **facts))
+
+
+def page_table(rows: list[dict[str, object]]) -> str:
+    """The rows as a Markdown table, whose last column is the difference of the Fréchet distance from the row `against`."""
+    lines = table(rows).splitlines()
+    ends = [" difference of the distance |", "---|"]
+    for row in rows:
+        given = [float(row[name]) for name in ("gain", "gain_low", "gain_high") if name in row]  # type: ignore[arg-type]
+        text = "{:+.3f} ({:+.3f} to {:+.3f})".format(*given) + f" from {row['against']}" if given else "–"
+        ends.append(f" {text} |")
+    return "\n".join(line + end for line, end in zip(lines, ends, strict=True))
 
 
 class Drawn(NamedTuple):
