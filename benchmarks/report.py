@@ -21,8 +21,6 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 PRODUCT, CONVOLUTION = "a large matrix product", "a large convolution"
 GPU = "gpu"  # what benchmarks.gpu measures, where there is one
 STAGES = 12  # of the demo that have a line of their own
-# The distance's present algorithm is younger than results of this day.
-OLD_FRECHET = "2026-11-23"
 # Each fast path has a plain reference version that a test compares it with.
 TESTS = {
     "view store on threads, frame by frame": "data/test_store.py",
@@ -384,11 +382,6 @@ def reason(name: str, record: Mapping[str, Any]) -> str:
         return (
             " Planning checks the configuration and the manifest and takes the fingerprint of the code, none of which the"
             " plain Snakefile does; the table says what share is Snakemake's own start."
-        )
-    if name == "frechet" and record["date"] <= OLD_FRECHET:
-        return (
-            " Measured with the former algorithm (QR and singular values); the present one, Cholesky factors and"
-            " eigenvalues, is not measured yet (`python -m benchmarks.frechet`)."
         )
     return ""
 
