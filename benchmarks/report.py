@@ -21,8 +21,6 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 PRODUCT, CONVOLUTION = "a large matrix product", "a large convolution"
 GPU = "gpu"  # what benchmarks.gpu measures, where there is one
 STAGES = 12  # of the demo that have a line of their own
-# The distance's present algorithm is younger than results of this day.
-OLD_FRECHET = "2026-11-23"
 # Each fast path has a plain reference version that a test compares it with.
 TESTS = {
     "view store on threads, frame by frame": "data/test_store.py",
@@ -254,6 +252,34 @@ def demo(results: Path) -> list[str]:
     return lines
 
 
+def external_test(results: Path) -> list[str]:
+    """The section on an external test: each stage's time, and a row's and the table's sum."""
+    record = _read(results, "external_test")
+    minutes = {row["stage"]: row["cpu_seconds"] / 60 for row in record["rows"]}
+    once, per_row, table = (minutes[name] for name in ("crop_views", "predict_external", "make_external_table"))
+    lines = [
+        "## An external test", "",
+        f"{record['patients']} patients with {record['views']} views of {record['view_size']} px, {record['networks']}"
+        f" networks ({record['backbone']}) a row, on one core ({record['date']}). What was measured",
+        "on fewer views or networks is projected with its start-up, so that these are upper bounds.", "",
+        "| stage | measured | projected | peak memory |", "|---|---|---|---|",
+    ]  # fmt: skip
+    named = {
+        "crop_views": "crop and read text, once a set", "predict_external": "predict, a row",
+        "make_external_table": f"table and figures of {record['table_rows']} rows",
+    }  # fmt: skip
+    for row in record["rows"]:
+        projected = f"x {row['times']:.0f} = {row['cpu_seconds'] / 60:.1f} min" if row["times"] > 1 else "–"
+        lines.append(
+            f"| {named[row['stage']]} | {row['measured_cpu_seconds']:.0f} s | {projected} | {row['peak_memory_mib']:.0f} MiB |"
+        )
+    lines += [
+        "",
+        f"One row from frames to table: {once + per_row + table:.0f} minutes; each further row {per_row:.0f}.",
+    ]
+    return lines
+
+
 def guard(results: Path) -> list[str]:
     """The section on make bench-check and its baseline."""
     record = _read(results, "check")
@@ -357,11 +383,6 @@ def reason(name: str, record: Mapping[str, Any]) -> str:
             " Planning checks the configuration and the manifest and takes the fingerprint of the code, none of which the"
             " plain Snakefile does; the table says what share is Snakemake's own start."
         )
-    if name == "frechet" and record["date"] <= OLD_FRECHET:
-        return (
-            " Measured with the former algorithm (QR and singular values); the present one, Cholesky factors and"
-            " eigenvalues, is not measured yet (`python -m benchmarks.frechet`)."
-        )
     return ""
 
 
@@ -403,6 +424,7 @@ def page(results: Path) -> str:
         *startup(results), "",
         *scaling(results), "",
         *demo(results), "",
+        *external_test(results), "",
         *guard(results), "",
         "## Fast paths and their reference versions", "",
         "| fast path | compared with its reference version in |", "|---|---|",
