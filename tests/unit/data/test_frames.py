@@ -502,6 +502,13 @@ def test_bombs_are_refused_before_decoding(
     assert not recwarn.list
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 65_536), (65_536, 1), (1, 50_000_000)])
+def test_a_frame_is_no_longer_than_a_scanners(tmp_path: Path, width: int, height: int):
+    (tmp_path / "a.png").write_bytes(png_claiming(width, height))
+    with pytest.raises(UserError, match=rf"^P1: {width} x {height} pixels; a frame may have 65,535 rows or columns"):
+        read_frame("a.png", tmp_path, "P1")
+
+
 def test_the_limit_itself_is_allowed(tmp_path: Path, grey: np.ndarray, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pixels, "LARGEST_PIXELS", ROWS * COLUMNS)
     Image.fromarray(grey).save(tmp_path / "a.png")
