@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
 from typing import Annotated, Any, Self, TypeVar
@@ -23,7 +23,6 @@ Check = Callable[[Any], Iterator[Problem]]
 
 T = TypeVar("T")
 LIMIT = 2**63
-SHOWN_NAMES = 20
 
 
 class Settings(BaseModel):
@@ -84,13 +83,6 @@ def as_far_as_valid(problems: Iterator[Problem]) -> Iterator[Problem]:
         return
 
 
-def names(known: Iterable[str]) -> str:
-    """Names for a message, sorted and not too many."""
-    found = sorted(known)
-    more = f" and {len(found) - SHOWN_NAMES} more" if len(found) > SHOWN_NAMES else ""
-    return (", ".join(name[:60] for name in found[:SHOWN_NAMES]) or "none") + more
-
-
 def _distinct(values: list[T]) -> list[T]:
     repeated = [value for value, count in Counter(values).items() if count > 1]
     if repeated:
@@ -103,9 +95,18 @@ Whole = Annotated[int, Field(lt=LIMIT)]
 Natural = Annotated[Whole, Field(ge=0)]
 Positive = Annotated[Whole, Field(ge=1)]
 Number = Annotated[float, Field(lt=LIMIT)]
+# What is in memory at a time, such as the images of a batch or the units of a layer: far beyond use, within any integer.
+Size = Annotated[Whole, Field(le=65_536)]
+Width = Annotated[Size, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
+REPOSITORY = Path(__file__).resolve().parents[3]
+# Folders of the repository that hold its files.
+SOURCES = (
+    ".ci", ".git", ".venv", "benchmarks", "config", "docs", "envs", "profiles", "rules", "schemas", "slurm",
+    "slurm-constraint", "studies", "tests", "workflow", "workflow_scripts",
+)  # fmt: skip
 LONGEST_FILE_NAME = 255  # bytes
 LONGEST_TEXT = 500  # characters; a command line holds some hundred thousand
 
@@ -142,12 +143,16 @@ def _path(text: str) -> str:
 
 
 def _folder(text: str) -> str:
-    """A folder that the workflow may fill: not the root of the file system, and none that holds the working directory."""
-    here = Path.cwd()
-    if not text or Path(os.path.abspath(text)) in (here, *here.parents):
+    """A folder that the workflow may fill: none that holds the working directory, and none of the workflow's own files."""
+    here, folder = Path.cwd(), Path(text).resolve()
+    inside = folder.relative_to(REPOSITORY).parts[:1] if folder.is_relative_to(REPOSITORY) else ()
+    if not text or folder in (here.resolve(), *here.resolve().parents, REPOSITORY) or set(inside) & set(SOURCES):
         problem = "is not a folder for artefacts alone; name one below the working directory, such as results"
-        raise PydanticCustomError("text", "{problem}", {"problem": f"{text!r} {problem}"})
-    return text
+    elif file := next((path for path in (folder, *folder.parents) if os.path.isfile(path)), None):
+        problem = f"is no folder, since {file} is a file; name one below the working directory, such as results"
+    else:
+        return text
+    raise PydanticCustomError("text", "{problem}", {"problem": f"{text!r} {problem}"})
 
 
 def _url(text: str) -> str:
@@ -190,6 +195,6 @@ Sha256 = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
 # complete, reviewed, filtered or flipped. The latter two with the endings _x4 (four exceedances instead of
 # audit.vote.exceedances), _nested (audited without the test fold, whose labels stay) and _random (a control: as many
 # labels changed at random). study/label_sets.py reads these names.
-Labels = Annotated[str, Field(pattern="^(complete|reviewed|(filtered|flipped)(_x[1-9][0-9]*)?(_nested|_random)?)$")]
+Labels = Annotated[str, Field(pattern="^(complete|reviewed|(filtered|flipped)(_x[1-9][0-9]{0,8})?(_nested|_random)?)$")]
 
 Distinct = Annotated[list[T], AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})]
