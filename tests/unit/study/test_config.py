@@ -254,7 +254,9 @@ def test_inconsistent_configs_are_refused(shipped, path, value, message):
         ),
         pytest.param(("data", "frames"), f"every {'9' * 5000}", "does not match", id="every 9"),
         (("finetuning", "recipe", "epochs"), 2**70, "is too large: numbers end below 2^63"),
-        pytest.param(("finetuning", "recipe", "epochs"), 16**5000, "a very long number is too large", id="more than 4300 digits"),
+        pytest.param(
+            ("finetuning", "recipe", "epochs"), 16**5000, "a very long number is too large", id="more than 4300 digits"
+        ),
         (("finetuning", "recipe", "head_lr"), float("nan"), "nan is not a finite number"),
         (("finetuning", "recipe", "head_lr"), float("inf"), "inf is not a finite number"),
         (("finetuning", "recipe", "head_lr"), True, "True is not a number"),
