@@ -23,8 +23,9 @@ PATTERNS = {
     "organ": re.compile(r"^.+$"),
     "device": re.compile(r"^.+$"),
     "side": re.compile(r"^(|left|right)$"),
-    "scanner": re.compile(r"^.*$"),
-    "centre": re.compile(r"^.*$"),
+    # Figures would take what is between two $ for mathematics.
+    "scanner": re.compile(r"^[^$\n]*$"),
+    "centre": re.compile(r"^[^$\n]*$"),
     "frames": re.compile(r"^(|first|all|every [1-9][0-9]{0,8})$"),
 }
 

@@ -305,6 +305,16 @@ def test_a_tiff_whose_header_breaks_pillow_is_a_message(tmp_path: Path, grey: np
         read_frame("a.tif", tmp_path, "P1")
 
 
+def test_pillow_says_nothing_of_a_damaged_tiff(tmp_path: Path, grey: np.ndarray, caplog: pytest.LogCaptureFixture):
+    one, many = (struct.pack("<HHII", 277, 3, 1, samples) for samples in (1, 60_000))
+    data = tiff(grey.tobytes(), 8, 1)
+    assert one in data
+    (tmp_path / "a.tif").write_bytes(data.replace(one, many))
+    with pytest.raises(UserError, match="^P1: "):
+        read_frame("a.tif", tmp_path, "P1")
+    assert not caplog.records
+
+
 def test_no_message_or_warning_quotes_a_damaged_dicom_file(
     tmp_path: Path, grey: np.ndarray, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
 ):

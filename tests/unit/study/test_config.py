@@ -311,6 +311,7 @@ def test_inconsistent_configs_are_refused(shipped, path, value, message):
         (("diffusion", "recipe"), {"channel_multipliers": [1] * 20}, "data.size 256 does not allow it"),
         (("synthesis", "images"), 2**62, "is greater than the maximum of 1e+07"),
         (("release", "title"), "=cmd()", "begins with =, which a spreadsheet"),
+        (("data", "classes"), ["US$", "EUR$"], "holds $, and figures would take"),
         (("initialisations", "own"), {"layout": "timm"}, "this key is required with layout: timm"),
         (("initialisations", "majority"), {"layout": "scratch"}, "name of a baseline"),
         (("pretraining", "runs", "uscl"), {"sets": ["labelled"]}, "'uscl' is also an initialisation"),
@@ -494,6 +495,12 @@ def test_a_good_manifest_is_read_with_any_separator_and_a_byte_order_mark(tmp_pa
 def test_bad_rows_are_refused_with_line_and_column(tmp_path, data, row, message):
     with pytest.raises(UserError, match=message):
         load_manifest(manifest(tmp_path, f"{HEADER}\n{GOOD}\n{row}\n"), data)
+
+
+def test_a_scanner_is_no_mathematics(tmp_path, data):
+    text = f"{HEADER},scanner\n{GOOD},A$\n"
+    with pytest.raises(UserError, match="line 2, column scanner: 'A\\$' is not allowed"):
+        load_manifest(manifest(tmp_path, text), data)
 
 
 def test_all_bad_rows_are_reported_together(tmp_path, data):

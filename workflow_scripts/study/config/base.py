@@ -122,10 +122,16 @@ def _one_line(text: str) -> str:
         problem = "begins with a dash, which a command line would take for an option"
     elif text.startswith(("=", "+", "@")):
         problem = f"begins with {text[0]}, which a spreadsheet that opens a table would take for a formula"
-    elif text.count("$") > 1:
-        problem = "holds $ twice, which figures would take for mathematics"
     else:
         return text
+    raise PydanticCustomError("text", "{problem}", {"problem": problem})
+
+
+def _name(text: str) -> str:
+    """Text that figures show, where several names meet in a line."""
+    if "$" not in text:
+        return text
+    problem = "holds $, and figures would take what is between two of them for mathematics"
     raise PydanticCustomError("text", "{problem}", {"problem": problem})
 
 
@@ -172,11 +178,14 @@ def _url(text: str) -> str:
     raise PydanticCustomError("text", "{problem}", {"problem": problem})
 
 
-Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_one_line)]
-NonEmptyText = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT), AfterValidator(_one_line)]
-FilePath = Annotated[Text, AfterValidator(_path)]
+Line = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_one_line)]
+Text = Annotated[Line, AfterValidator(_name)]
+NonEmptyText = Annotated[
+    str, Field(min_length=1, max_length=LONGEST_TEXT), AfterValidator(_one_line), AfterValidator(_name)
+]
+FilePath = Annotated[Line, AfterValidator(_path)]
 Folder = Annotated[FilePath, AfterValidator(_folder)]
-Url = Annotated[Text, AfterValidator(_url)]
+Url = Annotated[Line, AfterValidator(_url)]
 Network = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$", max_length=100)]
 
 
