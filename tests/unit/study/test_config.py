@@ -305,6 +305,8 @@ def test_inconsistent_configs_are_refused(shipped, path, value, message):
         (("results",), "~/results", "~ is not replaced by a home folder"),
         (("results",), "x" * 256, "names of at most 255 bytes"),
         (("data", "manifest"), "é" * 128, "names of at most 255 bytes"),
+        (("data", "manifest"), "a{b}.csv", "{ in a path would be a wildcard or a variable of Snakemake"),
+        (("data", "patient_key"), "<results>/key", "< in a path would be a wildcard or a variable of Snakemake"),
         (("diffusion", "recipe"), {"timesteps": 2**40}, "is greater than the maximum of 100000"),
         (("diffusion", "recipe"), {"heads": 3}, "512 channels of the deepest level do not divide into 3 heads"),
         (("diffusion", "recipe"), {"attention_resolutions": [7]}, "no level has the side 7; there are 256, 128, 64"),

@@ -136,9 +136,9 @@ def _name(text: str) -> str:
 
 
 def _path(text: str) -> str:
-    """A path that Snakemake takes as it is: braces would be wildcards; and one that a file system can hold."""
-    if "{" in text or "}" in text:
-        problem = "braces in a path would be wildcards; rename the file"
+    """A path that Snakemake takes as it is, without wildcards and its own variables, and one that a file system can hold."""
+    if strange := set(text) & set("{}<>"):
+        problem = f"{min(strange)} in a path would be a wildcard or a variable of Snakemake; rename the file"
     elif text.startswith("~"):
         problem = "~ is not replaced by a home folder; write the whole path"
     elif any(len(os.fsencode(part)) > LONGEST_FILE_NAME for part in Path(text).parts):
