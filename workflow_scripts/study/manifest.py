@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from workflow_scripts.core.errors import UserError, listed, names, short
+from workflow_scripts.core.text import name_problem
 from workflow_scripts.study.config.names import GROUPS, LABELLED_SET
 from workflow_scripts.study.pseudonyms import ID_COLUMNS, hide_ids, read_key
 
@@ -23,9 +24,6 @@ PATTERNS = {
     "organ": re.compile(r"^.+$"),
     "device": re.compile(r"^.+$"),
     "side": re.compile(r"^(|left|right)$"),
-    # Figures would take what is between two $ for mathematics.
-    "scanner": re.compile(r"^[^$\n]*$"),
-    "centre": re.compile(r"^[^$\n]*$"),
     "frames": re.compile(r"^(|first|all|every [1-9][0-9]{0,8})$"),
 }
 
@@ -135,6 +133,9 @@ def _problems(rows: list[dict[str, str]], data: Mapping[str, Any]) -> Iterator[s
         for column, pattern in PATTERNS.items():
             if column in row and not pattern.match(row[column]):
                 yield f"line {line}, column {column}: {short(row[column])} is not allowed (must match {pattern.pattern})"
+        for column in GROUPS:
+            if problem := name_problem(row.get(column, "")):
+                yield f"line {line}, column {column}: {short(row[column])} {problem}"
         image_id = row["image_id"]
         if image_id in seen:
             yield f"line {line}, column image_id: {short(image_id)} already appears on line {seen[image_id]}"

@@ -499,10 +499,11 @@ def test_bad_rows_are_refused_with_line_and_column(tmp_path, data, row, message)
         load_manifest(manifest(tmp_path, f"{HEADER}\n{GOOD}\n{row}\n"), data)
 
 
-def test_a_scanner_is_no_mathematics(tmp_path, data):
-    text = f"{HEADER},scanner\n{GOOD},A$\n"
-    with pytest.raises(UserError, match="line 2, column scanner: 'A\\$' is not allowed"):
-        load_manifest(manifest(tmp_path, text), data)
+@pytest.mark.parametrize("column", ["scanner", "centre"])
+@pytest.mark.parametrize("cell", ["A$", "=cmd()", "+1", "@x", "-x", "\x1b[31mred", "\u202egpj"])
+def test_groups_have_names_that_tables_and_figures_can_show(tmp_path, data, column, cell):
+    with pytest.raises(UserError, match=f"line 2, column {column}: .*(holds|begins with)"):
+        load_manifest(manifest(tmp_path, f"{HEADER},{column}\n{GOOD},{cell}\n"), data)
 
 
 def test_all_bad_rows_are_reported_together(tmp_path, data):

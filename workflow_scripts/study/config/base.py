@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from workflow_scripts.core.text import line_problem, name_problem
 from workflow_scripts.study.config.names import SCHEMES
 
 KeyPath = tuple[str | int, ...]
@@ -113,26 +113,16 @@ LONGEST_TEXT = 500  # characters; a command line holds some hundred thousand
 
 def _one_line(text: str) -> str:
     """Text as a command line, a table and a page can show it; `PydanticCustomError` says what is wrong with other text."""
-    strange = next((letter for letter in text if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")), None)
-    if strange is not None:
-        problem = f"holds the character {strange!r}; write it on one line, without control characters"
-    elif text != text.strip():
-        problem = "begins or ends with white space"
-    elif text.startswith("-"):
-        problem = "begins with a dash, which a command line would take for an option"
-    elif text.startswith(("=", "+", "@")):
-        problem = f"begins with {text[0]}, which a spreadsheet that opens a table would take for a formula"
-    else:
-        return text
-    raise PydanticCustomError("text", "{problem}", {"problem": problem})
+    if problem := line_problem(text):
+        raise PydanticCustomError("text", "{problem}", {"problem": problem})
+    return text
 
 
 def _name(text: str) -> str:
-    """Text that figures show, where several names meet in a line."""
-    if "$" not in text:
-        return text
-    problem = "holds $, and figures would take what is between two of them for mathematics"
-    raise PydanticCustomError("text", "{problem}", {"problem": problem})
+    """A line that figures show, too."""
+    if problem := name_problem(text):
+        raise PydanticCustomError("text", "{problem}", {"problem": problem})
+    return text
 
 
 def _path(text: str) -> str:
@@ -179,10 +169,8 @@ def _url(text: str) -> str:
 
 
 Line = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_one_line)]
-Text = Annotated[Line, AfterValidator(_name)]
-NonEmptyText = Annotated[
-    str, Field(min_length=1, max_length=LONGEST_TEXT), AfterValidator(_one_line), AfterValidator(_name)
-]
+Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_name)]
+NonEmptyText = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT), AfterValidator(_name)]
 FilePath = Annotated[Line, AfterValidator(_path)]
 Folder = Annotated[FilePath, AfterValidator(_folder)]
 Url = Annotated[Line, AfterValidator(_url)]
