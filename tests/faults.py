@@ -228,12 +228,13 @@ def main() -> int:
         folder = Path(made).resolve()
         while len(moments) < arguments.moments:
             took, expected = undisturbed(folder / "reference", ask)
-            moments += interrupted(folder / "interrupted", len(moments), ask, expected)
+            study = folder / f"interrupted{len(moments)}"
+            moments += interrupted(study, len(moments), ask, expected)
             facts = {**vars(ask), "seconds": took, "files": len(expected)}
             write_result(NAME, [vars(moment) for moment in moments], **facts)
             write_text(page(json.loads(file.read_text(encoding="utf-8"))), PAGE)
             say(f"{len(moments)} of {arguments.moments}")
-            shutil.rmtree(folder / "interrupted")
+            shutil.rmtree(study)
     good = all(moment.equal and moment.second_start != "FAILED OTHERWISE" for moment in moments)
     return 0 if good else 1
 

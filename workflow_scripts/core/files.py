@@ -35,6 +35,8 @@ NUMBER_COLUMNS = (
     "probability", "fold", "seed", "epoch", "votes", "evaluations", "suspicious", "kept", "inside", "held_out", "error",
     "keep",
 )  # fmt: skip
+# Those columns, and others, that answer yes or no: 1 or 0. (In the filter's curve, `kept` counts.)
+FLAG_COLUMNS = ("suspicious", "kept", "inside", "held_out", "keep", "copy", "authentic")
 # Columns that hold a number, or nothing where there is none; so do those with one of these endings.
 MEASURE_ENDINGS = ("_mean", "_std", "_low", "_high")
 MEASURE_COLUMNS = (
@@ -242,9 +244,9 @@ def write_csv(table: pd.DataFrame, path: str | Path) -> None:
 def read_csv(path: str | Path, name: str = "") -> pd.DataFrame:
     """Read a CSV artefact; name columns stay text and an empty cell in them is the empty string.
 
-    `UserError` where the file is missing or damaged, where a column of `NUMBER_COLUMNS` or of measures holds anything else,
-    with a `name` in `KEYS`, where two rows share their key or there is no row; and, later, where a column is asked for that it
-    lacks.
+    `UserError` where the file is missing or damaged, where a column of `NUMBER_COLUMNS`, of `FLAG_COLUMNS` or of measures
+    holds anything else, with a `name` in `KEYS`, where two rows share their key or there is no row; and, later, where a
+    column is asked for that it lacks.
     """
     import numpy as np
     import pandas as pd
@@ -265,6 +267,8 @@ def read_csv(path: str | Path, name: str = "") -> pd.DataFrame:
         if not good.all() or table[column].dtype.kind not in "iufb":
             row = int((~good).argmax())
             raise _no_number(path, column, row, table[column].iloc[row])
+        if column in _flags(name) and (wrong := ~np.isin(numbers, (0, 1)) & ~np.isnan(numbers)).any():
+            raise _no_flag(path, column, row := int(wrong.argmax()), table[column].iloc[row])
     _require_rows(len(table), path, name)
     frame = Frame.of(table, path)
     keys = frame[KEYS[name]] if name else None
@@ -277,7 +281,7 @@ def read_rows(path: str | Path, name: str = "") -> list[dict[str, str]]:
     """Read a CSV as dictionaries of text, without pandas (whose import costs more than most cheap stages).
 
     `UserError` where the file is missing or damaged; with a `name` in `KEYS`, where two rows share their key, there is no row
-    or a column of `NUMBER_COLUMNS` holds anything else, too.
+    or a column of `NUMBER_COLUMNS` or `FLAG_COLUMNS` holds anything else, too.
     """
     with _reading(path, "a CSV table"), Path(path).open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
@@ -294,7 +298,15 @@ def read_rows(path: str | Path, name: str = "") -> list[dict[str, str]]:
         for column in row.keys() & set(NUMBER_COLUMNS):
             if not _is_finite(row[column]):
                 raise _no_number(path, column, number, row[column])
+        for column in row.keys() & set(_flags(name)):
+            if row[column] not in ("0", "1") and (row[column] or column not in MEASURE_COLUMNS):
+                raise _no_flag(path, column, number, row[column])
     return rows
+
+
+def _flags(name: str) -> tuple[str, ...]:
+    """The columns of the table `name` that answer yes or no, if it has them."""
+    return FLAG_COLUMNS if name != "curve" else ()
 
 
 def _require_rows(count: int, path: str | Path, name: str) -> None:
@@ -311,6 +323,10 @@ def _is_finite(text: str | None) -> bool:
 
 def _no_number(path: str | Path, column: object, row: int, value: object) -> UserError:
     return UserError(f"{path}, column {column}, row {row + 1}: {str(value)!r} is not a number; make it again")
+
+
+def _no_flag(path: str | Path, column: object, row: int, value: object) -> UserError:
+    return UserError(f"{path}, column {column}, row {row + 1}: {str(value)!r} is neither 0 nor 1; make it again")
 
 
 def _repeated(path: str | Path, row: int, key: Mapping[str, object] | pd.Series) -> UserError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 
 
 def printable(text: str, kept: str = "") -> str:
@@ -25,3 +26,24 @@ def plain(text: str) -> str:
     # A bare address would become a link; with its colon as an entity it stays text.
     escaped = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", html.escape(line, quote=False))
     return re.sub(r"://", "&#58;//", escaped)
+
+
+def line_problem(text: str) -> str:
+    """What keeps text from being shown as it is by a command line, a table and a page, as the end of a sentence; or ""."""
+    strange = next((letter for letter in text if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")), None)
+    if strange is not None:
+        return f"holds the character {strange!r}; write it on one line, without control characters"
+    if text != text.strip():
+        return "begins or ends with white space"
+    if text.startswith("-"):
+        return "begins with a dash, which a command line would take for an option"
+    if text.startswith(("=", "+", "@")):
+        return f"begins with {text[0]}, which a spreadsheet that opens a table would take for a formula"
+    return ""
+
+
+def name_problem(text: str) -> str:
+    """`line_problem` of a name, which figures show beside others: two $ of two names would become mathematics."""
+    if "$" in text:
+        return "holds $, and figures would take what is between two of them for mathematics"
+    return line_problem(text)

@@ -103,8 +103,8 @@ def _open(path: str | Path, root: str | Path, image_id: str) -> Iterator[BinaryI
 
 
 class _Guard:
-    """While a file is decoded: no warnings, which quote metadata and so a patient's name, and no picture inside a DICOM
-    that is larger than a frame may be, whatever its header says.
+    """While a file is decoded: no warnings or messages of a decoder, which quote metadata and so a patient's name, and no
+    picture inside a DICOM that is larger than a frame may be, whatever its header says.
 
     Both are settings of the process; threads that decode at the same time share one guard.
     """
@@ -121,9 +121,10 @@ class _Guard:
                 return
             self.undo.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
-            logger = logging.getLogger("pydicom")
-            self.undo.callback(setattr, logger, "disabled", logger.disabled)
-            logger.disabled = True
+            for name in ("pydicom", "PIL.TiffImagePlugin"):
+                logger = logging.getLogger(name)
+                self.undo.callback(setattr, logger, "disabled", logger.disabled)
+                logger.disabled = True
             self.undo.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
             # Pillow warns above its limit and raises above twice of it, hence the half.
             Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS // 2

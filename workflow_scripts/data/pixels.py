@@ -22,12 +22,13 @@ Box = tuple[int, int, int, int]
 
 # A scanner's screenshot has about a megapixel; a file that claims to be much larger is a mistake or an attack.
 LARGEST_PIXELS = 50_000_000
+LONGEST_SIDE = 65_535
 # Frames that are taken of one file: two minutes of a clip. All its views are in memory at once.
 MOST_FRAMES = 5_000
 # Tinted grey scales and JPEG stay below this difference between a pixel's channels; the colours of Doppler exceed it.
 CHROMA = 64
 # Which frames of a clip are taken; the config's and the manifest's way to say it.
-CHOICE = re.compile(r"first|all|every [1-9]\d*")
+CHOICE = re.compile(r"first|all|every [1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,11 @@ def chosen(count: int, choice: str, image_id: str) -> range:
 
 
 def check_size(image_id: str, height: int, width: int) -> None:
-    """Raise `UserError` where a header announces more pixels than a frame may have."""
+    """Raise `UserError` where a header announces a larger frame, or a longer one, than a scanner makes."""
     if height * width > LARGEST_PIXELS:
         raise UserError(f"{image_id}: {width} x {height} pixels are more than the {LARGEST_PIXELS:,} a frame may have")
+    if max(height, width) > LONGEST_SIDE:  # decoders keep more for each row than its pixels
+        raise UserError(f"{image_id}: {width} x {height} pixels; a frame may have {LONGEST_SIDE:,} rows or columns")
 
 
 def to_8_bits(pixels: np.ndarray, bits: int) -> np.ndarray:

@@ -34,6 +34,8 @@ JUMP = 1.8
 MIDDLE = (0.35, 0.65)
 # An outer line whose mean level is below this share of the next ones' is ringing.
 DIM = 1 / 4
+# Lines that a mostly unlit line parts from the sonogram are text beside it, within this share of its side from the edge.
+BESIDE = 1 / 20
 # An edge is moved past marks that reach across it by at most this share of the sonogram's side.
 DEEPEST_MARK = 1 / 40
 
@@ -122,8 +124,9 @@ def _trimmed(frame: np.ndarray, region: np.ndarray, lit: np.ndarray) -> Box | No
 
 
 def _first_line(share: np.ndarray, level: np.ndarray) -> int | None:
-    """First line that is mostly lit and not far dimmer than those behind it; None where there is none."""
-    for line in range(len(share)):
+    """First line behind text that is mostly lit and not far dimmer than those behind it; None where there is none."""
+    unlit = np.flatnonzero(share[: round(len(share) * BESIDE)] < 0.5)
+    for line in range(unlit[-1] + 1 if len(unlit) else 0, len(share)):
         if share[line] >= 0.5 and level[line] >= DIM * level[line : line + 1 + RINGING].mean():
             return line
     return None

@@ -12,6 +12,7 @@ import atexit
 import errno
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -149,6 +150,8 @@ def run(
     stage: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
 ) -> None:
     """Parse, run the stage, and turn what a user can mend, and Ctrl-C, into one clear message and exit status 1 (130)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # by workflow_scripts/__init__.py
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = parser.parse_args(argv)
     # Importing torch makes a million objects that stay; looking for garbage among them takes a fifth of it.
     gc.set_threshold(FEWER_COLLECTIONS)

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 # study/config/base.py holds the same pattern for what a table row may name.
-PATTERN = re.compile(r"(complete|reviewed|filtered|flipped)(?:_x([1-9]\d*))?(?:_(nested|random))?")
+PATTERN = re.compile(r"(complete|reviewed|filtered|flipped)(?:_x([1-9][0-9]{0,8}))?(?:_(nested|random))?")
 
 # Methods of audit.vote that judge a view by models of other folds; nested labels, which leave one of them out, cannot.
 OUT_OF_FOLD = ("oof_loss", "confident_learning")

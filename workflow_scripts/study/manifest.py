@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.errors import UserError, listed, names, short
+from workflow_scripts.core.text import name_problem
 from workflow_scripts.study.config.names import GROUPS, LABELLED_SET
 from workflow_scripts.study.pseudonyms import ID_COLUMNS, hide_ids, read_key
 
@@ -23,12 +24,8 @@ PATTERNS = {
     "organ": re.compile(r"^.+$"),
     "device": re.compile(r"^.+$"),
     "side": re.compile(r"^(|left|right)$"),
-    "scanner": re.compile(r"^.*$"),
-    "centre": re.compile(r"^.*$"),
-    "frames": re.compile(r"^(|first|all|every [1-9][0-9]*)$"),
+    "frames": re.compile(r"^(|first|all|every [1-9][0-9]{0,8})$"),
 }
-# Longer lists of problems are cut here.
-SHOWN = 30
 
 
 def read_manifest(path: str | Path, key: Path | None = None) -> list[dict[str, str]]:
@@ -95,9 +92,7 @@ def load_manifest(path: str | Path, data: Mapping[str, Any]) -> list[dict[str, s
     rows = read_manifest(path)
     problems = list(_problems(rows, data))
     if problems:
-        shown = "\n".join(f"  {path} {text}" for text in problems[:SHOWN])
-        more = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise UserError(f"the manifest has mistakes:\n{shown}{more}")
+        raise UserError("the manifest has mistakes:\n" + listed([f"{path} {text}" for text in problems]))
     return rows
 
 
@@ -137,29 +132,32 @@ def _problems(rows: list[dict[str, str]], data: Mapping[str, Any]) -> Iterator[s
     for line, row in enumerate(rows, start=2):
         for column, pattern in PATTERNS.items():
             if column in row and not pattern.match(row[column]):
-                yield f"line {line}, column {column}: {row[column]!r} is not allowed (must match {pattern.pattern})"
+                yield f"line {line}, column {column}: {short(row[column])} is not allowed (must match {pattern.pattern})"
+        for column in GROUPS:
+            if problem := name_problem(row.get(column, "")):
+                yield f"line {line}, column {column}: {short(row[column])} {problem}"
         image_id = row["image_id"]
         if image_id in seen:
-            yield f"line {line}, column image_id: {image_id!r} already appears on line {seen[image_id]}"
+            yield f"line {line}, column image_id: {short(image_id)} already appears on line {seen[image_id]}"
         seen.setdefault(image_id, line)
         if row["organ"] not in data["organs"]:
-            yield f"line {line}, column organ: {row['organ']!r} is not one of data.organs ({', '.join(data['organs'])})"
+            yield f"line {line}, column organ: {short(row['organ'])} is not one of data.organs ({names(data['organs'])})"
         if row["label"] and row["label"] not in data["classes"]:
-            yield f"line {line}, column label: {row['label']!r} is not one of data.classes ({', '.join(data['classes'])})"
+            yield f"line {line}, column label: {short(row['label'])} is not one of data.classes ({names(data['classes'])})"
         if row["label"] and row["organ"] != data["target_organ"]:
             yield f"line {line}, column label: only {data['target_organ']} frames carry labels; empty it"
         if row["label"] and not row["patient_id"]:
             yield f"line {line}, column patient_id: a labelled frame needs its patient, or folds would leak"
         if row["device"] not in data["crop_profiles"]:
-            known = ", ".join(data["crop_profiles"]) or "none"
-            yield f"line {line}, column device: no crop profile {row['device']!r} in data.crop_profiles ({known})"
+            known = names(data["crop_profiles"])
+            yield f"line {line}, column device: no crop profile {short(row['device'])} in data.crop_profiles ({known})"
         elif data["crop_profiles"][row["device"]]["kind"] == "masks" and not row.get("mask"):
-            yield f"line {line}, column mask: the crop profile {row['device']!r} needs the path of the frame's mask"
+            yield f"line {line}, column mask: the crop profile {short(row['device'])} needs the path of the frame's mask"
         for column in ("path", "mask"):
             cell = row.get(column, "")
             path = PurePosixPath(cell.replace("\\", "/"))
             if path.is_absolute() or ".." in path.parts or re.match(r"^[A-Za-z]:", cell):
-                yield f"line {line}, column {column}: {cell!r} leaves data.root ({data['root']})"
+                yield f"line {line}, column {column}: {short(cell)} leaves data.root ({data['root']})"
         if data["source"] == "phantoms" and row.get("truth") not in data["classes"]:
             yield f"line {line}, column truth: a phantom needs the class to draw ({', '.join(data['classes'])})"
 
@@ -181,7 +179,7 @@ def told_apart(rows: Iterable[Mapping[str, str]], config: Mapping[str, Any]) -> 
         if len(found) != config["folds"]:
             raise UserError(
                 f"split_by: {column} makes one fold for each {column} of the labelled frames, and there are {len(found)} "
-                f"({', '.join(found)}), but folds is {config['folds']}; set folds: {len(found)}"
+                f"({names(found)}), but folds is {config['folds']}; set folds: {len(found)}"
             )
     return [column for column, found in values.items() if len(found) > 1]
 

@@ -228,6 +228,26 @@ def test_a_missing_column_or_key_names_its_file(tmp_path: Path):
     assert files.read_json(file) == {"views": {"real": 1}}
 
 
+@pytest.mark.parametrize("cell", ["2", "-1", "0.5"])
+@pytest.mark.parametrize(
+    ("name", "column"), [("votes", "suspicious"), ("filter", "inside"), ("privacy", "copy"), ("", "kept")]
+)
+def test_an_answer_is_0_or_1(tmp_path: Path, name: str, column: str, cell: str):
+    file, key = tmp_path / "table.csv", (files.KEYS.get(name) or ["view_id"])[0]
+    for read in (files.read_csv, *([files.read_rows] if name else [])):
+        file.write_text(f"{key},{column}\n1,1\n2,{cell}\n")
+        with pytest.raises(UserError, match=rf"table.csv, column {column}, row 2: '{cell}' is neither 0 nor 1"):
+            read(file, name)
+        file.write_text(f"{key},{column}\n1,1\n2,0\n" + "3,\n" * (column == "copy"))
+        assert len(read(file, name)) >= 2
+
+
+def test_the_curve_counts_what_is_kept(tmp_path: Path):
+    file = tmp_path / "curve.csv"
+    file.write_text("rule,k,scale,kept\nneighbours,5,1.0,11\n")
+    assert files.read_csv(file, "curve")["kept"].tolist() == [11]
+
+
 @pytest.mark.parametrize("cell", ["", "nan", "word", "-1e400"])
 def test_a_probability_is_a_finite_number(tmp_path: Path, cell: str):
     file = tmp_path / "seed0.csv"

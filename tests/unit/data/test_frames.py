@@ -305,6 +305,16 @@ def test_a_tiff_whose_header_breaks_pillow_is_a_message(tmp_path: Path, grey: np
         read_frame("a.tif", tmp_path, "P1")
 
 
+def test_pillow_says_nothing_of_a_damaged_tiff(tmp_path: Path, grey: np.ndarray, caplog: pytest.LogCaptureFixture):
+    one, many = (struct.pack("<HHII", 277, 3, 1, samples) for samples in (1, 60_000))
+    data = tiff(grey.tobytes(), 8, 1)
+    assert one in data
+    (tmp_path / "a.tif").write_bytes(data.replace(one, many))
+    with pytest.raises(UserError, match="^P1: "):
+        read_frame("a.tif", tmp_path, "P1")
+    assert not caplog.records
+
+
 def test_no_message_or_warning_quotes_a_damaged_dicom_file(
     tmp_path: Path, grey: np.ndarray, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
 ):
@@ -500,6 +510,13 @@ def test_bombs_are_refused_before_decoding(
         with pytest.raises(UserError, match=r"^P1: .*50,000,000"):
             read_frame(name, tmp_path, "P1")
     assert not recwarn.list
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 65_536), (65_536, 1), (1, 50_000_000)])
+def test_a_frame_is_no_longer_than_a_scanners(tmp_path: Path, width: int, height: int):
+    (tmp_path / "a.png").write_bytes(png_claiming(width, height))
+    with pytest.raises(UserError, match=rf"^P1: {width} x {height} pixels; a frame may have 65,535 rows or columns"):
+        read_frame("a.png", tmp_path, "P1")
 
 
 def test_the_limit_itself_is_allowed(tmp_path: Path, grey: np.ndarray, monkeypatch: pytest.MonkeyPatch):

@@ -167,6 +167,18 @@ def test_marks_that_straddle_an_edge_are_cut_off():
     assert height * width > 0.95 * box[2] * box[3]
 
 
+@pytest.mark.parametrize("gap", [3, 4, 5, 6])
+def test_grey_letters_close_below_are_left_out(gap: int):
+    box = (12, 90, 322, 380)
+    frame = screen()
+    paste(frame, box)
+    picture = Image.fromarray(frame.round().astype(np.uint8))
+    font = ImageFont.load_default(size=14)
+    above = font.getbbox("NGUYEN, John")[1]
+    ImageDraw.Draw(picture).text((190, 334 + gap - above), "NGUYEN, John", fill=170, font=font, stroke_width=1)
+    assert_close(find_sonograms(np.asarray(picture)), [box], within=2)
+
+
 def test_a_sonogram_may_touch_the_frames_edges():
     frame = screen()
     paste(frame, (0, 200, 300, 360))

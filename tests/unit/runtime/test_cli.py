@@ -2,12 +2,15 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from tests.shared import REPOSITORY
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.runtime import cli
 from workflow_scripts.runtime.arguments import flags
@@ -95,6 +98,32 @@ def test_a_full_disk_missing_rights_and_an_interrupt_are_one_line(capsys, tmp_pa
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("moment", "status", "said"), [("runtime.cli", -signal.SIGINT, ""), ("data.phantom", 130, "interr")]
+)
+def test_ctrl_c_at_any_moment_of_a_stage_is_one_line_at_most(tmp_path: Path, moment: str, status: int, said: str):
+    """While the stage imports what it needs, and while it works."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == 'workflow_scripts.{moment}': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "workflow_scripts.data.make_phantom_manifest",
+        "--output-manifest",
+        tmp_path / "m.csv",
+    ]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (status, int(bool(said)))
+    assert done.stderr.startswith(said)
 
 
 def test_errors_of_the_program_keep_their_traceback(tmp_path):

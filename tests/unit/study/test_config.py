@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -13,6 +14,7 @@ import yaml
 from tests.shared import REPOSITORY
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.study.config import load_config
+from workflow_scripts.study.config.base import SOURCES
 from workflow_scripts.study.config.schema import SCHEMA_PATH, schema_text
 from workflow_scripts.study.config.schema import main as write_schema
 from workflow_scripts.study.experiments import backbone_of, pretraining_recipe, pretraining_runs
@@ -240,8 +242,21 @@ def test_inconsistent_configs_are_refused(shipped, path, value, message):
         (("seeds",), [0, 1, 1], "1 appears more than once"),
         (("seeds",), [-1], "-1 is less than the minimum of 0"),
         (("seeds",), [], "[] has 0 entries; there must be at least 1"),
-        (("folds",), 2**70, "is too large: numbers end below 2^63"),
-        pytest.param(("folds",), 16**5000, "a very long number is too large", id="more than 4300 digits"),
+        pytest.param(("seeds",), list(range(200_000)), "has 200000 entries; there must be at most 1000", id="seeds"),
+        (("folds",), 10**6, "is greater than the maximum of 1000"),
+        (("synthesis", "shards"), 10**6, "is greater than the maximum of 10000"),
+        (("pretraining", "recipe", "projection"), [2**62], "is greater than the maximum of 65536"),
+        (("pretraining", "recipe", "batch_size"), 2**62, "is greater than the maximum of 65536"),
+        (("pretraining", "recipe", "batch_size"), 1, "1 is less than the minimum of 2"),
+        (("embedding", "batch_size"), 2**62, "is greater than the maximum of 65536"),
+        pytest.param(
+            ("tables", "table2", "rows"), [{"init": "ud", "labels": f"filtered_x{'9' * 5000}"}], "match", id="x9"
+        ),
+        pytest.param(("data", "frames"), f"every {'9' * 5000}", "does not match", id="every 9"),
+        (("finetuning", "recipe", "epochs"), 2**70, "is too large: numbers end below 2^63"),
+        pytest.param(
+            ("finetuning", "recipe", "epochs"), 16**5000, "a very long number is too large", id="more than 4300 digits"
+        ),
         (("finetuning", "recipe", "head_lr"), float("nan"), "nan is not a finite number"),
         (("finetuning", "recipe", "head_lr"), float("inf"), "inf is not a finite number"),
         (("finetuning", "recipe", "head_lr"), True, "True is not a number"),
@@ -271,6 +286,11 @@ def test_inconsistent_configs_are_refused(shipped, path, value, message):
         (("results",), "", "is not a folder for artefacts alone"),
         (("results",), "/", "is not a folder for artefacts alone"),
         (("results",), "data/..", "is not a folder for artefacts alone"),
+        (("results",), str(REPOSITORY), "is not a folder for artefacts alone"),
+        (("results",), str(REPOSITORY / "rules"), "is not a folder for artefacts alone"),
+        (("results",), str(REPOSITORY / "docs" / "results"), "is not a folder for artefacts alone"),
+        (("results",), str(SHIPPED), "config.yaml is a file"),
+        (("results",), str(SHIPPED / "below"), "config.yaml is a file"),
         (("results",), "results\n", "holds the character '\\n'"),
         (("model", "backbone"), "resnet18\n", "does not match"),
         (("model", "backbone"), "hf-hub:somebody/network", "does not match"),
@@ -285,12 +305,15 @@ def test_inconsistent_configs_are_refused(shipped, path, value, message):
         (("results",), "~/results", "~ is not replaced by a home folder"),
         (("results",), "x" * 256, "names of at most 255 bytes"),
         (("data", "manifest"), "é" * 128, "names of at most 255 bytes"),
+        (("data", "manifest"), "a{b}.csv", "{ in a path would be a wildcard or a variable of Snakemake"),
+        (("data", "patient_key"), "<results>/key", "< in a path would be a wildcard or a variable of Snakemake"),
         (("diffusion", "recipe"), {"timesteps": 2**40}, "is greater than the maximum of 100000"),
         (("diffusion", "recipe"), {"heads": 3}, "512 channels of the deepest level do not divide into 3 heads"),
         (("diffusion", "recipe"), {"attention_resolutions": [7]}, "no level has the side 7; there are 256, 128, 64"),
         (("diffusion", "recipe"), {"channel_multipliers": [1] * 20}, "data.size 256 does not allow it"),
         (("synthesis", "images"), 2**62, "is greater than the maximum of 1e+07"),
         (("release", "title"), "=cmd()", "begins with =, which a spreadsheet"),
+        (("data", "classes"), ["US$", "EUR$"], "holds $, and figures would take"),
         (("initialisations", "own"), {"layout": "timm"}, "this key is required with layout: timm"),
         (("initialisations", "majority"), {"layout": "scratch"}, "name of a baseline"),
         (("pretraining", "runs", "uscl"), {"sets": ["labelled"]}, "'uscl' is also an initialisation"),
@@ -319,6 +342,11 @@ def test_wrong_values_are_refused_in_words(shipped, path, value, message):
     with pytest.raises(UserError, match=re.escape(message)) as error:
         load_config(shipped, [SHIPPED])
     assert ".".join(path) in str(error.value)
+
+
+def test_no_folder_of_the_repository_takes_results():
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert {file.partition("/")[0] for file in tracked.stdout.split("\0") if "/" in file} <= set(SOURCES)
 
 
 def test_an_unknown_key_names_the_known_ones(shipped):
@@ -471,12 +499,35 @@ def test_bad_rows_are_refused_with_line_and_column(tmp_path, data, row, message)
         load_manifest(manifest(tmp_path, f"{HEADER}\n{GOOD}\n{row}\n"), data)
 
 
+@pytest.mark.parametrize("column", ["scanner", "centre"])
+@pytest.mark.parametrize("cell", ["A$", "=cmd()", "+1", "@x", "-x", "\x1b[31mred", "\u202egpj"])
+def test_groups_have_names_that_tables_and_figures_can_show(tmp_path, data, column, cell):
+    with pytest.raises(UserError, match=f"line 2, column {column}: .*(holds|begins with)"):
+        load_manifest(manifest(tmp_path, f"{HEADER},{column}\n{GOOD},{cell}\n"), data)
+
+
 def test_all_bad_rows_are_reported_together(tmp_path, data):
     text = f"{HEADER}\nb,b.png,p1,kidney,,esaote_mylab,left\nc,c.png,,testicle,homogeneous,nothing,left\n"
     with pytest.raises(UserError) as error:
         load_manifest(manifest(tmp_path, text), data)
     assert str(error.value).count("line 2") == 1
     assert str(error.value).count("line 3") == 2
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "{i},{i}.png,p{i},{long},,esaote_mylab,left", "{i},{long},p{i},kidney,,esaote_mylab,left",
+        "{i},{i}.png,p{i},testicle,{long},esaote_mylab,left", "{i},{i}.png,p{i},testicle,,{long},left",
+        "{long}!,{i}.png,p{i},testicle,,esaote_mylab,left", "{i},/{long},p{i},testicle,,esaote_mylab,left",
+    ],
+)  # fmt: skip
+def test_a_message_stays_short_whatever_the_manifest_holds(tmp_path, data, row):
+    rows = [row.format(i=i, long="x" * 100_000) for i in range(3)] + [row.format(i=i, long="x") for i in range(3, 500)]
+    data = {**data, "organs": data["organs"] + [f"organ{i}" for i in range(5000)]}
+    with pytest.raises(UserError, match=r"and \d+ more$") as error:
+        load_manifest(manifest(tmp_path, "\n".join([HEADER, *rows])), data)
+    assert len(str(error.value)) < 2000
 
 
 def test_external_patients_must_be_labelled_and_unknown_to_the_study(tmp_path, data):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
 from typing import Annotated, Any, Self, TypeVar
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from workflow_scripts.core.text import line_problem, name_problem
 from workflow_scripts.study.config.names import SCHEMES
 
 KeyPath = tuple[str | int, ...]
@@ -23,7 +23,6 @@ Check = Callable[[Any], Iterator[Problem]]
 
 T = TypeVar("T")
 LIMIT = 2**63
-SHOWN_NAMES = 20
 
 
 class Settings(BaseModel):
@@ -84,13 +83,6 @@ def as_far_as_valid(problems: Iterator[Problem]) -> Iterator[Problem]:
         return
 
 
-def names(known: Iterable[str]) -> str:
-    """Names for a message, sorted and not too many."""
-    found = sorted(known)
-    more = f" and {len(found) - SHOWN_NAMES} more" if len(found) > SHOWN_NAMES else ""
-    return (", ".join(name[:60] for name in found[:SHOWN_NAMES]) or "none") + more
-
-
 def _distinct(values: list[T]) -> list[T]:
     repeated = [value for value, count in Counter(values).items() if count > 1]
     if repeated:
@@ -103,35 +95,40 @@ Whole = Annotated[int, Field(lt=LIMIT)]
 Natural = Annotated[Whole, Field(ge=0)]
 Positive = Annotated[Whole, Field(ge=1)]
 Number = Annotated[float, Field(lt=LIMIT)]
+# What is in memory at a time, such as the images of a batch or the units of a layer: far beyond use, within any integer.
+Size = Annotated[Whole, Field(le=65_536)]
+Width = Annotated[Size, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
+REPOSITORY = Path(__file__).resolve().parents[3]
+# Folders of the repository that hold its files.
+SOURCES = (
+    ".ci", ".git", ".venv", "benchmarks", "config", "docs", "envs", "profiles", "rules", "schemas", "slurm",
+    "slurm-constraint", "studies", "tests", "workflow", "workflow_scripts",
+)  # fmt: skip
 LONGEST_FILE_NAME = 255  # bytes
 LONGEST_TEXT = 500  # characters; a command line holds some hundred thousand
 
 
 def _one_line(text: str) -> str:
     """Text as a command line, a table and a page can show it; `PydanticCustomError` says what is wrong with other text."""
-    strange = next((letter for letter in text if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")), None)
-    if strange is not None:
-        problem = f"holds the character {strange!r}; write it on one line, without control characters"
-    elif text != text.strip():
-        problem = "begins or ends with white space"
-    elif text.startswith("-"):
-        problem = "begins with a dash, which a command line would take for an option"
-    elif text.startswith(("=", "+", "@")):
-        problem = f"begins with {text[0]}, which a spreadsheet that opens a table would take for a formula"
-    elif text.count("$") > 1:
-        problem = "holds $ twice, which figures would take for mathematics"
-    else:
-        return text
-    raise PydanticCustomError("text", "{problem}", {"problem": problem})
+    if problem := line_problem(text):
+        raise PydanticCustomError("text", "{problem}", {"problem": problem})
+    return text
+
+
+def _name(text: str) -> str:
+    """A line that figures show, too."""
+    if problem := name_problem(text):
+        raise PydanticCustomError("text", "{problem}", {"problem": problem})
+    return text
 
 
 def _path(text: str) -> str:
-    """A path that Snakemake takes as it is: braces would be wildcards; and one that a file system can hold."""
-    if "{" in text or "}" in text:
-        problem = "braces in a path would be wildcards; rename the file"
+    """A path that Snakemake takes as it is, without wildcards and its own variables, and one that a file system can hold."""
+    if strange := set(text) & set("{}<>"):
+        problem = f"{min(strange)} in a path would be a wildcard or a variable of Snakemake; rename the file"
     elif text.startswith("~"):
         problem = "~ is not replaced by a home folder; write the whole path"
     elif any(len(os.fsencode(part)) > LONGEST_FILE_NAME for part in Path(text).parts):
@@ -142,12 +139,16 @@ def _path(text: str) -> str:
 
 
 def _folder(text: str) -> str:
-    """A folder that the workflow may fill: not the root of the file system, and none that holds the working directory."""
-    here = Path.cwd()
-    if not text or Path(os.path.abspath(text)) in (here, *here.parents):
+    """A folder that the workflow may fill: none that holds the working directory, and none of the workflow's own files."""
+    here, folder = Path.cwd(), Path(text).resolve()
+    inside = folder.relative_to(REPOSITORY).parts[:1] if folder.is_relative_to(REPOSITORY) else ()
+    if not text or folder in (here.resolve(), *here.resolve().parents, REPOSITORY) or set(inside) & set(SOURCES):
         problem = "is not a folder for artefacts alone; name one below the working directory, such as results"
-        raise PydanticCustomError("text", "{problem}", {"problem": f"{text!r} {problem}"})
-    return text
+    elif file := next((path for path in (folder, *folder.parents) if os.path.isfile(path)), None):
+        problem = f"is no folder, since {file} is a file; name one below the working directory, such as results"
+    else:
+        return text
+    raise PydanticCustomError("text", "{problem}", {"problem": f"{text!r} {problem}"})
 
 
 def _url(text: str) -> str:
@@ -167,11 +168,12 @@ def _url(text: str) -> str:
     raise PydanticCustomError("text", "{problem}", {"problem": problem})
 
 
-Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_one_line)]
-NonEmptyText = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT), AfterValidator(_one_line)]
-FilePath = Annotated[Text, AfterValidator(_path)]
+Line = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_one_line)]
+Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_name)]
+NonEmptyText = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT), AfterValidator(_name)]
+FilePath = Annotated[Line, AfterValidator(_path)]
 Folder = Annotated[FilePath, AfterValidator(_folder)]
-Url = Annotated[Text, AfterValidator(_url)]
+Url = Annotated[Line, AfterValidator(_url)]
 Network = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$", max_length=100)]
 
 
@@ -190,6 +192,6 @@ Sha256 = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
 # complete, reviewed, filtered or flipped. The latter two with the endings _x4 (four exceedances instead of
 # audit.vote.exceedances), _nested (audited without the test fold, whose labels stay) and _random (a control: as many
 # labels changed at random). study/label_sets.py reads these names.
-Labels = Annotated[str, Field(pattern="^(complete|reviewed|(filtered|flipped)(_x[1-9][0-9]*)?(_nested|_random)?)$")]
+Labels = Annotated[str, Field(pattern="^(complete|reviewed|(filtered|flipped)(_x[1-9][0-9]{0,8})?(_nested|_random)?)$")]
 
 Distinct = Annotated[list[T], AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})]

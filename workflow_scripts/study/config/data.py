@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from workflow_scripts.core.errors import names
 from workflow_scripts.study.config.base import (
     Distinct,
     FilePath,
@@ -18,7 +19,6 @@ from workflow_scripts.study.config.base import (
     Settings,
     Whole,
     cross_check,
-    names,
 )
 from workflow_scripts.study.config.names import LABELLED_SET, SYNTHETIC_SETS
 
@@ -79,7 +79,7 @@ class Data(Settings):
     )
     frames: str = Field(
         "first",
-        pattern="^(first|all|every [1-9][0-9]*)$",
+        pattern="^(first|all|every [1-9][0-9]{0,8})$",
         description="Frames of a clip (a file with several) where the manifest's column `frames` is empty: "
         "first, all, or every n-th.",
     )

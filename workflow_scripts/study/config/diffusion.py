@@ -14,7 +14,9 @@ from workflow_scripts.study.config.base import (
     Probability,
     Problem,
     Settings,
+    Size,
     Whole,
+    Width,
     cross_check,
 )
 
@@ -22,9 +24,9 @@ from workflow_scripts.study.config.base import (
 class MonitorRecipe(Settings):
     """How the snapshots of a diffusion training run are compared."""
 
-    images: Whole = Field(256, ge=8, description="Images drawn from each snapshot.")
+    images: Whole = Field(256, ge=8, le=10_000_000, description="Images drawn from each snapshot.")
     steps: Whole = Field(50, ge=2, description="Ancestral sampling steps of these images.")
-    batch_size: Whole = Field(64, ge=1, description="Images sampled together.")
+    batch_size: Size = Field(64, ge=1, description="Images sampled together.")
     seed: Whole = Field(
         0, ge=0, description="Seed of these images and of the denoising noise, the same for every snapshot."
     )
@@ -41,12 +43,12 @@ class DiffusionRecipe(Settings):
         multiple_of=32,
         description="Channels of the first level of the U-Net, a multiple of 32 (the groups of its norms).",
     )
-    channel_multipliers: list[Positive] = Field(
+    channel_multipliers: list[Width] = Field(
         [1, 1, 2, 2, 4, 4], min_length=1, description="Channels of each level, relative to the first."
     )
-    residual_blocks: Whole = Field(2, ge=1, description="Residual blocks per level.")
+    residual_blocks: Size = Field(2, ge=1, description="Residual blocks per level.")
     attention_resolutions: list[Positive] = Field([16, 8], description="Sides in pixels of the levels that attend.")
-    heads: Whole = Field(
+    heads: Size = Field(
         4,
         ge=1,
         description="Attention heads of the deepest level; levels with fewer channels have fewer heads of the "
@@ -58,8 +60,8 @@ class DiffusionRecipe(Settings):
     steps: Whole = Field(
         50000, ge=1, description="Optimisation steps (released code: 1 000 000, 18 000 passes over 880 views)."
     )
-    batch_size: Whole = Field(16, ge=1, description="Views per step, over all GPUs.")
-    accumulate: Whole = Field(
+    batch_size: Size = Field(16, ge=1, description="Views per step, over all GPUs.")
+    accumulate: Size = Field(
         1,
         ge=1,
         description="Parts that each GPU works its share of a batch through in, one after the other: the same "

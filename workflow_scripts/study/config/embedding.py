@@ -12,8 +12,8 @@ from workflow_scripts.study.config.base import (
     Problem,
     Settings,
     Sha256,
+    Size,
     Url,
-    Whole,
     cross_check,
 )
 
@@ -69,7 +69,7 @@ class Embedding(Settings):
         "ref_acts.npz): further rows of the generation table score the synthetic sets against them. With network: inception "
         "and inception.resize: legacy_tensorflow, which made them.",
     )
-    batch_size: Whole = Field(64, ge=1, description="Views per forward pass; features do not depend on it.")
+    batch_size: Size = Field(64, ge=1, description="Views per forward pass; features do not depend on it.")
 
     @cross_check
     def _published_features_are_of_this_network(self) -> Iterator[Problem]:

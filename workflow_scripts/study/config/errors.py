@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
@@ -10,13 +9,12 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.errors import UserError, short
 from workflow_scripts.core.files import read_json
 from workflow_scripts.study.config.base import LIMIT, KeyPath, Problem, Settings
 
 Model = TypeVar("Model", bound=BaseModel)
 
-LONGEST_VALUE = 80
 LONGEST_TEXT = 1500
 _KINDS = {
     "int_type": "a whole number", "float_type": "a number", "finite_number": "a finite number", "string_type": "text",
@@ -30,8 +28,6 @@ _BOUNDS = {
     "less_than": ("is not less than", "lt"),
     "multiple_of": ("is not a multiple of", "multiple_of"),
 }
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxlong = 2, 3, 3, 60, 40
 
 
 def problems_of(error: ValidationError, model: type[Settings]) -> Iterator[Problem]:
@@ -78,15 +74,6 @@ def _hint(kind: str, value: Any) -> str:
     if kind == "float_type" and "e" in value.lower():
         return " (YAML reads 1e-5 as text; write 1.0e-5)"
     return " (it is text; write it without quotes)" if value.strip("-").isdigit() else ""
-
-
-def short(value: Any) -> str:
-    """A value as a message shows it, however large it is."""
-    try:
-        text = _SHORT.repr(value)
-    except ValueError:  # Python does not write out numbers of more than 4300 digits
-        text = "a very long number"
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
 
 
 def follow(model: type[Settings], location: tuple[str | int, ...]) -> tuple[KeyPath, Any]:

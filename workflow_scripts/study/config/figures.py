@@ -4,15 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from workflow_scripts.study.config.base import Distinct, FilePath, NameOrNone, Settings, Whole
+from workflow_scripts.study.config.base import Distinct, FilePath, NameOrNone, Settings, Size, Whole
 
 
 class Figures(Settings):
     """The figures."""
 
-    frames: Whole = Field(4, ge=1, description="Frames shown in figure 1.")
+    frames: Size = Field(4, ge=1, description="Frames shown in figure 1.")
     blur: bool = Field(True, description="Blur figure 1 outside the crop boxes, where names of patients may appear.")
-    views_per_sheet: Whole = Field(48, ge=1, description="Views on a contact sheet.")
+    views_per_sheet: Size = Field(48, ge=1, description="Views on a contact sheet.")
     calibration: Literal["", "table1", "table2", "table3", "table4"] = Field(
         "table2", description="Table whose rows' reliability diagrams are drawn; empty leaves them out."
     )
@@ -21,7 +21,7 @@ class Figures(Settings):
         description="Initialisation or pretraining run that figure 5 explains, trained with the full "
         "augmentation, with markers alone and without any; empty leaves figure 5 out.",
     )
-    explained_views: Whole = Field(2, ge=1, description="Test views in figure 5 (Grad-CAM++).")
+    explained_views: Size = Field(2, ge=1, description="Test views in figure 5 (Grad-CAM++).")
     learning_curve: NameOrNone = Field(
         "",
         description="Initialisation or pretraining run that is fine-tuned again on fewer training patients, to see whether "

@@ -14,6 +14,7 @@ from workflow_scripts.study.config.base import (
     Problem,
     Settings,
     Share,
+    Size,
     Whole,
     cross_check,
 )
@@ -47,7 +48,7 @@ class FinetuningRecipe(Settings):
     """How a classifier is fine-tuned."""
 
     epochs: Whole = Field(30, ge=1, description="Passes over the training folds.")
-    batch_size: Whole = Field(64, ge=2, description="Views per step.")
+    batch_size: Size = Field(64, ge=2, description="Views per step.")
     backbone_lr: Number = Field(1e-05, ge=0, description="AdamW learning rate of the backbone.")
     head_lr: Number = Field(0.0001, gt=0, description="AdamW learning rate of the linear head.")
     weight_decay: Number = Field(1e-05, ge=0, description="AdamW weight decay.")

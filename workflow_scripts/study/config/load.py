@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
-from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.errors import UserError, listed
 from workflow_scripts.study.config.base import INVALID, KeyPath, Problem, Settings
-from workflow_scripts.study.config.errors import LONGEST_TEXT, bare, is_settings, problems_of
+from workflow_scripts.study.config.errors import bare, is_settings, problems_of
 from workflow_scripts.study.config.lines import Lines
 from workflow_scripts.study.config.names import TABLES
 from workflow_scripts.study.config.study import Study
-
-# Characters of the listed problems together; the others are counted.
-LONGEST_MESSAGE = 1900
 
 
 def validated(merged: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any]:
@@ -38,11 +34,9 @@ def validated(merged: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any
     # A second look, with what is right: pydantic runs a section's checks only where all of its keys are right.
     together = _checked(_salvaged(Study, raw, {path for path, _ in wrong}))
     lines = Lines(files)
-    found = [f"  {lines.where(path)}: {text[:LONGEST_TEXT]}" for path, text in [*wrong, *together]]
-    shown = sum(end < LONGEST_MESSAGE for end in accumulate(len(line) + 1 for line in found)) or 1
-    more = [f"  … and {len(found) - shown} more"] if shown < len(found) else []
-    more += [f"  (lines of {file} are not known: {reason})" for file, reason in lines.unread.items()]
-    raise UserError("\n".join(["the config has mistakes:", *found[:shown], *more]))
+    found = listed([f"{lines.where(path)}: {text}" for path, text in [*wrong, *together]])
+    unread = [f"  (lines of {file} are not known: {reason})" for file, reason in lines.unread.items()]
+    raise UserError("\n".join(["the config has mistakes:", found, *unread]))
 
 
 def _dumped(study: Study) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from workflow_scripts.study.config.base import Number, Positive, Settings, Whole
+from workflow_scripts.study.config.base import Number, Positive, Settings, Size, Whole
 
 
 def _number_or_word(value: Any) -> str:
@@ -31,8 +31,8 @@ class ManifoldRecipe(Settings):
         "there is no set `synthetic`.",
     )
     metric_k: Whole = Field(3, ge=1, description="Neighbour that sets the radii of precision and recall (Eq. 5-6).")
-    metric_batches: Whole = Field(3, ge=1, description="Disjoint reference batches of real views.")
-    metric_batch_size: Whole = Field(64, ge=2, description="Real views in each reference batch.")
+    metric_batches: Size = Field(3, ge=1, description="Disjoint reference batches of real views.")
+    metric_batch_size: Size = Field(64, ge=2, description="Real views in each reference batch.")
     seed: Whole = Field(0, ge=0, description="Seed of the reference batches and subsamples.")
 
 
@@ -46,7 +46,7 @@ class PrivacyRecipe(Settings):
         8, ge=0, description="Largest shift in pixels (either way) when two views are aligned for comparison."
     )
     encoder_steps: Whole = Field(1500, ge=1, description="Steps of 64 real views that train the copy encoder.")
-    noises: Whole = Field(
+    noises: Size = Field(
         8,
         ge=1,
         description="Noises at each of eight levels from which the generator denoises every real view: whether "

@@ -7,21 +7,22 @@ from typing import Any, Literal
 
 from pydantic import Field, field_serializer
 
+from workflow_scripts.core.errors import names
 from workflow_scripts.study.config.base import (
     Distinct,
     Name,
     Network,
     Normalisation,
     Number,
-    Positive,
     Probability,
     Problem,
     Settings,
     Share,
+    Size,
     Text,
     Whole,
+    Width,
     cross_check,
-    names,
 )
 from workflow_scripts.study.config.names import BASELINES
 
@@ -64,7 +65,7 @@ class PretrainingRecipe(Settings):
 
     seed: Whole = Field(333, ge=0, description="Seed of initial weights and of every draw.")
     steps: Whole = Field(5000, ge=1, description="Optimisation steps, the same for every mix.")
-    batch_size: Whole = Field(1024, ge=2, description="Images per step (N of Eq. 2; 2N views), over all processes.")
+    batch_size: Size = Field(1024, ge=2, description="Images per step (N of Eq. 2; 2N views), over all processes.")
     chunk: Whole = Field(
         0,
         ge=0,
@@ -89,8 +90,11 @@ class PretrainingRecipe(Settings):
         description="L_sup over the two views of each image. mean: Eq. 3; sum: twice that (the released code).",
     )
     temperature: Number = Field(0.5, gt=0, description="Temperature tau of Eq. 1.")
-    projection: list[Positive] = Field(
-        [2048, 2048], min_length=1, description="Layer widths of the projection head g after the backbone."
+    projection: list[Width] = Field(
+        [2048, 2048],
+        min_length=1,
+        max_length=16,
+        description="Layer widths of the projection head g after the backbone.",
     )
     pairs: Literal["view", "frame"] = Field(
         "view",

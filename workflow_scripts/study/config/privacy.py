@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from workflow_scripts.study.config.base import Number, Settings, Whole
+from workflow_scripts.study.config.base import Number, Settings, Size, Whole
 
 
 class CanaryRecipe(Settings):
@@ -11,11 +11,12 @@ class CanaryRecipe(Settings):
     images: Whole = Field(
         2048,
         ge=8,
+        le=10_000_000,
         description="Images drawn from each snapshot; a generator that repeats its N training views and nothing else "
         "returns the share 1 - (1 - 1/N)^images of the canaries, so draw at least three times as many.",
     )
     steps: Whole = Field(50, ge=2, description="Ancestral sampling steps of these images.")
-    batch_size: Whole = Field(64, ge=1, description="Images sampled together.")
+    batch_size: Size = Field(64, ge=1, description="Images sampled together.")
     false_alarms: Number = Field(
         0.01, gt=0, le=0.5, description="Share of codes that were never planted that may count as returned."
     )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from workflow_scripts.core.errors import names
 from workflow_scripts.study.config.audit import Audit
 from workflow_scripts.study.config.base import (
     Distinct,
@@ -20,7 +21,6 @@ from workflow_scripts.study.config.base import (
     Whole,
     as_far_as_valid,
     cross_check,
-    names,
 )
 from workflow_scripts.study.config.classifier import PackedClassifier
 from workflow_scripts.study.config.data import Data
@@ -62,9 +62,10 @@ class Study(Settings):
     seeds: Distinct[Natural] = Field(
         [0, 1, 2, 3],
         min_length=1,
+        max_length=1000,
         description="One cross-validation per seed, with folds of its own, the same for every experiment.",
     )
-    folds: Whole = Field(3, ge=2, description="Folds of each cross-validation.")
+    folds: Whole = Field(3, ge=2, le=1000, description="Folds of each cross-validation.")
     split_by: Literal["patient", "view", "scanner", "centre"] = Field(
         "patient",
         description="patient: a patient's views share a fold. scanner, centre: each fold is one value of that column of the "

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from workflow_scripts.study.config.base import FilePath, Number, Problem, Settings, Whole, cross_check
+from workflow_scripts.study.config.base import FilePath, Number, Problem, Settings, Size, Whole, cross_check
 
 
 class SynthesisRecipe(Settings):
@@ -28,7 +28,7 @@ class SynthesisRecipe(Settings):
         description="Classifier-free guidance of a class-conditional model: 1 none, above 1 towards what sets "
         "the class apart (twice the work).",
     )
-    batch_size: Whole = Field(64, ge=1, description="Images sampled together.")
+    batch_size: Size = Field(64, ge=1, description="Images sampled together.")
 
 
 class Synthesis(Settings):
@@ -41,7 +41,7 @@ class Synthesis(Settings):
     )
     folder: FilePath = Field("", description="Folder of images with `source: folder`.")
     images: Whole = Field(20000, ge=1, le=10_000_000, description="Number of synthetic views.")
-    shards: Whole = Field(20, ge=1, description="Number of jobs that share the sampling.")
+    shards: Whole = Field(20, ge=1, le=10_000, description="Number of jobs that share the sampling.")
     png: bool = Field(
         False, description="Whether the synthetic views are also written as PNG files (`synthesis/png/`)."
     )
