@@ -62,6 +62,8 @@ def audit_layout(summary: Mapping[str, Any]) -> Table:
         f"Flagged: the score of a detector lies above the audit's threshold. It aims at {summary['false_alarms']:.1%} false"
         f" alarms of all detectors together; {summary['control']['share']:.1%} of {summary['held_out_views']} held-out"
         " patients' views trip a threshold that other patients set. Planted copies are altered training views.",
+        "Pixels: two pictures lie on each other, also mirrored or shifted. Copy encoder: a network that learnt to know an altered"
+        " picture again. Patient encoder: a network that learnt from pairs of views who is shown.",
         summary["may_say"],
         *(
             f"Generated views, {name}: {summary['authentic'][name]:.0%} authentic"

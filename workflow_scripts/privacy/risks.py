@@ -22,7 +22,7 @@ WITH_WEIGHTS = "Inference by someone who has the generator's weights, which are 
 QUESTIONS = {
     "singling_out": (
         "Singling out: does a generated view show one training patient's view?",
-        "Compare each generated view with all training views, in pixels and by a network.",
+        "Compare each generated view with all training views, in pixels and by two networks, and with crops of them.",
     ),
     "linkability": (
         "Linkability: do two views of one patient lead to the same generated view?",
