@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import write_result
-from workflow_scripts.core.files import atomic_path
+from workflow_scripts.core.files import atomic_path, read_json, write_json
 from workflow_scripts.privacy.copy_encoder import TRAININGS, copy_features
 
 SIZE, SHIFT, FALSE_ALARMS, SEED, HELD_OUT = 96, 8, 0.01, 0, 0.5
@@ -199,7 +199,10 @@ def main() -> None:
     }.items():
         folder = work / f"{source}_{arguments.steps}"
         folder.mkdir(exist_ok=True)
-        rows.append({"set": source, **measured(encoders, *found, folder)})
+        file = folder / "row.json"
+        if not file.is_file():
+            write_json(measured(encoders, *found, folder), file)
+        rows.append({"set": source, **read_json(file)})
         print(rows[-1], flush=True)
     write_result(
         "reidentification", rows, steps=arguments.steps, size=SIZE, false_alarms=FALSE_ALARMS,

@@ -165,7 +165,7 @@ def main(arguments: argparse.Namespace) -> None:
     planted = planted_copies(known.pixels[planted_rows(len(known.pixels), seed)], shift, seed)
     planted_features = _encoded(arguments.copy_planted, len(planted))
     flags = scores > calibration.threshold
-    copies = flags.any(axis=1)
+    copies = np.any(flags, axis=1)
     table["copy"] = copies.astype(int)
 
     kept = answers["inside"].to_numpy() == 1
@@ -205,9 +205,8 @@ def main(arguments: argparse.Namespace) -> None:
         found = risks.recognised((numbers[training], of_learnt), (numbers[held_out], of_unseen))
         return *found, None
 
-    alarms = calibration.control.any(axis=1)
     summary["risks"] = risks.measured({
-        "singling_out": (copies[kept], alarms, summary["held_out_patients"]),
+        "singling_out": (copies[kept], calibration.alarms, summary["held_out_patients"]),
         "linkability": (risks.linked(rows[training], of_learnt), risks.linked(rows[held_out], of_unseen), None),
         "inference": recognised(reach),
         **{f"inference_{name}": recognised(errors[name].to_numpy()) for name in membership.WEIGHT_ATTACKS},

@@ -243,6 +243,11 @@ class Calibration:
         """bool (H, detectors): who lies above the threshold that the other patients set? The honest control."""
         return self.scores > cross_fitted_thresholds(self.scores.max(axis=1), self.patients, self.false_alarms)[:, None]
 
+    @property
+    def alarms(self) -> np.ndarray:
+        """bool (H,): whose view any detector flags so."""
+        return np.any(self.control, axis=1)
+
 
 class Detectors:
     """The detectors of copies of `known` views, `names` (`PIXELS`, and networks), on one scale."""
@@ -347,7 +352,7 @@ def summarise(
     share of held-out views that the other held-out patients' threshold flags; its interval bootstraps those patients.
     """
     control = detectors.shares(calibration.control)
-    low, high = share_interval(calibration.control.any(axis=1), calibration.patients, seed)
+    low, high = share_interval(calibration.alarms, calibration.patients, seed)
     flagged, excess = {}, {}
     for name, members in (("unfiltered", np.ones(len(flags), dtype=bool)), ("filtered", kept)):
         flagged[name] = detectors.shares(flags[members])

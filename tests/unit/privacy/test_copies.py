@@ -113,7 +113,7 @@ def test_each_detector_is_judged_by_one_threshold_that_other_patients_set(audit:
     assert calibration.threshold == top.max()  # 1 % of 30 views is none
     # Only the patient who set the threshold lies above that of the others.
     first = calibration.patients == calibration.patients[top.argmax()]
-    assert calibration.control.any(axis=1).tolist() == (first & (top > top[~first].max())).tolist()
+    assert calibration.alarms.tolist() == (first & (top > top[~first].max())).tolist()
 
 
 def test_the_scale_looks_at_other_patients_only() -> None:
