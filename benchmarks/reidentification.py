@@ -124,6 +124,12 @@ def same_patient(features: np.ndarray, patients: np.ndarray) -> dict[str, float]
     return {"patients": len(values), "auroc": float(values.mean()), "low": low, "high": high}
 
 
+def drawn(views: np.ndarray, patients: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Views and patients of at most `count` patients."""
+    chosen = np.isin(patients, np.random.default_rng(SEED + 3).permutation(np.unique(patients))[:count])
+    return views[chosen], patients[chosen]
+
+
 def random_crops(views: np.ndarray, zoom: float) -> np.ndarray:
     """Copies of views, uint8 (N, SIZE, SIZE), cropped to `zoom` of the side at places drawn at random."""
     from scipy.ndimage import map_coordinates
@@ -181,6 +187,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument(
+        "--patients", type=int, default=10_000, help="at most so many patients of each set, drawn at random"
+    )
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -197,11 +206,11 @@ def main() -> None:
         "BUS-BRA": (views[~learnt], patients[~learnt]),
         "DDTI": tuple(real["ddti"].values()),
     }.items():
-        folder = work / f"{source}_{arguments.steps}"
+        folder = work / f"{source}_{arguments.steps}_{arguments.patients}"
         folder.mkdir(exist_ok=True)
         file = folder / "row.json"
         if not file.is_file():
-            write_json(measured(encoders, *found, folder), file)
+            write_json(measured(encoders, *drawn(*found, arguments.patients), folder), file)
         rows.append({"set": source, **read_json(file)})
         print(rows[-1], flush=True)
     write_result(
