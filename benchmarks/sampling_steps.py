@@ -84,21 +84,25 @@ class Reader:
         from workflow_scripts.core.files import read_csv, read_npy
         from workflow_scripts.core.log import progress
         from workflow_scripts.privacy.copy_encoder import CopyTraining
-        from workflow_scripts.privacy.monitor_diffusion import Detector, Judge, Views
+        from workflow_scripts.privacy.monitor_diffusion import Judge, Measures, embedded
         from workflow_scripts.study.patients import real_masks
 
         views = results / "views"
         self.pixels, index = np.asarray(read_npy(views / "labelled.npy")), read_csv(views / "labelled.csv", "index")
         self.learnt, self.held_out = real_masks(index, results / "diffusion" / "holdout.csv", None, None)
         self.patients = index["patient_id"].to_numpy()
-        training = CopyTraining(self.pixels[self.learnt | self.held_out], ENCODER_STEPS, 0, device)
+        rows = self.learnt | self.held_out
+        training = CopyTraining(self.pixels[rows], self.patients[rows], ENCODER_STEPS, 0, device)
         for step in progress(range(ENCODER_STEPS), "copy encoder", "step", ENCODER_STEPS):
             training.step(step)
         self.network, self.device = training.network, device
         self.real = self.features(self.pixels)
         self.judge = Judge(
-            *(Views(self.pixels[rows], self.real[rows], self.patients[rows]) for rows in (self.learnt, self.held_out)),
-            Detector(K, SHIFT, FALSE_ALARMS),
+            *(
+                embedded(self.pixels[rows], self.real[rows], self.patients[rows])
+                for rows in (self.learnt, self.held_out)
+            ),
+            Measures(K, SHIFT, FALSE_ALARMS),
         )
         self.facts = {
             "view_size": self.pixels.shape[1], "learnt_views": int(self.learnt.sum()), "held_out_views": int(self.held_out.sum()),
@@ -108,7 +112,7 @@ class Reader:
         """Features (N, D) of images uint8 (N, S, S)."""
         from workflow_scripts.privacy.copy_encoder import copy_features
 
-        return copy_features(self.network, images, self.device)
+        return copy_features(self.network, images, self.device)[:, 0]
 
     def quality(self, images: np.ndarray) -> dict[str, float]:
         """Each measure of a set uint8 (N, S, S), with its interval."""

@@ -256,14 +256,40 @@ rule draw_closest_pairs:
         "{params.command} --log {log:q}"
 
 
+rule find_text:
+    input:
+        views=result("views/{cohort}synthetic.npy"),
+        filter=result("synthesis/{cohort}filter.csv"),
+        privacy=result("synthesis/{cohort}privacy.csv"),
+    output:
+        text=result("checks/{cohort}text_synthetic.csv"),
+        figure=report(
+            result("figures/{cohort}text_synthetic.png"),
+            category="Synthetic views",
+            labels={"figure": "text in views that were to be released"},
+            caption="../docs/captions/text_synthetic.rst",
+        ),
+    log:
+        log_of("find_text/{cohort}text"),
+    conda:
+        "../envs/evaluation.yaml"
+    threads: 2
+    params:
+        **stage("privacy.find_text", origin=ORIGIN, on_text=DATA["on_text"]),
+    shell:
+        "{params.command} --log {log:q}"
+
+
 rule make_reading_page:
     input:
         sorted(map(str, Path(REPOSITORY, "workflow_scripts/audit/review_page").iterdir())),
         synthetic_views=result("views/synthetic.npy"),
         filter=result("synthesis/filter.csv"),
         privacy=result("synthesis/privacy.csv"),
+        text=result("checks/text_synthetic.csv"),
         real_views=result("views/labelled.npy"),
         real_index=result("views/labelled.csv"),
+        real_text=result("checks/text_labelled.csv"),
     output:
         page=result("reading.html"),
         key=result("synthesis/reading_key.csv"),
@@ -283,31 +309,24 @@ rule pack_release:
         views=result("views/{cohort}synthetic.npy"),
         filter=result("synthesis/{cohort}filter.csv"),
         privacy=result("synthesis/{cohort}privacy.csv"),
+        text=result("checks/{cohort}text_synthetic.csv"),
         summary=result("synthesis/{cohort}privacy.json"),
         metrics=result("synthesis/{cohort}metrics.csv"),
         readings=config["release"]["readings"] or [],
         key=result("synthesis/reading_key.csv") if config["release"]["readings"] else [],
     output:
         archive=result("release/{cohort}synthetic.zip"),
-        text=result("checks/{cohort}text_synthetic.csv"),
-        figure=report(
-            result("figures/{cohort}text_synthetic.png"),
-            category="Synthetic views",
-            labels={"figure": "text in views that were to be released"},
-            caption="../docs/captions/text_synthetic.rst",
-        ),
     log:
         log_of("pack_release/{cohort}release"),
     conda:
         "../envs/evaluation.yaml"
-    threads: 2
+    threads: 1
     params:
         **stage(
             "privacy.pack_release",
             settings={key: config["release"][key] for key in ("title", "licence", "contact", "without_audit")},
             organ=DATA["target_organ"],
             origin=ORIGIN,
-            on_text=DATA["on_text"],
         ),
     shell:
         "{params.command} --log {log:q}"

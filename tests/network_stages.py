@@ -113,7 +113,7 @@ def embedding(folder: Path, device: torch.device, network: str) -> Results:
 
 def copies(_folder: Path, device: torch.device) -> Results:
     """A step of the copy encoder, and its features."""
-    training = CopyTraining(textures(6, 16, seed=1), 4, 0, device)
+    training = CopyTraining(textures(6, 16, seed=1), np.arange(6), 4, 0, device)
     training.step(0)
     return {"features": copy_features(training.network, textures(3, 16, seed=2), device)}
 

@@ -95,6 +95,7 @@ def test_a_published_set_takes_the_generators_place(tmp_path: Path):
         "join_shards",
         "select_checkpoint",
         "measure_denoising",
+        "find_text",
         "pack_release",
         "make_reading_page",
     }

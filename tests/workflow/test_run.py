@@ -179,7 +179,7 @@ def test_a_changed_setting_reruns_the_stages_it_belongs_to(finished: Study, tmp_
     # The copy encoder has a stage of its own: what the audit of copies is tuned with retrains nothing else.
     planned = study.change("copies", {"manifold": {"privacy": {"encoder_steps": 3}}}).planned()
     assert planned == {
-        "embed_copies": 1, "audit_privacy": 1, "draw_closest_pairs": 1, "pack_release": 1,
+        "embed_copies": 1, "audit_privacy": 1, "draw_closest_pairs": 1, "find_text": 1, "pack_release": 1,
         "make_reading_page": 1, "make_report": 1, "make_front_page": 1,
     }  # fmt: skip
     planned = study.change("figure", {"figures": {"views_per_sheet": 6}}).planned()

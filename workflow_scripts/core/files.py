@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TEXT_COLUMNS = (
     "view_id", "image_id", "patient_id", "organ", "label", "view", "device", "side", "path", "truth",
     "label_original", "label_policy", "set", "metric", "origin", "set_a", "view_a", "patient_a", "set_b", "view_b",
-    "patient_b", "nearest_view", "name", "scanner", "centre",
+    "patient_b", "nearest_view", "detector", "name", "scanner", "centre",
 )  # fmt: skip
 # Columns that hold a finite number in every row.
 NUMBER_COLUMNS = (
@@ -41,7 +41,7 @@ FLAG_COLUMNS = ("suspicious", "kept", "inside", "held_out", "keep", "copy", "aut
 MEASURE_ENDINGS = ("_mean", "_std", "_low", "_high")
 MEASURE_COLUMNS = (
     "loss", "score", "k", "share", "held_out_share", "real_views", "scale", "precision", "recall", "value", "batch",
-    "distance_ratio", "correlation", "similarity", "feature_distance", "copy", "authentic", "hash_distance", "distance",
+    "distance_ratio", "correlation", "feature_distance", "copy", "authentic", "hash_distance", "distance",
 )  # fmt: skip
 # What no two rows of a table share, by the name under which stages are given it (runtime/arguments.py).
 KEYS = {

@@ -1,13 +1,13 @@
 """Copy audit of the synthetic views: which are closer to a training view than unseen patients' views come?
 
-Writes per synthetic view `index, nearest_view, feature_distance, correlation, similarity, score, copy, authentic`: the
+Writes per synthetic view `index, nearest_view, feature_distance, correlation, detector, score, copy, authentic`: the
 training view behind the strongest evidence, the distance to the nearest one in the embedding's features, the best
-normalised cross-correlation over flips and shifts, the best cosine of the copy encoder, the score, whether it lies above
-the threshold, and authenticity. The summary (JSON, and a page) holds counts, the control on held-out patients, the
-membership AUCs from outside and from the generator's weights, the risks of singling out, linkability and inference, the
-share of planted copies of each kind that are found, and in words what may and may not be claimed. Where no patient was
-held out, no closeness can be called unusual: `copy` and the control are left empty, and page and summary say that the
-audit was not possible.
+normalised cross-correlation over flips and shifts, the detector whose evidence is the strongest (pixels, or one of the
+networks that embed_copies trained), its score, whether it lies above the threshold, and authenticity. The summary (JSON,
+and a page) holds counts, the control on held-out patients, what each detector finds of planted copies, the membership
+AUCs from outside and from the generator's weights, the risks of singling out, linkability and inference, and in words
+what may and may not be claimed. Where no patient was held out, no closeness can be called unusual: `copy` and the control
+are left empty, and page and summary say that the audit was not possible.
 
     python -m workflow_scripts.privacy.audit_privacy --real embedding/labelled.npy --real-views views/labelled.npy \\
         --real-index views/labelled.csv --synthetic embedding/synthetic.npy --synthetic-views views/synthetic.npy \\
@@ -42,7 +42,7 @@ NOT_POSSIBLE = "not possible: no patient was held out"
 
 
 def audit_layout(summary: Mapping[str, Any]) -> Table:
-    """Table of the kinds of planted copies in `summary`, the audit's; its findings and their limits as notes."""
+    """Table of what each detector flags of planted copies, held-out and generated views, from the audit's `summary`."""
     if not summary["possible"]:
         return Table(
             label="privacy",
@@ -54,34 +54,33 @@ def audit_layout(summary: Mapping[str, Any]) -> Table:
             rules=(),
             origin=summary["origin"],
         )
-    rows = [
-        (
-            row["kind"],
-            f"{row['found']:.0%}",
-            f"{row['by_pixels']:.0%}",
-            f"{row['by_encoder']:.0%}",
-            f"{row['missed']} of {row['copies']}",
-        )
-        for row in summary["planted"]
-    ]
+    names = list(summary["control"]["by"])
+    rows = [(f"planted copies: {row['kind']}", row) for row in summary["planted"]]
+    rows += [("views of held-out patients (no copies)", summary["control"])]
+    rows += [(f"generated views, {name}", found) for name, found in summary["flagged"].items()]
     notes = [
-        f"Planted copies of training views, flagged at the threshold of the audit (aim: {summary['false_alarms']:.1%} false"
-        f" alarms; {summary['control']['share']:.1%} of {summary['held_out_views']} held-out patients' views trip a"
-        " threshold that other patients set).",
+        f"Flagged: the score of a detector lies above the audit's threshold. It aims at {summary['false_alarms']:.1%} false"
+        f" alarms of all detectors together; {summary['control']['share']:.1%} of {summary['held_out_views']} held-out"
+        " patients' views trip a threshold that other patients set. Planted copies are altered training views.",
+        "Pixels: two pictures lie on each other, also mirrored or shifted. Copy encoder: a network that learnt to know an altered"
+        " picture again. Patient encoder: a network that learnt from pairs of views who is shown.",
         summary["may_say"],
         *(
-            f"{name}: of {found['views']} generated views {found['copies']} flagged; {summary['authentic'][name]:.0%} authentic"
+            f"Generated views, {name}: {summary['authentic'][name]:.0%} authentic"
             f" (held-out real views {summary['authentic']['held_out']:.0%})."
-            for name, found in summary["flagged"].items()
+            for name in summary["flagged"]
         ),
         summary["may_not_say"],
         summary["caveats"],
     ]
     return Table(
         label="privacy",
-        title="Copy audit: planted copies that it finds",
-        header=("kind of copy", "found", "by pixels", "by encoder", "missed"),
-        rows=tuple(rows),
+        title="Copy audit: what its detectors flag",
+        header=("views", "count", "flagged", *(f"by {name}" for name in names)),
+        rows=tuple(
+            (kind, str(row["views"]), f"{row['share']:.0%}", *(f"{row['by'][name]:.0%}" for name in names))
+            for kind, row in rows
+        ),
         text_columns=1,
         notes=tuple(notes),
         rules=(),
@@ -116,30 +115,30 @@ def main(arguments: argparse.Namespace) -> None:
     store, views = ViewStore.open(arguments.real_views, arguments.real_index), open_pixels(arguments.synthetic_views)
     real_views, index, patients = store.pixels, store.index, store.patients
     real, synthetic = read_features(arguments.real, arguments.synthetic)
-    copy_real, copy_synthetic = read_features(arguments.copy_real, arguments.copy_synthetic)
     answers = read_csv(arguments.filter, "filter")
-    check_rows({
-        str(arguments.real_views): len(store), str(arguments.real): len(real), str(arguments.copy_real): len(copy_real),
-    })  # fmt: skip
+    check_rows({str(arguments.real_views): len(store), str(arguments.real): len(real)})
     check_rows({
         str(arguments.synthetic): len(synthetic), str(arguments.synthetic_views): len(views),
-        str(arguments.copy_synthetic): len(copy_synthetic), str(arguments.filter): len(answers),
+        str(arguments.filter): len(answers),
     })  # fmt: skip
+    compared = privacy.Views(real_views, _encoded(arguments.copy_real, len(store)), patients)
+    generated = privacy.Views(views, _encoded(arguments.copy_synthetic, len(views)))
     training, held_out = real_masks(index, arguments.holdout, arguments.folds, arguments.exclude_fold)
     if not training.any():
         raise UserError(f"{arguments.holdout} and the excluded fold leave no training views to compare with")
-    known = real_views[training], copy_real[training]
-    scale = privacy.scale_of(privacy.closeness_within(*known, patients[training], shift).evidence())
-    found = privacy.closeness(views, np.asarray(copy_synthetic), *known, shift)
-    score, strongest = scale.score(found.evidence())
+    known = compared.select(training)
+    detectors = privacy.Detectors(known, shift)
+    found = detectors.closeness(generated)
+    scores = detectors.scale.score(found.evidence)
+    strongest, each = scores.argmax(axis=1), np.arange(len(views))
     authentic, distance = privacy.authentic(np.asarray(synthetic), real[training])
     table = pd.DataFrame({
-        "index": np.arange(len(views)),
-        "nearest_view": index["view_id"].to_numpy()[training][found.nearest_rows(strongest)],
+        "index": each,
+        "nearest_view": index["view_id"].to_numpy()[training][found.rows[each, strongest]],
         "feature_distance": distance,
-        "correlation": found.correlation[:, 0].astype(float),
-        "similarity": 1 - found.distance[:, 0] ** 2 / 2,
-        "score": score,
+        "correlation": found.correlation,
+        "detector": np.array(detectors.names)[strongest],
+        "score": scores.max(axis=1),
         "copy": pd.array([pd.NA] * len(views), dtype="Int64"),
         "authentic": authentic.astype(int),
     })  # fmt: skip
@@ -152,37 +151,31 @@ def main(arguments: argparse.Namespace) -> None:
         summary = {"possible": False, "views": len(views), **counts} | privacy.without_held_out(arguments.holdout)
         _write(table, summary, arguments)
         return
-    _require_patients(patients[held_out], f"{arguments.holdout} leaves")
     if arguments.denoising is None:
         raise UserError("with held-out patients the audit needs --denoising, which measure_denoising makes")
 
-    unseen = privacy.closeness(real_views[held_out], copy_real[held_out], *known, shift)
-    same = unseen.correlation[:, 0] >= privacy.SAME_PICTURE
-    if same.any():
-        views_named = ", ".join(index["view_id"].to_numpy()[held_out][same])
+    calibration = detectors.calibrated(compared.select(held_out), recipe.false_alarms)
+    if calibration.same.any():
+        views_named = ", ".join(index["view_id"].to_numpy()[held_out][calibration.same])
         say(
             "held-out views that are the same picture as a training view, their patients are left out of the calibration:"
             f" {views_named}"
         )
-    usable = privacy.really_unseen(unseen.correlation[:, 0], patients[held_out])
-    held_out[np.flatnonzero(held_out)[~usable]] = False
-    _require_patients(patients[held_out], "held-out pictures that are also training views leave")
-    held_scores = scale.score(unseen.evidence()[usable])[0]
-    threshold = privacy.threshold_of(held_scores, recipe.false_alarms)
-    planted = planted_copies(known[0][planted_rows(len(known[0]), seed)], shift, seed)
-    planted_features = _planted_features(arguments.copy_planted, planted, copy_real.shape[1])
-    copies = score > threshold
+    held_out[np.flatnonzero(held_out)[~calibration.usable]] = False
+    planted = planted_copies(known.pixels[planted_rows(len(known.pixels), seed)], shift, seed)
+    planted_features = _encoded(arguments.copy_planted, len(planted))
+    flags = scores > calibration.threshold
+    copies = np.any(flags, axis=1)
     table["copy"] = copies.astype(int)
 
     kept = answers["inside"].to_numpy() == 1
-    summary = privacy.summarise(copies, kept, held_scores, patients[held_out], recipe.false_alarms, seed)
+    summary = privacy.summarise(detectors, calibration, flags, kept, seed)
     summary |= {
         "possible": True,
         **counts,
-        "same_pictures": int(same.sum()),
+        "same_pictures": int(calibration.same.sum()),
         "shift": shift,
-        "threshold": threshold,
-        "planted": power(planted, planted_features, *known, scale, threshold, shift),
+        "planted": power(planted, planted_features, detectors, calibration.threshold),
         "authentic": {
             "unfiltered": float(authentic.mean()), "filtered": float(authentic[kept].mean()) if kept.any() else 0.0,
             "held_out": float(privacy.authentic(real[held_out], real[training])[0].mean()),
@@ -212,9 +205,8 @@ def main(arguments: argparse.Namespace) -> None:
         found = risks.recognised((numbers[training], of_learnt), (numbers[held_out], of_unseen))
         return *found, None
 
-    alarms = privacy.cross_fitted_alarms(held_scores, patients[held_out], recipe.false_alarms)
     summary["risks"] = risks.measured({
-        "singling_out": (copies[kept], alarms, summary["held_out_patients"]),
+        "singling_out": (copies[kept], calibration.alarms, summary["held_out_patients"]),
         "linkability": (risks.linked(rows[training], of_learnt), risks.linked(rows[held_out], of_unseen), None),
         "inference": recognised(reach),
         **{f"inference_{name}": recognised(errors[name].to_numpy()) for name in membership.WEIGHT_ATTACKS},
@@ -234,18 +226,21 @@ def _write(table: pd.DataFrame, summary: dict[str, Any], arguments: argparse.Nam
     write_text(html_page(*pages), arguments.output_page)
 
 
-def _planted_features(path: Path, copies: dict[str, np.ndarray], width: int) -> np.ndarray:
-    """The copy encoder's features of the planted copies, (kinds, N, `width`)."""
+def _encoded(path: Path, count: int) -> dict[str, np.ndarray]:
+    """By network, the features (`count`, …, crops, D) that embed_copies wrote for views, or for kinds of planted copies."""
     import numpy as np
 
+    from workflow_scripts.privacy.copies import ENCODERS
+
     features = read_npy(path)
-    wanted = (len(copies), len(next(iter(copies.values()))), width)
-    if features.shape != wanted or features.dtype.kind != "f" or not np.isfinite(features).all():
+    if len(features) != count or features.ndim < 4 or features.shape[-3] != len(ENCODERS):
         raise UserError(
-            f"{path}: features of planted copies are finite numbers of the shape {wanted}, these are {features.dtype} "
-            f"{features.shape}; embed them again"
+            f"{path}: the networks' features of {count} views or kinds have the shape ({count}, …, {len(ENCODERS)}, crops,"
+            f" width), these are {features.shape}; embed them again"
         )
-    return features
+    if features.dtype.kind != "f" or not np.isfinite(features).all():
+        raise UserError(f"{path}: features are finite numbers, these are {features.dtype}; embed them again")
+    return {name: features[..., number, :, :] for number, name in enumerate(ENCODERS)}
 
 
 def _errors(source: Path, view_ids: np.ndarray, audited: np.ndarray) -> pd.DataFrame:
@@ -257,15 +252,6 @@ def _errors(source: Path, view_ids: np.ndarray, audited: np.ndarray) -> pd.DataF
             f"{source} lacks {len(missing)} of the labelled views, for example {missing[0]!r}; make it again"
         )
     return errors.reindex(view_ids)
-
-
-def _require_patients(patients: np.ndarray, who: str) -> None:
-    count = len(set(patients))
-    if count < 2:
-        raise UserError(
-            f"{who} {count} held-out patients; the audit calibrates on patients the generator never saw and needs at"
-            " least 2. Set diffusion.holdout_patients (0.15 by default) higher and train the generator again"
-        )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def dataset_card(
 ) -> str:
     """The card's Markdown.
 
-    `counts`: generated, filtered, copies, unfit, text, released. `privacy`: the copy audit's summary. `metrics`: rows of
+    `counts`: generated, filtered, copies, text, unfit, released. `privacy`: the copy audit's summary. `metrics`: rows of
     metrics.csv (set, metric, batch, value). `reading`: a clinician's, if there is one. `origin`: empty, or the stamp of data
     that come from no patient.
     """
@@ -93,7 +93,7 @@ organ and its number in the generated set. It holds no labels, no real views and
 | generated | {counts["generated"]} |
 | inside the manifold of the real views (filter) | {counts["filtered"]} |
 | of these, flagged by the copy audit and left out | {found} |
-{unfit}{text}| released | {counts["released"]} |
+{text}{unfit}| released | {counts["released"]} |
 
 The filter keeps a generated view if its features lie within one of the real views' balls, whose radius is the
 distance to the k-th nearest real view, scaled where the filter was calibrated on views of unseen patients. {compared}

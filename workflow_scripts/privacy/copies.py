@@ -1,21 +1,22 @@
 """Copy audit of synthetic views: is one closer to a training view than views of unseen patients come to be?
 
-Every candidate is compared with all training views in two ways: in features of a copy encoder (`copy_encoder`), and in
-pixels by normalised cross-correlation, at its maximum over horizontal flips and shifts. Each gives two pieces of
-evidence, the nearest distance itself and the nearest relative to the mean of the nearest NEIGHBOURS: where a picture
-resembles everything, closeness to one says little. One measure alone misses noise, crops or redrawn speckle. The four
-are put on one scale by what training views give against other patients' training views, and the largest is the score.
-The threshold comes from held-out patients' views alone, which the copy encoder knows as well as the training views.
-Since the scale does not depend on the held-out views, the false-alarm rate of the threshold has a bound.
+Every candidate is compared with all training views by several detectors: in pixels, by normalised cross-correlation at
+its maximum over horizontal flips and shifts, and in the features of networks (`copy_encoder`), at the nearest of the
+training view and crops of it. Each detector gives two pieces of evidence, the nearest distance itself and the nearest
+relative to the mean of the nearest NEIGHBOURS: where a picture resembles everything, closeness to one says little. All
+pieces are put on one scale by what training views give against other patients' training views. A detector's score is the
+larger of its two pieces, a view's score the largest of its detectors'. One threshold holds for all: it comes from
+held-out patients' views alone, which the networks know as well as the training views. Since the scale does not depend on
+the held-out views, the false-alarm rate of the threshold has a bound.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,69 +34,109 @@ BLOCK = 1024
 # A held-out view that correlates like this with a training view is the same picture: its patient is not unseen. On
 # public thyroid images other patients reach 0.41; two duplicates under other patient ids, at 1.00, would hide all.
 SAME_PICTURE = 0.95
-EVIDENCE = ("correlation", "relative correlation", "encoder distance", "relative encoder distance")
+PIXELS = "pixels"
+# The networks that stand beside the pixels in the audit (`copy_encoder` has them).
+ENCODERS = ("copy encoder", "patient encoder")
+
+
+class Views(NamedTuple):
+    """Views as detectors compare them: pixels, uint8 (N, size, size); by network the features of each view and of crops
+    of it, (N, crops, D), the whole view first; and who they show, (N,), where that matters."""
+
+    pixels: np.ndarray
+    features: Mapping[str, np.ndarray]
+    patients: np.ndarray = np.empty(0)
+
+    def select(self, rows: np.ndarray) -> Views:
+        """Those of some rows, bool or int."""
+        features = {name: values[rows] for name, values in self.features.items()}
+        return Views(self.pixels[rows], features, self.patients[rows] if len(self.patients) else self.patients)
 
 
 @dataclass(frozen=True)
 class Closeness:
-    """The nearest training views of each candidate, nearest first; arrays (N, n).
+    """How close views come to training views, by detector.
 
-    `correlation` in [-1, 1], descending, of the training views `by_correlation`; `distance` >= 0, ascending, of the
-    training views `by_feature`.
+    `evidence`: float64 (N, detectors, 2), larger means more like a copy. `rows`: (N, detectors), the nearest training view.
     """
 
-    correlation: np.ndarray
-    by_correlation: np.ndarray
-    distance: np.ndarray
-    by_feature: np.ndarray
+    evidence: np.ndarray
+    rows: np.ndarray
 
-    def evidence(self) -> np.ndarray:
-        """float64 (N, 4), the columns of EVIDENCE; larger means more like a copy."""
-        feature = np.stack([-self.distance[:, 0], -_relative(self.distance)], axis=1)
-        return np.concatenate([pixel_evidence(self.correlation), feature], axis=1)
-
-    def nearest_rows(self, strongest: np.ndarray) -> np.ndarray:
-        """Row (N,) of the nearest training view in the measure that the strongest evidence, a column, is about."""
-        return np.where(strongest < 2, self.by_correlation[:, 0], self.by_feature[:, 0])
+    @property
+    def correlation(self) -> np.ndarray:
+        """The best correlation (N,) in [-1, 1]; pixels are the first detector."""
+        return self.evidence[:, 0, 0]
 
 
-def pixel_evidence(correlation: np.ndarray) -> np.ndarray:
-    """float64 (N, 2), the first two columns of EVIDENCE, from correlations (N, n), descending."""
-    distance = np.sqrt(np.maximum(2 - 2 * correlation.astype(np.float64), 0))
-    return np.stack([correlation[:, 0].astype(np.float64), -_relative(distance)], axis=1)
+# Of each view its nearest training views by one detector, arrays (N, n): nearness, descending; distance; rows.
+Neighbours = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def _relative(distance: np.ndarray) -> np.ndarray:
-    mean = distance.mean(axis=1)
-    return np.divide(distance[:, 0], mean, out=np.zeros(len(distance)), where=mean > 0)
+def closeness(views: Views, known: Views, shift: int) -> Closeness:
+    """Compare views with `known` ones; `shift` in view pixels."""
+    return _closeness(_neighbours(views, known, shift, min(NEIGHBOURS, len(known.pixels))))
 
 
-def closeness(
-    views: np.ndarray, features: np.ndarray, training_views: np.ndarray, training_features: np.ndarray, shift: int
-) -> Closeness:
-    """Compare views, uint8 (N, size, size), and their features (N, D) with training views; `shift` in view pixels."""
-    count = min(NEIGHBOURS, len(training_views))
-    correlation, by_correlation = nearest_by_correlation(views, training_views, shift, count)
-    distance, by_feature = nearest(features, training_features, count)
-    return Closeness(correlation, by_correlation, distance, by_feature)
+def closeness_within(known: Views, shift: int) -> Closeness:
+    """Compare training views with those of *other* training patients (at least two)."""
+    largest = int(np.unique(known.patients, return_counts=True)[1].max())
+    if largest == len(known.pixels):
+        raise UserError(f"the {largest} training views belong to one patient; the copy audit needs at least 2 patients")
+    count = min(NEIGHBOURS + largest, len(known.pixels))
+
+    def others(values: Neighbours) -> Neighbours:
+        own = known.patients[values[2]] == known.patients[:, None]
+        order = np.argsort(own, axis=1, kind="stable")[:, : count - largest]
+        nearness, distance, rows = (np.take_along_axis(value, order, axis=1) for value in values)
+        return nearness, distance, rows
+
+    return _closeness(others(found) for found in _neighbours(known, known, shift, count))
 
 
-def closeness_within(views: np.ndarray, features: np.ndarray, patients: np.ndarray, shift: int) -> Closeness:
-    """Compare training views with those of *other* training patients (at least two; patients (N,))."""
-    largest = int(np.unique(patients, return_counts=True)[1].max())
-    if largest == len(views):
-        raise UserError(
-            f"the {len(views)} training views belong to one patient; the copy audit needs at least 2 patients"
-        )
-    count = min(NEIGHBOURS + largest, len(views))
+def _neighbours(views: Views, known: Views, shift: int, count: int) -> Iterator[Neighbours]:
+    correlation, rows = nearest_by_correlation(views.pixels, known.pixels, shift, count)
+    correlation = correlation.astype(np.float64)
+    yield correlation, np.sqrt(np.maximum(2 - 2 * correlation, 0)), rows
+    for name, features in known.features.items():
+        distance, rows = nearest_crops(views.features[name][:, 0], features, count)
+        yield -distance, distance, rows
 
-    def others(values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        order = np.argsort(patients[rows] == patients[:, None], axis=1, kind="stable")[:, : count - largest]
-        return np.take_along_axis(values, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
-    return Closeness(
-        *others(*nearest_by_correlation(views, views, shift, count)), *others(*nearest(features, features, count))
-    )
+def _closeness(found: Iterable[Neighbours]) -> Closeness:
+    evidence, nearest_rows = [], []
+    for nearness, distance, rows in found:
+        mean = distance.mean(axis=1)
+        relative = np.divide(distance[:, 0], mean, out=np.zeros(len(distance)), where=mean > 0)
+        evidence.append(np.stack([nearness[:, 0], -relative], axis=1))
+        nearest_rows.append(rows[:, 0])
+    return Closeness(np.stack(evidence, axis=1), np.stack(nearest_rows, axis=1))
+
+
+def nearest_crops(points: np.ndarray, reference: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` nearest views of each point (N, D), by the nearest of each view's crops (M, crops, D), nearest first.
+
+    Distances (N, count), float64, and rows (N, count). A copy that was cropped lies near the same crop of its original.
+    """
+    blocks = range(0, len(points), BLOCK)
+    found = [_nearest_crops(points[start : start + BLOCK], reference, count) for start in blocks]
+    distance, rows = (np.concatenate(values) for values in zip(*found, strict=True))
+    return distance, rows
+
+
+def _nearest_crops(points: np.ndarray, reference: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    # Whoever is among the nearest is so by the crop that lies nearest, too.
+    found = [nearest(points, reference[:, crop], count) for crop in range(reference.shape[1])]
+    distance, rows = (np.concatenate(values, axis=1) for values in zip(*found, strict=True))
+    order = np.argsort(distance, axis=1, kind="stable")
+    distance, rows = np.take_along_axis(distance, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    # Of each view the nearest crop counts; sorted by view, its others follow it, and they go to the end.
+    by_view = np.argsort(rows, axis=1, kind="stable")
+    again = np.diff(np.take_along_axis(rows, by_view, axis=1), axis=1, prepend=-1) == 0
+    farther = np.empty_like(again)
+    np.put_along_axis(farther, by_view, again, axis=1)
+    kept = np.argsort(farther, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(distance, kept, axis=1), np.take_along_axis(rows, kept, axis=1)
 
 
 def nearest_by_correlation(
@@ -165,23 +206,88 @@ def _normalised(windows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scale:
-    """Centre and unit (4,) of each piece of evidence, which make the pieces comparable."""
+    """Centre and unit (detectors, 2) of each piece of evidence, which make the pieces comparable."""
 
     centre: np.ndarray
     unit: np.ndarray
 
-    def score(self, evidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Score (N,), the largest standardised piece of evidence (N, 4), and which one it is (N,)."""
-        standard = (evidence - self.centre) / self.unit
-        strongest = standard.argmax(axis=1)
-        return standard[np.arange(len(standard)), strongest], strongest
+    def score(self, evidence: np.ndarray) -> np.ndarray:
+        """Score (N, detectors), the larger standardised piece of each detector's evidence (N, detectors, 2)."""
+        return ((evidence - self.centre) / self.unit).max(axis=2)
 
 
 def scale_of(evidence: np.ndarray) -> Scale:
-    """The scale on which evidence (N, 4) has median 0 and 95th percentile 1: copies lie on that side."""
+    """The scale on which evidence (N, detectors, 2) has median 0 and 95th percentile 1: copies lie on that side."""
     centre = np.median(evidence, axis=0)
     unit = np.quantile(evidence, 0.95, axis=0) - centre
     return Scale(centre, np.where(unit > 0, unit, 1.0))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The threshold of all detectors, and who set it: scores (H, detectors) and patients (H,) of unseen patients' views.
+
+    `same`: bool, which of all held-out views are the same picture as a training view; their patients set nothing.
+    `usable`: bool, which of all held-out views remained.
+    """
+
+    threshold: float
+    scores: np.ndarray
+    patients: np.ndarray
+    same: np.ndarray
+    usable: np.ndarray
+    false_alarms: float
+
+    @property
+    def control(self) -> np.ndarray:
+        """bool (H, detectors): who lies above the threshold that the other patients set? The honest control."""
+        return self.scores > cross_fitted_thresholds(self.scores.max(axis=1), self.patients, self.false_alarms)[:, None]
+
+    @property
+    def alarms(self) -> np.ndarray:
+        """bool (H,): whose view any detector flags so."""
+        return np.any(self.control, axis=1)
+
+
+class Detectors:
+    """The detectors of copies of `known` views, `names` (`PIXELS`, and networks), on one scale."""
+
+    def __init__(self, known: Views, shift: int) -> None:
+        self.known, self.shift, self.names = known, shift, (PIXELS, *known.features)
+        self.scale = scale_of(closeness_within(known, shift).evidence)
+
+    def closeness(self, views: Views) -> Closeness:
+        """What each detector finds nearest to the views."""
+        return closeness(views, self.known, self.shift)
+
+    def scores(self, views: Views) -> np.ndarray:
+        """(N, detectors) of the views."""
+        return self.scale.score(self.closeness(views).evidence)
+
+    def calibrated(self, unseen: Views, false_alarms: float) -> Calibration:
+        """The threshold that held-out patients' views set.
+
+        Raises `UserError` where fewer than two patients remain whose views are not also training views.
+        """
+        found = closeness(unseen, self.known, self.shift)
+        usable = really_unseen(found.correlation, unseen.patients)
+        patients = unseen.patients[usable]
+        if len(set(patients)) < 2:
+            raise UserError(
+                f"the copy audit calibrates on patients the generator never saw and needs at least 2; there are"
+                f" {len(set(patients))} held-out patients whose pictures are not also training views. Set"
+                " diffusion.holdout_patients (0.15 by default) higher and train the generator again"
+            )
+        scores = self.scale.score(found.evidence[usable])
+        threshold = threshold_of(scores.max(axis=1), false_alarms)
+        return Calibration(threshold, scores, patients, found.correlation >= SAME_PICTURE, usable, false_alarms)
+
+    def shares(self, flags: np.ndarray) -> dict[str, Any]:
+        """How many of some views (bool (N, detectors)) any detector flags, and each: views, copies, share, by."""
+        any_flag = flags.any(axis=1)
+        by = {name: float(flags[:, i].mean()) if len(flags) else 0.0 for i, name in enumerate(self.names)}
+        share = float(any_flag.mean()) if len(flags) else 0.0
+        return {"views": len(flags), "copies": int(any_flag.sum()), "share": share, "by": by}
 
 
 def threshold_of(scores: np.ndarray, false_alarms: float) -> float:
@@ -209,14 +315,13 @@ def false_alarm_bound(views: int, false_alarms: float) -> float:
     return float(betaincinv(allowed + 1, views - allowed, 0.95))
 
 
-def cross_fitted_alarms(scores: np.ndarray, patients: np.ndarray, false_alarms: float) -> np.ndarray:
-    """bool (N,): does a held-out view lie above the threshold that the other held-out patients set? The honest
-    control."""
-    flagged = np.zeros(len(scores), dtype=bool)
+def cross_fitted_thresholds(scores: np.ndarray, patients: np.ndarray, false_alarms: float) -> np.ndarray:
+    """For each held-out view the threshold (N,) that the other held-out patients' scores (N,) set."""
+    thresholds = np.empty(len(scores))
     for patient in np.unique(patients):
         own = patients == patient
-        flagged[own] = scores[own] > threshold_of(scores[~own], false_alarms)
-    return flagged
+        thresholds[own] = threshold_of(scores[~own], false_alarms)
+    return thresholds
 
 
 def share_interval(flags: np.ndarray, patients: np.ndarray, seed: int) -> tuple[float, float]:
@@ -239,42 +344,37 @@ def really_unseen(correlation: np.ndarray, patients: np.ndarray) -> np.ndarray:
 
 
 def summarise(
-    copies: np.ndarray,
-    kept: np.ndarray,
-    held_scores: np.ndarray,
-    held_patients: np.ndarray,
-    false_alarms: float,
-    seed: int,
+    detectors: Detectors, calibration: Calibration, flags: np.ndarray, kept: np.ndarray, seed: int
 ) -> dict[str, Any]:
     """Counts, shares and their honest yardsticks for the report, as JSON values.
 
-    `copies`, `kept`: bool (N,), of the synthetic views. `excess` is the flagged share minus the share of held-out views
-    (scores (H,), patients (H,)) that the other held-out patients' threshold flags; its interval bootstraps those
-    patients.
+    `flags`, bool (N, detectors), and `kept`, bool (N,), of the synthetic views. `excess` is the flagged share minus the
+    share of held-out views that the other held-out patients' threshold flags; its interval bootstraps those patients.
     """
-    control = cross_fitted_alarms(held_scores, held_patients, false_alarms)
-    low, high = share_interval(control, held_patients, seed)
+    control = detectors.shares(calibration.control)
+    low, high = share_interval(calibration.alarms, calibration.patients, seed)
     flagged, excess = {}, {}
-    for name, members in (("unfiltered", np.ones(len(copies), dtype=bool)), ("filtered", kept)):
-        share = float(copies[members].mean()) if members.any() else 0.0
-        flagged[name] = {"views": int(members.sum()), "copies": int(copies[members].sum()), "share": share}
-        excess[name] = {"share": share - float(control.mean()), "low": share - high, "high": share - low}
-    views = len(held_scores)
+    for name, members in (("unfiltered", np.ones(len(flags), dtype=bool)), ("filtered", kept)):
+        flagged[name] = detectors.shares(flags[members])
+        share = flagged[name]["share"]
+        excess[name] = {"share": share - control["share"], "low": share - high, "high": share - low}
+    views, false_alarms = len(calibration.scores), calibration.false_alarms
     return {
         "held_out_views": views,
-        "held_out_patients": len(np.unique(held_patients)),
+        "held_out_patients": len(np.unique(calibration.patients)),
         "false_alarms": false_alarms,
         "false_alarm_bound": false_alarm_bound(views, false_alarms),
         "rate_certified": views >= 1 / false_alarms,
+        "threshold": calibration.threshold,
         "flagged": flagged,
-        "control": {"share": float(control.mean()), "low": low, "high": high},
+        "control": {**control, "low": low, "high": high},
         "excess": excess,
     }
 
 
 def statements(summary: Mapping[str, Any]) -> dict[str, str]:
     """What may and what may not be claimed of an audited set: `may_say`, `may_not_say`, `caveats`."""
-    planted = ", ".join(f"{row['kind']} {row['found']:.0%}" for row in summary["planted"])
+    planted = ", ".join(f"{row['kind']} {row['share']:.0%}" for row in summary["planted"])
     real = summary["authentic"]["held_out"]
     flagged, excess = summary["flagged"]["filtered"], summary["excess"]["filtered"]
     may = (

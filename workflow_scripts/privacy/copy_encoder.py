@@ -1,9 +1,10 @@
-"""A small network that knows a view again after it was rotated, cropped, shifted, blurred or given other speckle.
+"""Small networks that know a view again after it was rotated, cropped, shifted, blurred or given other speckle.
 
-Pixels find copies up to flips and small shifts; this encoder adds those that are rotated or cropped (SSCD, Pizzi et al.
-2022: InfoNCE at a low temperature, with augmentations of the kinds that copies show). It learns from training and
-held-out views alike: an encoder that knew the training views alone would find everything else far away from them, and
-the held-out views could not calibrate it.
+Pixels find copies up to flips and small shifts; the copy encoder adds those that are rotated or cropped (SSCD, Pizzi et
+al. 2022: InfoNCE at a low temperature, with augmentations of the kinds that copies show). The patient encoder learns from
+pairs of views of a patient, too, as an attacker with other views of the patients would teach it: it finds who is shown.
+Both learn from training and held-out views alike: an encoder that knew the training views alone would find everything
+else far away from them, and the held-out views could not calibrate it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.privacy.copies import shrink
+from workflow_scripts.privacy.copies import ENCODERS, shrink
 from workflow_scripts.runtime.device import to_device, to_numpy
 
 WIDTH = 128
@@ -25,6 +26,13 @@ TEMPERATURE = 0.07
 # Weight of the term that spreads the features over the sphere (differential entropy, as SSCD's).
 ENTROPY = 1.0
 BATCH, CHUNK = 64, 256
+# Crops of a training view that candidates are compared with: share of the side, and place of the window from top and left,
+# 0 to 1. A copy that was cropped lies near the crop that is most like it (benchmarks/reidentification.py).
+CORNERS, THIRDS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)), (0.0, 0.5, 1.0)
+CROPS = (
+    *((0.9, *place) for place in ((0.5, 0.5), *CORNERS)),
+    *((zoom, row, column) for zoom in (0.8, 0.7) for row in THIRDS for column in THIRDS),
+)
 
 
 class CopyEncoder(nn.Module):
@@ -52,8 +60,15 @@ class CopyEncoder(nn.Module):
         return functional.normalize(self.head(pooled), dim=1)
 
 
+class PatientEncoder(CopyEncoder):
+    """The same of more pixels, with a layer more."""
+
+    side = 64
+    layers = ((1, 32, 2), (32, 64, 2), (64, 128, 2), (128, 128, 1))
+
+
 class CopyTraining:
-    """The training run of a `network` on real views, uint8 (N, side, side), whatever patients they come from.
+    """The training run of a `network` on real views, uint8 (N, side, side), whatever `patients` (N,) they come from.
 
     Steps 0 to `steps` - 1 are taken in order; each draws its batch by its number, so that `state` and `restore` continue
     a run as if it had never stopped. Raises `UserError` for fewer than 4 views.
@@ -61,7 +76,7 @@ class CopyTraining:
 
     encoder: type[CopyEncoder] = CopyEncoder
 
-    def __init__(self, views: np.ndarray, steps: int, seed: int, device: torch.device) -> None:
+    def __init__(self, views: np.ndarray, patients: np.ndarray, steps: int, seed: int, device: torch.device) -> None:
         if len(views) < 4:
             raise UserError(
                 f"the copy encoder learns from real views by contrast and needs at least 4, there are {len(views)}"
@@ -106,17 +121,70 @@ class CopyTraining:
         self.schedule.load_state_dict(state["schedule"])
 
 
+class PatientTraining(CopyTraining):
+    """The same for the patient encoder: one pair of views of each drawn patient.
+
+    Half of the pairs are two views of the patient, where there are two, and the others one view twice.
+    Raises `UserError` for fewer than 4 patients.
+    """
+
+    encoder = PatientEncoder
+
+    def __init__(self, views: np.ndarray, patients: np.ndarray, steps: int, seed: int, device: torch.device) -> None:
+        super().__init__(views, patients, steps, seed, device)
+        # Rows sorted by patient: a patient's are `order[start : start + count]`.
+        _, member, counts = np.unique(patients, return_inverse=True, return_counts=True)
+        if len(counts) < 4:
+            raise UserError(
+                f"the patient encoder learns by contrast and needs at least 4 patients, there are {len(counts)}"
+            )
+        self.order = torch.from_numpy(np.argsort(member, kind="stable"))
+        self.counts = torch.from_numpy(counts)
+        self.starts = torch.from_numpy(np.cumsum(counts) - counts)
+
+    def pairs(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows (B,) and (B,) of two views of each drawn patient."""
+        drawn = torch.randperm(len(self.counts), generator=generator)[: min(BATCH, len(self.counts))]
+        counts, starts = self.counts[drawn], self.starts[drawn]
+        first, step, same = torch.rand((3, len(drawn)), generator=generator)
+        place = (first * counts).long()
+        # Another view of the patient: 1 to count - 1 places on, round and round.
+        other = (place + 1 + (step * (counts - 1)).long()) % counts
+        return self.order[starts + place], self.order[starts + torch.where(same < 0.5, place, other)]
+
+
+# The training runs of the audit's networks.
+TRAININGS = dict(zip(ENCODERS, (CopyTraining, PatientTraining), strict=True))
+
+
 @torch.inference_mode()
-def copy_features(network: CopyEncoder, views: np.ndarray, device: torch.device) -> np.ndarray:
-    """float32 unit vectors (N, WIDTH) of views (N, side, side): the mean of a view's and its mirror image's."""
+def copy_features(network: CopyEncoder, views: np.ndarray, device: torch.device, crops: bool = False) -> np.ndarray:
+    """float32 unit vectors (N, crops, WIDTH) of views (N, size, size): of the whole view, and of its crops if asked for.
+
+    Each is the mean of a picture's and its mirror image's.
+    """
     network.eval()
+    size = views.shape[1]
+    side = min(network.side, size)
     parts = []
     for start in range(0, len(views), CHUNK):
-        small = shrink(np.array(views[start : start + CHUNK]), min(network.side, views.shape[1]))
-        images = standardised(to_device(small, device)[:, None] / 255)
-        both = network(images) + network(images.flip(3))
-        parts.append(to_numpy(functional.normalize(both, dim=1).float()))
+        block, features = np.array(views[start : start + CHUNK]), []
+        for rows, columns in windows(size) if crops else windows(size)[:1]:
+            images = standardised(to_device(shrink(block[:, rows, columns], side), device)[:, None] / 255)
+            both = network(images) + network(images.flip(3))
+            features.append(to_numpy(functional.normalize(both, dim=1).float()))
+        parts.append(np.stack(features, axis=1))
     return np.concatenate(parts)
+
+
+def windows(size: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of a view of `size` pixels, whole first, that a copy may be cropped to (CROPS)."""
+    found = []
+    for zoom, row, column in ((1.0, 0.5, 0.5), *CROPS):
+        window = max(1, round(zoom * size))
+        top, left = (round(place * (size - window)) for place in (row, column))
+        found.append((slice(top, top + window), slice(left, left + window)))
+    return found
 
 
 def standardised(images: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,9 @@
-"""Train the copy encoder on the real views and embed with it what the copy audit compares.
+"""Train the copy audit's networks on the real views and embed with them what it compares.
 
-It learns from all real views, those that the generator saw and held-out ones alike, except the excluded fold's. Its
-features of the labelled views, of the synthetic views, and of planted copies of the views that the generator saw are
-written as float32 (N, D), (M, D) and (kinds, copies, D). An interrupted training run is continued.
+They learn from all real views, those that the generator saw and held-out ones alike, except the excluded fold's. Their
+features of the labelled views and of crops of these, of the synthetic views, and of planted copies of the views that the
+generator saw are written as float32 (N, networks, crops, D), (M, networks, 1, D) and (kinds, copies, networks, 1, D). An
+interrupted training run is continued.
 
     python -m workflow_scripts.privacy.embed_copies --views views/labelled.npy --index views/labelled.csv \\
         --synthetic-views views/synthetic.npy --holdout diffusion/holdout.csv --output-copy-real embedding/copy_labelled.npy \\
@@ -40,7 +41,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Train, then embed."""
     import numpy as np
 
-    from workflow_scripts.privacy.copy_encoder import CopyTraining, copy_features
+    from workflow_scripts.privacy.copy_encoder import TRAININGS, copy_features
     from workflow_scripts.privacy.planted import planted_copies, planted_rows
     from workflow_scripts.runtime.run import CHECKPOINT, Run
     from workflow_scripts.synthesis.features import exact_float32
@@ -54,27 +55,35 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(f"{arguments.holdout} and the excluded fold leave no training views to plant copies of")
     run.start(run.identity(recipe, device=run.device.type))
 
-    # Training.
-    encoder = CopyTraining(store.pixels[training | held_out], recipe.encoder_steps, recipe.seed, run.device)
+    # Training, one network after the other.
+    learnt = store.select(training | held_out)
+    encoders = [
+        begin(learnt.pixels, learnt.patients, recipe.encoder_steps, recipe.seed, run.device)
+        for begin in TRAININGS.values()
+    ]
     checkpoint = run.work.load(CHECKPOINT)
     if checkpoint:
-        encoder.restore(checkpoint)
+        for encoder, state in zip(encoders, checkpoint["encoders"], strict=True):
+            encoder.restore(state)
     for step in run.steps(
-        recipe.encoder_steps,
-        encoder.state,
+        len(encoders) * recipe.encoder_steps,
+        lambda: {"encoders": [encoder.state() for encoder in encoders]},
         start=checkpoint["step"] if checkpoint else 0,
         seconds=SAVE_SECONDS,
-        label="copy encoder",
+        label="encoders",
     ):
-        encoder.step(step)
+        number, own_step = divmod(step, recipe.encoder_steps)
+        encoders[number].step(own_step)
 
     # Features.
+    def features(views: np.ndarray, crops: bool = False) -> np.ndarray:
+        return np.stack([copy_features(encoder.network, views, run.device, crops) for encoder in encoders], axis=1)
+
     known = store.pixels[training]
     copies = planted_copies(known[planted_rows(len(known), recipe.seed)], recipe.shift, recipe.seed)
-    planted = [copy_features(encoder.network, copy, run.device) for copy in copies.values()]
-    write_npy(copy_features(encoder.network, store.pixels, run.device), arguments.output_copy_real)
-    write_npy(copy_features(encoder.network, synthetic, run.device), arguments.output_copy_synthetic)
-    write_npy(np.stack(planted), arguments.output_copy_planted)
+    write_npy(features(store.pixels, crops=True), arguments.output_copy_real)
+    write_npy(features(synthetic), arguments.output_copy_synthetic)
+    write_npy(np.stack([features(copy) for copy in copies.values()]), arguments.output_copy_planted)
     run.work.close()
 
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
     from workflow_scripts.diffusion.process import GaussianProcess
+    from workflow_scripts.privacy.copies import Views
+
+# The detector of copies that stands beside the pixels here.
+EMBEDDING = "embedding"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,9 +78,9 @@ def main(arguments: argparse.Namespace) -> None:
     def compared() -> Measure:
         features = features_of(store.pixels)
         judge = Judge(
-            Views(known.pixels, features[training], known.patients),
-            Views(unseen.pixels, features[held_out], unseen.patients),
-            Detector(arguments.metric_k, arguments.shift, arguments.false_alarms),
+            embedded(known.pixels, features[training], known.patients),
+            embedded(unseen.pixels, features[held_out], unseen.patients),
+            Measures(arguments.metric_k, arguments.shift, arguments.false_alarms),
         )
         as_many = np.sort(np.random.default_rng(recipe.seed).permutation(len(known))[: len(unseen)])
         denoised = {"held_out_loss": unseen.pixels, "training_loss": known.pixels[as_many]}
@@ -95,15 +99,7 @@ def main(arguments: argparse.Namespace) -> None:
     run.work.close()
 
 
-class Views(NamedTuple):
-    """Real views: pixels uint8 (N, S, S), features (N, D) and patient ids (N,)."""
-
-    pixels: np.ndarray
-    features: np.ndarray
-    patients: np.ndarray
-
-
-class Detector(NamedTuple):
+class Measures(NamedTuple):
     """How likeness and copies are measured: neighbour of precision and recall, largest shift in pixels, and share of
     held-out views that may be flagged."""
 
@@ -112,42 +108,39 @@ class Detector(NamedTuple):
     false_alarms: float
 
 
+def embedded(pixels: np.ndarray, features: np.ndarray, *patients: np.ndarray) -> Views:
+    """Views uint8 (N, S, S), with features (N, D), and of patients (N,) where these matter, as the detectors take them."""
+    from workflow_scripts.privacy.copies import Views
+
+    return Views(pixels, {EMBEDDING: features[:, None]}, *patients)
+
+
 class Judge:
-    """Training views and held-out views, ready to judge any number of synthetic sets."""
+    """Training views and held-out views, with the embedding's features, ready to judge any number of synthetic sets."""
 
-    def __init__(self, known: Views, unseen: Views, detector: Detector) -> None:
-        from workflow_scripts.privacy import copies as privacy
+    def __init__(self, known: Views, unseen: Views, measures: Measures) -> None:
+        from workflow_scripts.privacy.copies import Detectors
 
-        self.known, self.reference, self.detector = known, unseen.features, detector
-        shift = detector.shift
-        found = privacy.closeness(unseen.pixels, unseen.features, known.pixels, known.features, shift)
-        usable = privacy.really_unseen(found.correlation[:, 0], unseen.patients)
-        self.held_patients = unseen.patients[usable]
-        if len(set(self.held_patients)) < 2:
-            raise UserError("held-out pictures that are also training views leave fewer than 2 held-out patients")
-        within = privacy.closeness_within(*known, shift)
-        self.scale = privacy.scale_of(within.evidence())
-        self.held_scores = self.scale.score(found.evidence()[usable])[0]
-        self.threshold = privacy.threshold_of(self.held_scores, detector.false_alarms)
+        self.reference, self.metric_k = unseen.features[EMBEDDING][:, 0], measures.metric_k
+        self.detectors = Detectors(known, measures.shift)
+        self.calibration = self.detectors.calibrated(unseen, measures.false_alarms)
 
     def measure(self, images: np.ndarray, features: np.ndarray) -> dict[str, float]:
         """Likeness and copying of synthetic images, uint8 (N, S, S), with features (N, D)."""
         import numpy as np
 
-        from workflow_scripts.privacy import copies as privacy
+        from workflow_scripts.privacy.copies import summarise
         from workflow_scripts.synthesis.metrics import Generated
 
-        known, detector = self.known, self.detector
-        values = Generated(features, detector.metric_k).against(self.reference)
-        found = privacy.closeness(images, features, known.pixels, known.features, detector.shift)
-        copies = self.scale.score(found.evidence())[0] > self.threshold
-        everything = np.ones(len(images), dtype=bool)
-        summary = privacy.summarise(copies, everything, self.held_scores, self.held_patients, detector.false_alarms, 0)
+        values = Generated(features, self.metric_k).against(self.reference)
+        scores = self.detectors.scores(embedded(images, features))
+        flags, everything = scores > self.calibration.threshold, np.ones(len(images), dtype=bool)
+        summary = summarise(self.detectors, self.calibration, flags, everything, 0)
         excess = summary["excess"]["unfiltered"]
         return {
             **{name: values[name] for name in ("fid", "precision", "recall")},
-            "copies": float(copies.mean()), "control": summary["control"]["share"], "excess": excess["share"],
-            "excess_low": excess["low"], "excess_high": excess["high"],
+            "copies": summary["flagged"]["unfiltered"]["share"], "control": summary["control"]["share"],
+            "excess": excess["share"], "excess_low": excess["low"], "excess_high": excess["high"],
         }  # fmt: skip
 
 

@@ -7,8 +7,8 @@ same bytes. Nothing of real views is in it. A set that could not be audited, sin
 unless --without-audit is given; then card and metadata say so.
 
     python -m workflow_scripts.privacy.pack_release --views views/synthetic.npy --filter synthesis/filter.csv \\
-        --privacy synthesis/privacy.csv --summary synthesis/privacy.json --metrics synthesis/metrics.csv --organ testicle \\
-        --output-archive release/synthetic.zip
+        --privacy synthesis/privacy.csv --text checks/text_synthetic.csv --summary synthesis/privacy.json \\
+        --metrics synthesis/metrics.csv --organ testicle --output-archive release/synthetic.zip
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import csv
 import hashlib
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from workflow_scripts.core.log import progress, say
 from workflow_scripts.core.store import check_rows, open_pixels
 from workflow_scripts.privacy.card import dataset_card
 from workflow_scripts.privacy.croissant import croissant
-from workflow_scripts.privacy.readings import read_readings, releasable
+from workflow_scripts.privacy.readings import file_name, read_readings, releasable, without_text
 from workflow_scripts.privacy.summary import read_summary
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import add_settings, run, settings, stage_parser
@@ -37,17 +37,15 @@ from workflow_scripts.study.config.release import ReleaseCard
 if TYPE_CHECKING:
     import numpy as np
 
-    from workflow_scripts.data.text import Text
-
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can state
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = stage_parser(__doc__)
-    add_inputs(parser, "views filter privacy summary metrics readings? key?")
-    add_outputs(parser, "archive text? figure?")
-    add_parameters(parser, "organ origin on_text")
+    add_inputs(parser, "views filter privacy text summary metrics readings? key?")
+    add_outputs(parser, "archive")
+    add_parameters(parser, "organ origin")
     add_settings(parser, ReleaseCard)
     return parser
 
@@ -71,23 +69,22 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError("--readings and --key belong together: give both or neither")
     reading = read_readings(arguments.readings, arguments.key) if arguments.readings else None
     original = releasable(filtered, audited)
-    fit = [number for number in original if reading is None or number not in reading.unfit]
-    texts = find_text(arguments, views, fit)
-    released = [number for number in fit if number not in texts]
+    legible = without_text(original, arguments.text)
+    released = [number for number in legible if reading is None or number not in reading.unfit]
     kept = sum(row["inside"] == "1" for row in filtered)
     counts = {
         "generated": len(views),
         "filtered": kept,
         "copies": kept - len(original),
-        "unfit": len(original) - len(fit),
-        "text": len(texts),
+        "text": len(original) - len(legible),
+        "unfit": len(legible) - len(released),
         "released": len(released),
     }
     if not released:
         raise UserError(
             f"nothing is left to release: of {len(views)} synthetic views the filter keeps {counts['filtered']}, and"
-            f" the copy audit flags {counts['copies']} of those, a clinician called {counts['unfit']} not fit to be shared, and"
-            f" {counts['text']} others hold text. Generate more views or train the generator for fewer steps"
+            f" the copy audit flags {counts['copies']} of those, {counts['text']} others hold text, and a clinician called"
+            f" {counts['unfit']} not fit to be shared. Generate more views or train the generator for fewer steps"
         )
     card = dataset_card(
         title=release.title,
@@ -125,34 +122,13 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def find_text(arguments: argparse.Namespace, views: np.ndarray, numbers: Sequence[int]) -> dict[int, list[Text]]:
-    """The text in the views (N, side, side) of these `numbers`, listed and drawn too, by number.
-
-    A generator draws what it has seen often, a scanner's marks among them. Raises `UserError` with on_text `fail`.
-    """
-    from workflow_scripts.data.text import TextReader, listing, write_findings
-
-    reader = TextReader(views.shape[1])
-    found = progress(
-        reader.read_all((views[number] for number in numbers), arguments.threads), "read", "view", total=len(numbers)
-    )
-    texts = {number: words for number, words in zip(numbers, found, strict=True) if words}
-    named = {_name(number): words for number, words in texts.items()}
-    if texts and arguments.on_text == "fail":
-        raise UserError(f"{listing(named)}\nnothing is released; data.on_text: report or blank leaves these views out")
-    if texts:
-        say(f"{listing(named)}\nthey are left out")
-    write_findings(named, views, list(texts), arguments)
-    return texts
-
-
 def metadata(released: list[int], organ: str, origin: str) -> bytes:
     """The table of the released views, CSV."""
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["file_name", "organ", "index", "origin"])
     for number in released:
-        writer.writerow([_name(number), organ, number, origin or "generated"])
+        writer.writerow([file_name(number), organ, number, origin or "generated"])
     return table.getvalue().encode()
 
 
@@ -164,11 +140,7 @@ def members(views: np.ndarray, released: list[int], texts: dict[str, bytes]) -> 
     for number in released:
         image = io.BytesIO()
         Image.fromarray(views[number]).save(image, format="PNG", compress_level=6)
-        yield f"train/{_name(number)}", image.getvalue()
-
-
-def _name(number: int) -> str:
-    return f"synthetic_{number:06d}.png"
+        yield f"train/{file_name(number)}", image.getvalue()
 
 
 def pack(files: Iterator[tuple[str, bytes]], path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from workflow_scripts.privacy.copies import Scale, closeness
+from workflow_scripts.privacy.copies import Detectors, Views
 
 COPIES = 64
 
@@ -37,6 +38,7 @@ def planted_copies(views: np.ndarray, shift: int, seed: int) -> dict[str, np.nda
         return stored(np.stack([map_coordinates(value, places, order=1, mode="nearest") for value in values]))
 
     turn, zoom, fine = np.deg2rad(8), 0.8, size / 64
+    corner = (1 - zoom) * size / 2
     warp = gaussian_filter(generator.standard_normal((2, size, size)), 6 * fine, axes=(1, 2))
     warp *= 1.5 * fine / np.abs(warp).max()
     speckle = gaussian_filter(generator.standard_normal(values.shape), 0.7 * fine, axes=(1, 2))
@@ -56,30 +58,19 @@ def planted_copies(views: np.ndarray, shift: int, seed: int) -> dict[str, np.nda
             rows * np.cos(turn) - columns * np.sin(turn), rows * np.sin(turn) + columns * np.cos(turn)
         ),
         "cropped to 80 %": resampled(rows * zoom, columns * zoom),
+        "corner of 80 %": resampled(rows * zoom - corner, columns * zoom - corner),
     }
 
 
 def power(
-    copies: dict[str, np.ndarray],
-    features: np.ndarray,
-    training_views: np.ndarray,
-    training_features: np.ndarray,
-    scale: Scale,
-    threshold: float,
-    shift: int,
+    copies: Mapping[str, np.ndarray], features: Mapping[str, np.ndarray], detectors: Detectors, threshold: float
 ) -> list[dict[str, Any]]:
-    """Shares of planted copies that are flagged, one row per kind: kind, copies, found, by_pixels, by_encoder, missed.
+    """Shares of planted copies that are flagged, one row per kind: kind, and what `Detectors.shares` counts.
 
-    `copies` (`planted_copies`) of each kind have `features` (kinds, N, D) of the copy encoder.
+    `copies` (`planted_copies`) of each kind have `features`, by network (kinds, N, crops, D).
     """
     rows = []
-    for (kind, views), own in zip(copies.items(), features, strict=True):
-        evidence = closeness(views, own, training_views, training_features, shift).evidence()
-        flagged = (evidence - scale.centre) / scale.unit > threshold
-        found = flagged.any(axis=1)
-        rows.append({
-            "kind": kind, "copies": len(views), "found": float(found.mean()),
-            "by_pixels": float(flagged[:, :2].any(axis=1).mean()),
-            "by_encoder": float(flagged[:, 2:].any(axis=1).mean()), "missed": int((~found).sum()),
-        })  # fmt: skip
+    for number, (kind, pixels) in enumerate(copies.items()):
+        views = Views(pixels, {name: values[number] for name, values in features.items()})
+        rows.append({"kind": kind, **detectors.shares(detectors.scores(views) > threshold)})
     return rows

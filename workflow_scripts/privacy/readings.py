@@ -53,10 +53,21 @@ def _share(found: int, count: int) -> str:
     return f"{found} of {count}, {100 * found / count:.0f} % (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
 
 
+def file_name(number: int) -> str:
+    """The name of a generated view in the released set."""
+    return f"synthetic_{number:06d}.png"
+
+
 def releasable(filtered: Iterable[Mapping[str, str]], audited: Iterable[Mapping[str, str]]) -> list[int]:
     """Numbers of the views that the filter keeps and the copy audit does not flag, from the rows of both tables."""
     rows = zip(filtered, audited, strict=True)
     return [number for number, (kept, copy) in enumerate(rows) if kept["inside"] == "1" and copy["copy"] != "1"]
+
+
+def without_text(numbers: Iterable[int], text: Path) -> list[int]:
+    """Those of the numbers in whose views OCR found none, by the table `text`."""
+    found = {row["view_id"] for row in read_rows(text)}
+    return [number for number in numbers if file_name(number) not in found]
 
 
 def draw_views(generated: Sequence[int], patients: np.ndarray, views: int, seed: int) -> tuple[list[int], list[int]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from workflow_scripts.core.tables import Table, counted
-from workflow_scripts.privacy.copies import cross_fitted_alarms, threshold_of
+from workflow_scripts.privacy.copies import cross_fitted_thresholds, threshold_of
 from workflow_scripts.privacy.membership import DRAWS, FALSE_ALARMS, WEIGHT_ATTACKS, patient_means
 
 # Stands for 0 where a distribution has a parameter or a share a divisor of 0.
@@ -22,7 +22,7 @@ WITH_WEIGHTS = "Inference by someone who has the generator's weights, which are 
 QUESTIONS = {
     "singling_out": (
         "Singling out: does a generated view show one training patient's view?",
-        "Compare each generated view with all training views, in pixels and by a network.",
+        "Compare each generated view with all training views, in pixels and by two networks, and with crops of them.",
     ),
     "linkability": (
         "Linkability: do two views of one patient lead to the same generated view?",
@@ -94,7 +94,7 @@ def recognised(
     training, others = -patient_means(*training_views), -patient_means(*unseen_views)
     return (
         training > threshold_of(others, FALSE_ALARMS[0]),
-        cross_fitted_alarms(others, np.arange(len(others)), FALSE_ALARMS[0]),
+        others > cross_fitted_thresholds(others, np.arange(len(others)), FALSE_ALARMS[0]),
     )
 
 

@@ -237,7 +237,7 @@ def warnings(
     if not all(summary["rate_certified"] for summary in audited):
         fewest = min(summary["held_out_views"] for summary in audited)
         yield f"The copy audit's false-alarm rate cannot be certified: it rests on {fewest} views of held-out patients."
-    missed = {row["kind"]: row["found"] for summary in audited for row in summary["planted"] if row["found"] < BLIND}
+    missed = {row["kind"]: row["share"] for summary in audited for row in summary["planted"] if row["share"] < BLIND}
     if missed:
         kinds = ", ".join(f"{kind} ({percent(found)} found)" for kind, found in missed.items())
         yield f"The copy audit misses most planted copies of these kinds: {kinds}."

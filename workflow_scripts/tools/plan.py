@@ -49,7 +49,8 @@ THROUGHPUTS = Path(__file__).with_name("throughputs.json")
 MEASURED = 1.25
 NOISE_LEVELS = 8  # at which measure_denoising denoises (diffusion.snapshots.LEVELS, which needs torch)
 SECMI_PASSES = 12  # of SecMI, once a view (diffusion.snapshots.STEPS_THERE and two more)
-COPY_BATCH = 64  # views per step of the copy encoder (privacy.copy_encoder.BATCH, which needs torch)
+COPY_BATCH = 64  # views per step of the copy audit's networks (privacy.copy_encoder.BATCH, which needs torch)
+COPY_CROPS = 24  # pictures of each real view that they embed (privacy.copy_encoder.CROPS, and the whole view)
 TRAINING_PASSES = 3  # forward, and twice that backward
 SECONDS_PER_START = 30.0  # Snakemake, Python and torch, on a network file system
 
@@ -63,7 +64,7 @@ class Networks:
     unet: float
     unet_parameters: int
     embedding: float
-    copy_encoder: float
+    copy_encoders: float
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def stages(config: Mapping[str, Any], views: Mapping[str, int], networks: Networ
     works.append(Work("embed", {f"{cohort}embed": embedded for cohort in everywhere}, 0.0))
     # Two views of each image of a batch, and of each embedded view also its mirror image.
     learnt = config["manifold"]["privacy"]["encoder_steps"] * min(COPY_BATCH, labelled) * TRAINING_PASSES
-    copies = 2 * (learnt + labelled + synthesis["images"]) * networks.copy_encoder
+    copies = 2 * (learnt + COPY_CROPS * labelled + synthesis["images"]) * networks.copy_encoders
     works.append(Work("embed_copies", {f"{cohort}embed": copies for cohort in everywhere}, 0.0))
 
     tuned = [name for name, experiment in experiments(config).items() if experiment.is_trained]
@@ -386,7 +387,7 @@ def networks(config: Mapping[str, Any]) -> Networks:
 
     from workflow_scripts.diffusion.unet import build_unet
     from workflow_scripts.networks.backbone import create_backbone
-    from workflow_scripts.privacy.copy_encoder import CopyEncoder
+    from workflow_scripts.privacy.copy_encoder import TRAININGS
 
     size = config["data"]["size"]
     backbone = create_backbone(config["model"]["backbone"], side=size).to("meta")
@@ -396,8 +397,11 @@ def networks(config: Mapping[str, Any]) -> Networks:
     one_pass = _operations(backbone, view.expand(-1, 3, -1, -1))
     # Inception at its own 299 x 299 (a published count), or the study's encoder.
     embedding = 0.0115 if config["embedding"]["network"] == "inception" else one_pass
-    side = min(CopyEncoder.side, size)
-    copies = _operations(CopyEncoder().to("meta"), torch.zeros(1, 1, side, side, device="meta"))
+    copies = sum(
+        _operations(training.encoder().to("meta"), torch.zeros(1, 1, side, side, device="meta"))
+        for training in TRAININGS.values()
+        for side in [min(training.encoder.side, size)]
+    )
     return Networks(
         one_pass, _parameters(backbone), _operations(unet, view, step), _parameters(unet), embedding, copies
     )

@@ -17,7 +17,7 @@ from workflow_scripts.diffusion.process import GaussianProcess, schedule_betas
 from workflow_scripts.diffusion.snapshots import denoising_loss
 from workflow_scripts.diffusion.unet import build_unet
 from workflow_scripts.privacy import draw_selection, monitor_diffusion, select_checkpoint
-from workflow_scripts.privacy.monitor_diffusion import Detector, Judge, Views
+from workflow_scripts.privacy.monitor_diffusion import Judge, Measures, embedded
 from workflow_scripts.privacy.selection import choose, read_measures
 from workflow_scripts.runtime import run as run_module
 from workflow_scripts.runtime.cli import run
@@ -74,8 +74,8 @@ def test_copies_are_seen_and_new_images_are_not() -> None:
     views, patients = study_of(60, 16)
     held_out = np.arange(len(views)) < 40
     features = views.reshape(len(views), -1).astype(np.float32)
-    known, unseen = (Views(views[rows], features[rows], patients[rows]) for rows in (~held_out, held_out))
-    judge = Judge(known, unseen, Detector(3, 1, 0.05))
+    known, unseen = (embedded(views[rows], features[rows], patients[rows]) for rows in (~held_out, held_out))
+    judge = Judge(known, unseen, Measures(3, 1, 0.05))
 
     def measured(images: np.ndarray) -> dict[str, float]:
         return judge.measure(images, images.reshape(len(images), -1).astype(np.float32))

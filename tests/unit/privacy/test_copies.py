@@ -37,6 +37,25 @@ def features(views: np.ndarray) -> np.ndarray:
     return (small @ np.random.default_rng(1).standard_normal((small.shape[1], 32))).astype(np.float32)
 
 
+def encoded(views: np.ndarray) -> np.ndarray:
+    """Stand-ins for the features of the audit's networks, of whole views only (N, networks, 1, 32)."""
+    own = features(views)
+    return np.stack([own, own[:, ::-1] * np.linspace(0.5, 1, 32, dtype="f4")], axis=1)[:, :, None]
+
+
+def seen(views: np.ndarray, *patients: np.ndarray) -> privacy.Views:
+    """Views as the detectors take them."""
+    found = encoded(views)
+    return privacy.Views(views, {name: found[:, number] for number, name in enumerate(privacy.ENCODERS)}, *patients)
+
+
+def planted_features(copies: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same of planted copies, by network (kinds, N, 1, 32)."""
+    found = [seen(pixels).features for pixels in copies.values()]
+    return {name: np.stack([one[name] for one in found]) for name in privacy.ENCODERS}
+
+
+PATIENTS = np.arange(TRAINING) // 2
 TRAINED, UNSEEN, OTHERS = textured(1, TRAINING // 2), textured(2, HELD_OUT // 2), textured(3, FRESH // 2)
 
 
@@ -46,55 +65,78 @@ def few_copies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def detector() -> tuple[privacy.Scale, float]:
-    scale = privacy.scale_of(
-        privacy.closeness_within(TRAINED, features(TRAINED), np.arange(TRAINING) // 2, 4).evidence()
-    )
-    null = privacy.closeness(UNSEEN, features(UNSEEN), TRAINED, features(TRAINED), 4)
-    return scale, privacy.threshold_of(scale.score(null.evidence())[0], 0.01)
+def audit() -> tuple[privacy.Detectors, privacy.Calibration]:
+    detectors = privacy.Detectors(seen(TRAINED, PATIENTS), 4)
+    return detectors, detectors.calibrated(seen(UNSEEN, np.arange(HELD_OUT) // 2), 0.01)
+
+
+Audit = tuple[privacy.Detectors, privacy.Calibration]
 
 
 @pytest.mark.parametrize("name", ["exact", "mirrored", "noise 5 %", "noise 15 %", "shifted", "gamma 0.7", "blurred"])
-def test_planted_copies_are_flagged_and_traced(detector: tuple[privacy.Scale, float], name: str) -> None:
-    scale, threshold = detector
-    copies = planted.planted_copies(TRAINED, 4, seed=0)[name]
-    found = privacy.closeness(copies, features(copies), TRAINED, features(TRAINED), 4)
-    scores, strongest = scale.score(found.evidence())
-    assert (scores > threshold).mean() >= 0.9
-    assert (found.nearest_rows(strongest) == np.arange(TRAINING))[scores > threshold].mean() >= 0.9
+def test_planted_copies_are_flagged_and_traced(audit: Audit, name: str) -> None:
+    detectors, calibration = audit
+    found = detectors.closeness(seen(planted.planted_copies(TRAINED, 4, seed=0)[name]))
+    scores = detectors.scale.score(found.evidence)
+    flagged = scores.max(axis=1) > calibration.threshold
+    assert flagged.mean() >= 0.9
+    nearest = found.rows[np.arange(TRAINING), scores.argmax(axis=1)]
+    assert (nearest == np.arange(TRAINING))[flagged].mean() >= 0.9
 
 
-def test_other_patients_pass(detector: tuple[privacy.Scale, float]) -> None:
-    scale, threshold = detector
-    found = privacy.closeness(OTHERS, features(OTHERS), TRAINED, features(TRAINED), 4)
-    assert (scale.score(found.evidence())[0] > threshold).mean() <= 0.1
+def test_other_patients_pass(audit: Audit) -> None:
+    detectors, calibration = audit
+    assert (detectors.scores(seen(OTHERS)).max(axis=1) > calibration.threshold).mean() <= 0.1
 
 
-def test_power_tells_kinds_and_misses(detector: tuple[privacy.Scale, float]) -> None:
+def test_power_tells_kinds_and_detectors(audit: Audit) -> None:
+    detectors, calibration = audit
     copies = planted.planted_copies(TRAINED[:20], 4, seed=0)
-    own = np.stack([features(copy) for copy in copies.values()])
-    rows = planted.power(copies, own, TRAINED, features(TRAINED), *detector, 4)
-    found = {row["kind"]: row["found"] for row in rows}
+    rows = planted.power(copies, planted_features(copies), detectors, calibration.threshold)
+    found = {row["kind"]: row["share"] for row in rows}
     assert found["exact"] == found["mirrored"] == 1
-    assert len(found) == 11
+    assert len(found) == 12
     for row in rows:
-        assert row["found"] >= max(row["by_pixels"], row["by_encoder"])
-        assert row["missed"] == round(20 * (1 - row["found"]))
-    blind = planted.power(copies, own, TRAINED, features(TRAINED), detector[0], np.inf, 4)
-    assert {row["missed"] for row in blind} == {20}
+        assert list(row["by"]) == ["pixels", "copy encoder", "patient encoder"]
+        assert max(row["by"].values()) <= row["share"] <= sum(row["by"].values())
+        assert row["copies"] == round(20 * row["share"])
+    blind = planted.power(copies, planted_features(copies), detectors, np.inf)
+    assert {row["copies"] for row in blind} == {0}
+
+
+def test_each_detector_is_judged_by_one_threshold_that_other_patients_set(audit: Audit) -> None:
+    detectors, calibration = audit
+    control = detectors.shares(calibration.control)
+    assert control["views"] == HELD_OUT
+    assert control["share"] <= 0.1
+    top = calibration.scores.max(axis=1)
+    assert calibration.threshold == top.max()  # 1 % of 30 views is none
+    # Only the patient who set the threshold lies above that of the others.
+    first = calibration.patients == calibration.patients[top.argmax()]
+    assert calibration.alarms.tolist() == (first & (top > top[~first].max())).tolist()
 
 
 def test_the_scale_looks_at_other_patients_only() -> None:
-    patients = np.arange(TRAINING) // 2
-    views = np.repeat(TRAINED[::2], 2, axis=0)  # a patient's two views are the same picture
-    found = privacy.closeness_within(views, features(views), patients, 4)
-    for rows in (found.by_correlation, found.by_feature):
-        assert rows.shape == (TRAINING, privacy.NEIGHBOURS)
-        assert (patients[rows] != patients[:, None]).all()
+    views = seen(np.repeat(TRAINED[::2], 2, axis=0), PATIENTS)  # a patient's two views are the same picture
+    found = privacy.closeness_within(views, 4)
+    assert (PATIENTS[found.rows] != PATIENTS[:, None]).all()
     assert found.correlation.max() < 0.9
-    assert (np.diff(found.distance, axis=1) >= 0).all()
+    # As if each patient's views were compared with a set that lacks her.
+    for patient in (0, 7):
+        own = patient == PATIENTS
+        alone = privacy.closeness(views.select(own), views.select(~own), 4)
+        np.testing.assert_allclose(found.evidence[own], alone.evidence, rtol=1e-5)
     with pytest.raises(UserError, match="one patient"):
-        privacy.closeness_within(views, features(views), np.zeros(TRAINING), 4)
+        privacy.closeness_within(seen(TRAINED, np.zeros(TRAINING)), 4)
+
+
+def test_a_view_is_as_near_as_its_nearest_crop() -> None:
+    random = np.random.default_rng(0)
+    points, reference = random.normal(size=(7, 5)).astype("f4"), random.normal(size=(9, 4, 5)).astype("f4")
+    distance, rows = privacy.nearest_crops(points, reference, 6)
+    slow = np.linalg.norm(points[:, None, None].astype(float) - reference, axis=3).min(axis=2)
+    np.testing.assert_array_equal(rows, np.argsort(slow, axis=1)[:, :6])
+    np.testing.assert_allclose(distance, np.sort(slow, axis=1)[:, :6])
 
 
 def test_correlation_equals_a_slow_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +183,7 @@ def test_bound_of_false_alarms_holds() -> None:
 
 def test_the_control_is_cross_fitted() -> None:
     scores, patients = np.array([9.0, 8.0, 1.0, 2.0, 3.0]), np.array(["a", "a", "b", "b", "c"])
-    assert privacy.cross_fitted_alarms(scores, patients, 0.01).tolist() == [True, True, False, False, False]
+    assert privacy.cross_fitted_thresholds(scores, patients, 0.01).tolist() == [3, 3, 9, 9, 9]
 
 
 def test_duplicates_under_another_patient_do_not_calibrate() -> None:
@@ -162,7 +204,9 @@ def write_study(folder: Path, generated: np.ndarray, unseen: np.ndarray = UNSEEN
         folder / "holdout.csv", index=False
     )
     chosen = TRAINED[planted.planted_rows(TRAINING, 0)]
-    np.save(folder / "planted.npy", np.stack([features(c) for c in planted.planted_copies(chosen, 4, 0).values()]))
+    np.save(folder / "planted.npy", np.stack([encoded(c) for c in planted.planted_copies(chosen, 4, 0).values()]))
+    np.save(folder / "copy_real.npy", encoded(real))
+    np.save(folder / "copy_synthetic.npy", encoded(generated))
     errors = np.random.default_rng(4).normal(0.1, 0.01, len(views))
     denoising = {"view_id": views, "patient_id": patients, "held_out": 0, "error": errors, "secmi": errors[::-1]}
     pd.DataFrame(denoising)[::-1].to_csv(folder / "denoising.csv", index=False)
@@ -178,7 +222,7 @@ def run_audit(folder: Path, *more: str) -> tuple[pd.DataFrame, dict]:
         "--synthetic", f"{folder}/synthetic.npy", "--synthetic-views", f"{folder}/synthetic_views.npy",
         "--denoising", f"{folder}/denoising.csv", "--filter", f"{folder}/filter.csv",
         "--holdout", f"{folder}/holdout.csv", "--shift", "4",
-        "--copy-real", f"{folder}/real.npy", "--copy-synthetic", f"{folder}/synthetic.npy",
+        "--copy-real", f"{folder}/copy_real.npy", "--copy-synthetic", f"{folder}/copy_synthetic.npy",
         "--copy-planted", f"{folder}/planted.npy", "--output-page", f"{folder}/privacy.html",
         "--output-privacy", f"{folder}/privacy.csv", "--output-summary", f"{folder}/privacy.json", *more,
     ]))  # fmt: skip
@@ -189,14 +233,16 @@ def test_stage_tells_copies_from_fresh_views(tmp_path: Path) -> None:
     copies = planted.planted_copies(TRAINED[:20], 4, seed=5)["noise 5 %"]
     write_study(tmp_path, np.concatenate([OTHERS, copies]))
     table, summary = run_audit(tmp_path, "--origin", "PHANTOM")
-    columns = "index nearest_view feature_distance correlation similarity score copy authentic"
+    columns = "index nearest_view feature_distance correlation detector score copy authentic"
     assert list(table.columns) == columns.split()
     # A copy lies nearer to its original than the original's nearest neighbour does.
     assert table["authentic"][FRESH:].mean() < 0.1
     assert summary["authentic"]["unfiltered"] == pytest.approx(table["authentic"].mean())
     assert 0.2 < summary["authentic"]["held_out"] <= 1
     page = (tmp_path / "privacy.html").read_text()
-    assert all(text in page for text in ("rotated 8°", "missed", "PHANTOM", "attack by", "Do not share what"))
+    assert all(
+        text in page for text in ("rotated 8°", "by patient encoder", "PHANTOM", "attack by", "Do not share what")
+    )
     # 20 copies, of which the filter keeps every view but each fourth: 15 of 45.
     found = summary["risks"]
     assert found["singling_out"]["attack"] == {
@@ -209,11 +255,12 @@ def test_stage_tells_copies_from_fresh_views(tmp_path: Path) -> None:
     assert table["copy"][FRESH:].mean() >= 0.9
     assert table["copy"][:FRESH].mean() <= 0.1
     assert table["nearest_view"][FRESH] == "t00#0"
-    assert summary["flagged"]["unfiltered"] == {
-        "views": 60,
-        "copies": int(table["copy"].sum()),
-        "share": table["copy"].mean(),
-    }
+    flagged = summary["flagged"]["unfiltered"]
+    assert flagged["views"] == 60
+    assert flagged["copies"] == table["copy"].sum()
+    assert flagged["share"] == pytest.approx(table["copy"].mean())
+    assert set(flagged["by"]) == {"pixels", "copy encoder", "patient encoder"}
+    assert set(table["detector"]) <= set(flagged["by"])
     assert summary["flagged"]["filtered"]["views"] == 45
     assert summary["origin"] == "PHANTOM"
     assert summary["excess"]["unfiltered"]["low"] > 0.1
@@ -273,11 +320,11 @@ def test_stage_survives_a_duplicate_among_the_held_out(tmp_path: Path) -> None:
         (lambda f: np.save(f / "real.npy", np.zeros((90, 7), "f4")), r"7"),
         (
             lambda f: np.save(f / "planted.npy", np.load(f / "planted.npy")[1:]),
-            r"planted.npy.*of the shape \(11, .*embed",
+            r"planted.npy.*of 12 views or kinds have the shape \(12, .*embed",
         ),
         (
             lambda f: np.save(f / "planted.npy", np.load(f / "planted.npy") * np.nan),
-            r"planted.npy: .* are finite numbers",
+            r"planted.npy: features are finite numbers",
         ),
         (lambda f: np.save(f / "planted.npy", np.load(f / "planted.npy").astype(str)), r"planted.npy: .*are <U"),
         (lambda f: pd.read_csv(f / "denoising.csv")[:80].to_csv(f / "denoising.csv"), r"denoising.csv lacks 10 of"),
@@ -384,17 +431,10 @@ def test_planted_copies_of_real_ultrasound_are_found() -> None:
         np.random.default_rng(0).permutation(len(np.unique(patients)))[np.unique(patients, return_inverse=True)[1]] % 4
     )
     training, unseen, others = views[group < 2], views[group == 2], views[group == 3]
-    null = privacy.closeness(unseen, features(unseen), training, features(training), 2)
-    usable = privacy.really_unseen(null.correlation[:, 0], patients[group == 2])
-    scale = privacy.scale_of(privacy.closeness_within(training, features(training), patients[group < 2], 2).evidence())
-    threshold = privacy.threshold_of(scale.score(null.evidence()[usable])[0], 0.01)
+    detectors = privacy.Detectors(seen(training, patients[group < 2]), 2)
+    threshold = detectors.calibrated(seen(unseen, patients[group == 2]), 0.01).threshold
     copies = planted.planted_copies(training[planted.planted_rows(len(training), 0)], 2, seed=0)
-    own = np.stack([features(copy) for copy in copies.values()])
-    power = {
-        row["kind"]: row["found"]
-        for row in planted.power(copies, own, training, features(training), scale, threshold, 2)
-    }
+    power = {row["kind"]: row["share"] for row in planted.power(copies, planted_features(copies), detectors, threshold)}
     for name in ("exact", "mirrored", "noise 5 %", "shifted", "gamma 0.7", "blurred", "elastic"):
         assert power[name] >= 0.9, name
-    fresh = privacy.closeness(others, features(others), training, features(training), 2)
-    assert (scale.score(fresh.evidence())[0] > threshold).mean() <= 0.1
+    assert (detectors.scores(seen(others)).max(axis=1) > threshold).mean() <= 0.1

@@ -10,7 +10,14 @@ import torch
 from tests.textures import textures
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.privacy import embed_copies as stage
-from workflow_scripts.privacy.copy_encoder import CopyTraining, altered, copy_features, info_nce
+from workflow_scripts.privacy.copy_encoder import (
+    CopyTraining,
+    PatientTraining,
+    altered,
+    copy_features,
+    info_nce,
+    windows,
+)
 from workflow_scripts.privacy.planted import planted_copies
 from workflow_scripts.runtime import run as run_module
 from workflow_scripts.runtime.work import Clock, Interrupted
@@ -19,10 +26,15 @@ CPU = torch.device("cpu")
 
 
 def trained(views: np.ndarray, steps: int) -> torch.nn.Module:
-    training = CopyTraining(views, steps, 0, CPU)
+    training = CopyTraining(views, np.arange(len(views)), steps, 0, CPU)
     for step in range(steps):
         training.step(step)
     return training.network
+
+
+def whole(network: torch.nn.Module, views: np.ndarray) -> np.ndarray:
+    """Features (N, D) of whole views."""
+    return copy_features(network, views, CPU)[:, 0]
 
 
 def test_a_trained_encoder_finds_rotated_copies_better_than_a_fresh_one() -> None:
@@ -31,11 +43,11 @@ def test_a_trained_encoder_finds_rotated_copies_better_than_a_fresh_one() -> Non
     copies = planted_copies(views, 2, seed=0)["rotated 8°"]
 
     def right(network: torch.nn.Module) -> float:
-        similar = copy_features(network, copies, CPU) @ copy_features(network, views, CPU).T
+        similar = whole(network, copies) @ whole(network, views).T
         return float((similar.argmax(axis=1) == np.arange(24)).mean())
 
     def margin(network: torch.nn.Module) -> float:
-        similar = copy_features(network, copies, CPU) @ copy_features(network, views, CPU).T
+        similar = whole(network, copies) @ whole(network, views).T
         own = similar[np.arange(24), np.arange(24)].copy()
         np.fill_diagonal(similar, -1)
         return float((own - similar.max(axis=1)).mean())
@@ -48,17 +60,17 @@ def test_a_trained_encoder_finds_rotated_copies_better_than_a_fresh_one() -> Non
 def test_features_are_unit_vectors_that_ignore_mirroring_gain_and_batches() -> None:
     views = textures(6)
     network = trained(views, 2)
-    plain = copy_features(network, views, CPU)
+    plain = whole(network, views)
     np.testing.assert_allclose(np.linalg.norm(plain, axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(copy_features(network, views[:, :, ::-1], CPU), plain, atol=1e-4)
-    np.testing.assert_allclose(copy_features(network, views[2:3], CPU), plain[2:3], atol=1e-5)
+    np.testing.assert_allclose(whole(network, views[:, :, ::-1]), plain, atol=1e-4)
+    np.testing.assert_allclose(whole(network, views[2:3]), plain[2:3], atol=1e-5)
     dim = (views // 2).astype(np.uint8)
-    assert (copy_features(network, dim, CPU) * plain).sum(axis=1).min() > 0.99
+    assert (whole(network, dim) * plain).sum(axis=1).min() > 0.99
 
 
 def test_training_is_repeatable() -> None:
     views = textures(8)
-    first, second = (copy_features(trained(views, 3), views, CPU) for _ in range(2))
+    first, second = (whole(trained(views, 3), views) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
@@ -100,11 +112,42 @@ def run_stage(study: Path, names: str = "abc") -> list[np.ndarray]:
     return [np.load(file) for file in outputs]
 
 
+def test_a_crop_lies_nearest_to_the_same_crop_of_its_view() -> None:
+    views = textures(8)
+    network = trained(views, 2)
+    size = views.shape[1]
+    found = windows(size)
+    assert found[0] == (slice(0, size), slice(0, size))
+    known = copy_features(network, views, CPU, crops=True)
+    assert known.shape[:2] == (8, len(found))
+    np.testing.assert_array_equal(known[:, 0], whole(network, views))
+    rows, columns = found[-1]
+    assert (rows.stop, columns.stop) == (size, size)  # the lower right corner
+    # As a whole view of its own, magnified without smoothing, the corner is that crop but for the pixels' grid.
+    corner = views[:, rows, columns].repeat(4, axis=1).repeat(4, axis=2)
+    similar = np.einsum("nd,ncd->nc", copy_features(network, corner, CPU)[:, 0], known)
+    assert (similar.argmax(axis=1) == len(found) - 1).mean() >= 0.75
+
+
+def test_a_patients_pairs_are_her_own_views() -> None:
+    patients = np.array([f"p{i}" for i in (0, 1, 1, 2, 2, 2, 3)])
+    training = PatientTraining(textures(7), patients, 1, 0, CPU)
+    drawn = [training.pairs(torch.Generator().manual_seed(seed)) for seed in range(40)]
+    for first, second in drawn:
+        assert sorted(patients[first]) == ["p0", "p1", "p2", "p3"]
+        assert (patients[first] == patients[second]).all()
+    same = torch.stack([first == second for first, second in drawn])
+    assert 0.3 < same[:, [i for i in range(4)]].float().mean() < 0.8
+    with pytest.raises(UserError, match="at least 4 patients, there are 3"):
+        PatientTraining(textures(6), np.arange(6) // 2, 1, 0, CPU)
+
+
 def test_stage_embeds_all_views_and_copies_of_training_views(study: Path) -> None:
     real, synthetic, planted = run_stage(study)
-    assert [len(real), len(synthetic), len(planted)] == [12, 5, 11]
-    assert planted.shape[1] == 10  # of the ten training views
-    np.testing.assert_allclose(planted[0], real[:10], atol=1e-5)
+    assert [len(real), len(synthetic), len(planted)] == [12, 5, 12]
+    assert real.shape[1:] == (2, len(windows(32)), synthetic.shape[3])
+    assert planted.shape[1:4] == (10, 2, 1)  # of the ten training views, by both networks
+    np.testing.assert_allclose(planted[0], real[:10, :, :1], atol=1e-5)
 
 
 def test_an_interrupted_stage_goes_on(
@@ -121,7 +164,7 @@ def test_an_interrupted_stage_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "Clock", OverSoon)
-        with pytest.raises(Interrupted, match=r"step 2 of 4 \(copy encoder\)"):
+        with pytest.raises(Interrupted, match=r"step 2 of 8 \(encoders\)"):
             run_stage(study, "def")
     assert not (study / "d.npy").exists()
     for again, features in zip(run_stage(study, "def"), whole, strict=True):

@@ -13,7 +13,9 @@ import yaml
 from PIL import Image, ImageDraw, ImageFont
 
 from workflow_scripts.core.errors import UserError
-from workflow_scripts.core.files import read_rows
+from workflow_scripts.core.files import read_rows, write_rows
+from workflow_scripts.data.text import COLUMNS
+from workflow_scripts.privacy import find_text
 from workflow_scripts.privacy import pack_release as release
 from workflow_scripts.privacy.card import dataset_card, plain
 from workflow_scripts.privacy.copies import without_held_out
@@ -31,6 +33,7 @@ def study(tmp_path: Path) -> Path:
         "index": range(6), "nearest_view": [f"ID07_right#{i}" for i in range(6)], "feature_distance": 0.123456,
         "correlation": 0.5, "score": 1.0, "copy": COPY,
     }).to_csv(tmp_path / "privacy.csv", index=False)  # fmt: skip
+    write_rows([], COLUMNS, tmp_path / "text.csv")
     interval = {"value": 0.52, "low": 0.45, "high": 0.6}
     summary = {
         "possible": True,
@@ -50,8 +53,8 @@ def study(tmp_path: Path) -> Path:
 def run_release(study: Path, *more: str, output: str = "set.zip") -> zipfile.ZipFile:
     release.main(release.parser().parse_args([
         "--views", f"{study}/views.npy", "--filter", f"{study}/filter.csv", "--privacy", f"{study}/privacy.csv",
-        "--summary", f"{study}/privacy.json", "--metrics", f"{study}/metrics.csv", "--organ", "testicle",
-        "--output-archive", f"{study}/{output}", *more,
+        "--text", f"{study}/text.csv", "--summary", f"{study}/privacy.json", "--metrics", f"{study}/metrics.csv",
+        "--organ", "testicle", "--output-archive", f"{study}/{output}", *more,
     ]))  # fmt: skip
     return zipfile.ZipFile(study / output)
 
@@ -203,7 +206,12 @@ def test_views_with_text_are_left_out_or_nothing_is_released(study: Path) -> Non
         ImageDraw.Draw(picture).text((10, 40), "ROSSI", fill=255, font=ImageFont.load_default(size=14))
         views[number] = np.asarray(picture)
     np.save(study / "views.npy", views)
-    archive = run_release(study, "--output-text", f"{study}/text.csv", "--output-figure", f"{study}/text.png")
+    find_words = [
+        *("--views", f"{study}/views.npy", "--filter", f"{study}/filter.csv", "--privacy", f"{study}/privacy.csv"),
+        *("--output-text", f"{study}/text.csv", "--output-figure", f"{study}/text.png"),
+    ]
+    find_text.main(find_text.parser().parse_args(find_words))
+    archive = run_release(study)
     assert [name for name in archive.namelist() if name.endswith(".png")] == [
         "train/synthetic_000000.png", "train/synthetic_000005.png"
     ]  # fmt: skip
@@ -211,9 +219,10 @@ def test_views_with_text_are_left_out_or_nothing_is_released(study: Path) -> Non
     (row,) = read_rows(study / "text.csv")
     assert (row["view_id"], row["pattern"]) == ("synthetic_000003.png", "AAAAA")
     assert (study / "text.png").exists()
+    (study / "text.csv").unlink()
     with pytest.raises(UserError, match=r"1 view holds text.*\n.*synthetic_000003.png: AAAAA\nnothing is released"):
-        run_release(study, "--on-text", "fail", output="none.zip")
-    assert not (study / "none.zip").exists()
+        find_text.main(find_text.parser().parse_args([*find_words, "--on-text", "fail"]))
+    assert not (study / "text.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -230,18 +239,16 @@ def test_views_with_text_are_left_out_or_nothing_is_released(study: Path) -> Non
         (None, "top level"),
     ],
 )
-def test_a_damaged_summary_is_refused_before_anything_is_read(
-    study: Path, changes: dict[str, object] | None, message: str
-) -> None:
+def test_a_damaged_summary_is_refused(study: Path, changes: dict[str, object] | None, message: str) -> None:
     summary = json.loads((study / "privacy.json").read_text())
     (study / "privacy.json").write_text(json.dumps([] if changes is None else summary | changes))
     with pytest.raises(UserError, match=message):
-        run_release(study, "--output-text", f"{study}/text.csv", "--output-figure", f"{study}/text.png")
-    assert not list(study.glob("text.*"))
+        run_release(study)
+    assert not list(study.glob("*.zip"))
 
 
-def test_damaged_metrics_are_refused_before_anything_is_read(study: Path) -> None:
+def test_damaged_metrics_are_refused(study: Path) -> None:
     (study / "metrics.csv").write_text("set,metric,batch,value\nfiltered,fid,,1\nfiltered,kid,,word\n")
     with pytest.raises(UserError, match="metrics.csv, row 2: value 'word' is not a number"):
-        run_release(study, "--output-text", f"{study}/text.csv", "--output-figure", f"{study}/text.png")
-    assert not list(study.glob("text.*"))
+        run_release(study)
+    assert not list(study.glob("*.zip"))

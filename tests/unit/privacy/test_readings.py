@@ -13,13 +13,14 @@ import pytest
 from tests.chromium import Chromium, needs_chromium, until
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_rows, write_csv, write_npy, write_rows
+from workflow_scripts.data.text import COLUMNS
 from workflow_scripts.privacy import make_reading_page, pack_release
 from workflow_scripts.privacy.readings import NOBODY, READING_COLUMNS, Reading, blind_order, draw_views, read_readings
 
 AXE = Path(importlib.util.find_spec("axe_core_python").origin).with_name("axe.min.js")
 GENERATED = 12
-# Number 3 is outside the filter and 5 a copy: neither is ever on the page.
-OUTSIDE, COPY = 3, 5
+# Number 3 is outside the filter, 5 a copy and 6 has text in it: none is ever on the page. Nor is the text's real view.
+OUTSIDE, COPY, TEXT, REAL_TEXT = 3, 5, 6, "SECRET4#a"
 
 
 @pytest.fixture
@@ -35,6 +36,9 @@ def study(tmp_path: Path) -> Path:
     numbers = pd.DataFrame({"index": range(GENERATED)})
     write_csv(numbers.assign(inside=(numbers["index"] != OUTSIDE).astype(int)), tmp_path / "filter.csv")
     write_csv(numbers.assign(copy=(numbers["index"] == COPY).astype(int)), tmp_path / "privacy.csv")
+    for name, view in (("text", f"synthetic_{TEXT:06d}.png"), ("real_text", REAL_TEXT)):
+        row = dict(zip(COLUMNS, (view, 1, 1, 5, 20, "AAAA", 0.9), strict=True))
+        write_rows([row], COLUMNS, tmp_path / f"{name}.csv")
     interval = {"value": 0.5, "low": 0.4, "high": 0.6}
     summary = {
         "possible": True, "membership_auc": {"filtered": interval}, "generator": {"secmi": {"auc": interval}}, "may_say": "A",
@@ -49,7 +53,8 @@ def make_page(study: Path, *words: object) -> tuple[str, list[dict[str, str]]]:
     """The page's text and the rows of its key."""
     call(
         make_reading_page, "--synthetic-views", study / "synthetic.npy", "--filter", study / "filter.csv",
-        "--privacy", study / "privacy.csv", "--real-views", study / "labelled.npy", "--real-index", study / "labelled.csv",
+        "--privacy", study / "privacy.csv", "--text", study / "text.csv", "--real-views", study / "labelled.npy",
+        "--real-index", study / "labelled.csv", "--real-text", study / "real_text.csv",
         "--output-page", study / "reading.html", "--output-key", study / "key.csv", *words,
     )  # fmt: skip
     return (study / "reading.html").read_text(encoding="utf-8"), read_rows(study / "key.csv")
@@ -64,8 +69,8 @@ def pack(study: Path, *words: object) -> zipfile.ZipFile:
     """The released archive."""
     call(
         pack_release, "--views", study / "synthetic.npy", "--filter", study / "filter.csv", "--privacy",
-        study / "privacy.csv", "--summary", study / "privacy.json", "--metrics", study / "metrics.csv", "--organ", "testicle",
-        "--output-archive", study / "set.zip", *words,
+        study / "privacy.csv", "--text", study / "text.csv", "--summary", study / "privacy.json",
+        "--metrics", study / "metrics.csv", "--organ", "testicle", "--output-archive", study / "set.zip", *words,
     )  # fmt: skip
     return zipfile.ZipFile(study / "set.zip")
 
@@ -93,7 +98,8 @@ def test_the_page_shows_as_many_real_views_as_generated_ones_one_per_patient(stu
     page, key = make_page(study)
     generated, real = of(key, "generated"), of(key, "real")
     assert len(generated) == len(real) == 8  # patients
-    assert not {str(OUTSIDE), str(COPY)} & {row["name"] for row in generated}
+    assert not {str(OUTSIDE), str(COPY), str(TEXT)} & {row["name"] for row in generated}
+    assert all(REAL_TEXT not in {row["name"] for row in of(make_page(study, "--seed", i)[1], "real")} for i in range(5))
     index = pd.read_csv(study / "labelled.csv").set_index("view_id")["patient_id"]
     assert index[[row["name"] for row in real]].nunique() == 8
     assert [row["view"] for row in key] == [str(i) for i in range(1, 17)]
@@ -149,7 +155,7 @@ def test_unfit_views_stay_out_of_the_release_whose_cards_say_what_was_read(study
     unfit = [of(key, "generated")[i] for i in (0, 4)]
     answer(key, study / "readings.csv", tuple(row["view"] for row in unfit))
     archive = pack(study, "--readings", study / "readings.csv", "--key", study / "key.csv")
-    left = set(range(GENERATED)) - {OUTSIDE, COPY} - {int(row["name"]) for row in unfit}
+    left = set(range(GENERATED)) - {OUTSIDE, COPY, TEXT} - {int(row["name"]) for row in unfit}
     names = {f"train/synthetic_{number:06d}.png" for number in left}
     assert {name for name in archive.namelist() if name.endswith(".png")} == names
     card, croissant = archive.read("README.md").decode(), json.loads(archive.read("croissant.json"))
@@ -218,6 +224,11 @@ def test_damaged_and_unfinished_readings_are_refused(study: Path, change, messag
 def test_a_set_without_a_view_to_read_is_refused(study: Path):
     write_csv(pd.read_csv(study / "filter.csv").assign(inside=0), study / "filter.csv")
     with pytest.raises(UserError, match="no view is left to read: of 12 synthetic views the filter"):
+        make_page(study)
+    rows = [dict.fromkeys(COLUMNS, f"SECRET{i}#a") for i in range(16)]
+    write_rows(rows, COLUMNS, study / "real_text.csv")
+    write_csv(pd.read_csv(study / "filter.csv").assign(inside=1), study / "filter.csv")
+    with pytest.raises(UserError, match=r"no real view is left to read: OCR found text in every one \(.*real_text.csv"):
         make_page(study)
 
 

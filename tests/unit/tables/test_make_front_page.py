@@ -44,7 +44,7 @@ def privacy(copies: int, certified: bool) -> dict:
         "control": {"share": 0.025},
         "rate_certified": certified,
         "held_out_views": 28,
-        "planted": [{"kind": "exact", "found": 1.0}, {"kind": "cropped", "found": 0.03}],
+        "planted": [{"kind": "exact", "share": 1.0}, {"kind": "cropped", "share": 0.03}],
     }
 
 

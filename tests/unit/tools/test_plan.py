@@ -97,16 +97,17 @@ def test_the_profile_names_rules_and_gives_every_gpu_stage_a_gpu(config: dict):
     assert {rule for rule, asked in profile["set-resources"].items() if "gpu" in asked} == gpu_rules().keys()
 
 
-def test_the_copy_encoder_learns_from_pairs_and_embeds_views_and_mirror_images(config: dict):
+def test_the_copy_audits_networks_learn_from_pairs_and_embed_views_crops_and_mirror_images(config: dict):
     works = {work.rule: work for work in stages(config, {"labelled": 880}, NETWORKS)}
     steps = config["manifold"]["privacy"]["encoder_steps"]
-    assert works["embed_copies"].jobs == {"embed": pytest.approx(2 * (steps * 64 * 3 + 880 + 20_000) * 0.00001)}
+    assert works["embed_copies"].jobs == {"embed": pytest.approx(2 * (steps * 64 * 3 + 24 * 880 + 20_000) * 0.00001)}
 
 
 def test_constants_of_stages_that_need_torch_are_theirs():
     assert snapshots.LEVELS == plan.NOISE_LEVELS
     assert snapshots.STEPS_THERE + 2 == plan.SECMI_PASSES
     assert copy_encoder.BATCH == plan.COPY_BATCH
+    assert len(copy_encoder.windows(100)) == plan.COPY_CROPS
 
 
 def test_the_one_job_of_a_stage_is_measured(config: dict):

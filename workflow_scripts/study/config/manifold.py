@@ -45,7 +45,9 @@ class PrivacyRecipe(Settings):
     shift: Whole = Field(
         8, ge=0, description="Largest shift in pixels (either way) when two views are aligned for comparison."
     )
-    encoder_steps: Whole = Field(1500, ge=1, description="Steps of 64 real views that train the copy encoder.")
+    encoder_steps: Whole = Field(
+        1500, ge=1, description="Steps of 64 real views that train each of the audit's two networks."
+    )
     noises: Size = Field(
         8,
         ge=1,
@@ -53,7 +55,9 @@ class PrivacyRecipe(Settings):
         "its weights reveal whom it was trained on.",
     )
     seed: Whole = Field(
-        0, ge=0, description="Seed of the copy encoder, the planted copies, the noises and the bootstrap over patients."
+        0,
+        ge=0,
+        description="Seed of the audit's networks, the planted copies, the noises and the bootstrap over patients.",
     )
 
 
