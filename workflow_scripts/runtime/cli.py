@@ -12,6 +12,7 @@ import atexit
 import errno
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -186,6 +187,16 @@ def _in_words() -> Iterator[None]:
             raise
         say(
             f"error: {error.filename or 'a file'} cannot be read or written: {error.strerror}; make room or correct the rights"
+        )
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        # torch has an exception of its own for a GPU alone.
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
+            raise
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        say(
+            f"error: the memory does not suffice ({reason}); compute fewer images at a time (batch_size, chunk, accumulate), or "
+            "take a larger machine"
         )
         sys.exit(1)
     except KeyboardInterrupt:

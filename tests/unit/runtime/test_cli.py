@@ -85,6 +85,15 @@ def test_user_errors_become_one_message(capsys, tmp_path):
             1,
             "data cannot be read or written: Permission denied",
         ),
+        (MemoryError(), 1, "the memory does not suffice (MemoryError); compute fewer images"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried\nx"
+            ),
+            1,
+            "the memory does not suffice ([enforce",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 9 GiB."), 1, "the memory does not suffice (CUDA out"),
         (KeyboardInterrupt(), 130, "interrupted; the same command again continues"),
     ],
 )
@@ -126,11 +135,12 @@ def test_ctrl_c_at_any_moment_of_a_stage_is_one_line_at_most(tmp_path: Path, mom
     assert done.stderr.startswith(said)
 
 
-def test_errors_of_the_program_keep_their_traceback(tmp_path):
+@pytest.mark.parametrize("failure", [OSError(errno.EBADF, "Bad file descriptor"), RuntimeError("shapes differ")])
+def test_errors_of_the_program_keep_their_traceback(failure):
     def stage(_):
-        raise OSError(errno.EBADF, "Bad file descriptor")
+        raise failure
 
-    with pytest.raises(OSError, match="Bad file descriptor"):
+    with pytest.raises(type(failure), match=r"Bad file descriptor|shapes differ"):
         cli.run(stage, cli.stage_parser("a stage"), [])
 
 

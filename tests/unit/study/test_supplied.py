@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 from pathlib import Path
 
 import pytest
@@ -79,9 +80,20 @@ def test_more_folds_than_patients_with_a_label_are_refused():
 def test_a_template_is_refused_unless_asked_for(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "plain.yaml").write_text("title: use_yte")
     (tmp_path / "bad.yaml").write_text("{")
-    refuse_templates([tmp_path / "plain.yaml", tmp_path / "bad.yaml", tmp_path / "absent.yaml", tmp_path])
+    refuse_templates([tmp_path / "plain.yaml", tmp_path / "bad.yaml", tmp_path / "absent.yaml"])
     (tmp_path / "template.yaml").write_text(text)
     with pytest.raises(UserError, match=r"template\.yaml is a YTE template"):
         refuse_templates([tmp_path / "template.yaml"])
     monkeypatch.setenv(ALLOW, "1")
     refuse_templates([tmp_path / "template.yaml"])
+
+
+def test_a_config_that_snakemake_would_stumble_over_is_refused(tmp_path: Path):
+    (tmp_path / "latin.yaml").write_bytes("title: Krankenhäuser".encode("latin-1"))
+    (tmp_path / "utf16.yaml").write_bytes("folds: 3".encode("utf-16"))
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for name, problem in (("latin", "is not UTF-8"), ("utf16", "is not UTF-8"), ("pipe", "is not a regular file")):
+        with pytest.raises(UserError, match=rf"^the config .*{name}\.yaml {problem}"):
+            refuse_templates([tmp_path / f"{name}.yaml"])
+    with pytest.raises(UserError, match="is not a regular file"):
+        refuse_templates([tmp_path])
