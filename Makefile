@@ -7,9 +7,6 @@ PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 MOMENTS ?= 100
 UV_VERSION := 0.13.9
-# TORCH=<a wheel of PyTorch without CUDA>: instead of the index's, whose CUDA libraries fill two thirds of .venv on Linux.
-TORCH ?=
-WITHOUT_CUDA := .venv/without_cuda.txt
 BIN := .venv/bin
 READY := .venv/ready
 # One thread per job: the demo's training runs are small, so several at once are faster than one that is split.
@@ -23,19 +20,17 @@ help:
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: tusflow needs Python 3.11 or newer; run 'make PYTHON=/path/to/python3.11 …'" >&2; exit 1; }
-	@echo "setting up .venv ($(if $(TORCH),2,about 6) GB, mostly PyTorch) …"
+	@echo "setting up .venv (about 6 GB, mostly PyTorch) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv \
 		|| { echo "error: the virtual environment could not be made; install Python's venv module (Debian: python3-venv)" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) \
 		|| { echo "error: the Python package index, which the set-up needs, cannot be reached" >&2; exit 1; }
-	@sed -nE 's/^(torch|triton|(cuda|nvidia)-[^=]+)==.*/\1/p' requirements.lock > $(WITHOUT_CUDA)
 	@$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --requirements requirements.lock \
-		$(if $(TORCH),--excludes $(WITHOUT_CUDA) && $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --no-deps '$(TORCH)') \
 		|| { echo "error: the packages of requirements.lock could not be installed (network? disk?)" >&2; exit 1; }
 	@touch $@
 
 demo: $(READY)
-	@echo "drawing phantoms, training and testing on them (minutes: README.md) …"
+	@echo "drawing phantoms, training and testing on them: about 17 minutes on two cores …"
 	@$(BIN)/python -m workflow_scripts.tools.show_progress --results results/demo -- \
 		$(BIN)/snakemake --configfile studies/demo.yaml --cores $(CORES)
 	@$(BIN)/python -m workflow_scripts.tools.show_results --results results/demo

@@ -1,7 +1,6 @@
 """How long a newcomer waits, and how many megabytes: set-up, message of a wrong config, first picture, first table.
 
     python -m benchmarks.newcomer                              # in a bare clone; writes the sentence of the README
-    python -m benchmarks.newcomer --torch torch-2.15.0+cpu….whl    # also an environment without CUDA
     python -m benchmarks.newcomer --environment .venv --configfile tests/workflow/smallest.yaml --no-page     # a try
 
 Without --environment it sets one up as `make` does, which needs the package index. Nothing else is fetched. Result and
@@ -14,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,7 +31,6 @@ def main() -> None:
     """Clone, set up, run; write benchmarks/results/newcomer.json and the README's sentence."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environment", type=Path, help="an environment to use instead of setting one up")
-    parser.add_argument("--torch", type=Path, help="a wheel of PyTorch without CUDA, for an environment of its own")
     parser.add_argument(
         "--configfile", default="studies/demo.yaml", help="changes to config.yaml (default: the demo's)"
     )
@@ -42,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows: list[dict] = []
-        for row in measure(Path(folder, "tusflow"), arguments):
+        for row in measure(Path(folder, "tusflow"), arguments.environment, arguments.configfile, arguments.cores):
             rows.append(row)
             print(f"{row['what']:30}{row['seconds']:9.1f} s{row['mib']:9.0f} MB", flush=True)
             if not arguments.no_page:
@@ -50,9 +47,8 @@ def main() -> None:
                 write_page(rows, arguments.cores)
 
 
-def measure(clone: Path, arguments: argparse.Namespace) -> Iterator[dict]:
+def measure(clone: Path, environment: Path | None, configfile: str, cores: int) -> Iterator[dict]:
     """Seconds of each wait, and MiB on the disk after it that were not there before; the machine's load as it begins."""
-    environment, configfile = arguments.environment, arguments.configfile
 
     def waited(what: str, command: list[str], programs: Path | None = None, status: int = 0) -> tuple[dict, str]:
         before, load, start = size(clone), os.getloadavg()[0], time.perf_counter()
@@ -72,11 +68,7 @@ def measure(clone: Path, arguments: argparse.Namespace) -> Iterator[dict]:
 
     yield waited("clone", ["git", "clone", "--quiet", f"file://{REPOSITORY}", str(clone)])[0]
     if environment is None:
-        make = ["make", f"PYTHON={sys.executable}", ".venv/ready"]
-        if arguments.torch:
-            yield waited("environment without CUDA", [*make, f"TORCH={arguments.torch.absolute()}"])[0]
-            shutil.rmtree(clone / ".venv")
-        yield waited("environment", make)[0]
+        yield waited("environment", ["make", f"PYTHON={sys.executable}", ".venv/ready"])[0]
         environment = clone / ".venv"
     programs = environment.absolute() / "bin"
     (clone / "wrong.yaml").write_text("finetuning: {recipe: {epoch: 3}}\n", encoding="utf-8")
@@ -89,7 +81,7 @@ def measure(clone: Path, arguments: argparse.Namespace) -> Iterator[dict]:
     if "wrong.yaml line 1, finetuning.recipe.epoch: unknown key 'epoch'" not in message:
         sys.exit(f"error: another message than expected:\n{message}")
     yield row
-    run = ["snakemake", "--configfile", configfile, "--cores", str(arguments.cores)]
+    run = ["snakemake", "--configfile", configfile, "--cores", str(cores)]
     results = subprocess.run(
         ["python", "-c", RESULTS, configfile], cwd=clone, env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
         capture_output=True, text=True, check=True,
