@@ -312,6 +312,36 @@ def test_a_module_killed_in_the_middle_and_continued_gives_the_same_table(
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize("kind", ["deployed", "module"])
+def test_from_elsewhere_the_smallest_study_runs_to_its_end(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As snakedeploy deploys it, and as a module whose rules are renamed; neither has a file of the repository beside it."""
+    bare, variables = bare_copy(tmp_path)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+        monkeypatch.setitem(ENVIRONMENT, name, value)
+    folder = tmp_path / "study"
+    snakefile = folder / "workflow" / "Snakefile"
+    if kind == "deployed":
+        from snakedeploy.deploy import WorkflowDeployer
+
+        with WorkflowDeployer(f"file://{bare}", folder, tag="v1") as deployer:
+            deployer.deploy("tusflow")
+        with snakefile.open("a") as file:
+            file.write("\nonstart:\n    tusflow.onstart()\n\nonsuccess:\n    tusflow.onsuccess()\n")
+    else:
+        snakefile.parent.mkdir(parents=True)
+        snakefile.write_text(FOREIGN.replace('"config.yaml"', f'"{REPOSITORY}/config.yaml"'))
+    study = replace(smallest_study(folder), snakefile=snakefile)
+    study.snakemake("--cores", "2")
+    results = folder / "results"
+    assert "PHANTOM" in (results / "report.html").read_text(encoding="utf-8")
+    assert (results / "index.html").is_file()
+    assert (results / "provenance" / "ro-crate-metadata.json").is_file()
+    if golden_file().is_file():
+        assert not differences(read_csv(golden_file()), numbers(results / "tables"))
+
+
+@pytest.mark.nightly
 def test_per_fold_holdout_trains_one_generator_and_encoder_per_fold(tmp_path: Path):
     study = smallest_study(tmp_path / "study").change(
         "per_fold",
