@@ -28,7 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow_scripts.core.errors import UserError
+from workflow_scripts.core.errors import UserError, listed
 from workflow_scripts.core.files import write_rows
 from workflow_scripts.core.log import say
 from workflow_scripts.runtime.arguments import add_outputs
@@ -290,9 +290,7 @@ def gather(arguments: argparse.Namespace) -> tuple[list[dict[str, str]], list[st
         rows, notes, wrong = _gather_sheet(cells, arguments)
         problems += wrong
     if problems:
-        shown = "\n".join(f"  {text}" for text in problems[:SHOWN])
-        more = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise UserError(f"nothing has been imported:\n{shown}{more}")
+        raise UserError(f"nothing has been imported:\n{listed(problems)}")
     return rows, notes
 
 

@@ -186,8 +186,9 @@ def test_the_message_stays_short_where_everything_is_wrong(released, capsys):
     released.patients(*(("x", 0, 0) for _ in range(100)))
     released.frame("ID01_1.bmp")
     error = fails(released, capsys)
-    assert len(error.splitlines()) == 32
-    assert "… and 70 more" in error
+    *lines, last = error.splitlines()
+    assert len(error) < 2000
+    assert last == f"  … and {100 - len(lines[1:])} more"
 
 
 @pytest.mark.parametrize(
