@@ -271,12 +271,14 @@ def test_every_printed_command_is_one_that_its_stage_takes(tmp_path: Path, chang
 
 def test_a_config_value_stays_one_word_of_a_command(tmp_path: Path):
     (tmp_path / "data_manifest.csv").write_bytes((REPOSITORY / "data_manifest.csv").read_bytes())
-    title = "Views {wildcards.seed} $(touch pwned) `touch pwned` 'q' \"r\" %s --epochs 1; touch pwned"
+    title = "Views {wildcards.seed} `touch pwned` 'q' \"r\" %s --epochs 1; touch pwned | touch pwned & touch pwned"
     study = Study(tmp_path, []).change("title", {"release": {"title": title}})
     found = commands(study.snakemake("--dry-run", "--printshellcmds", "results/release/synthetic.zip"))
     assert any(f"--title={title}" in words for words in found)
-    output = study.change("shell", {"model": {"backbone": "x$(touch pwned)"}}).snakemake("--dry-run", check=False)
+    substituted = {"model": {"backbone": "x$(touch pwned)"}, "release": {"title": "Views $(touch pwned)"}}
+    output = study.change("shell", substituted).snakemake("--dry-run", check=False)
     assert "model.backbone" in output
+    assert "release.title: holds $" in output
     assert "Traceback" not in output
     assert not (tmp_path / "pwned").exists()
 
