@@ -2,7 +2,9 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from benchmarks import measure
 from tests import faults
 from tests.workflow.study import Study
 
+Start = Callable[..., tuple[int, list[dict[str, Any]]]]
 # Four files, one after the other, each written whole or not at all; a lock keeps a second start away.
 WORKFLOW = """
 import os, pathlib, sys, time
@@ -30,7 +33,7 @@ for number in range(4):
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     """`make test-faults` on that workflow; returns its status and its record."""
     (tmp_path / "workflow.py").write_text(WORKFLOW)
     harm: list[str] = []
@@ -48,7 +51,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
     monkeypatch.setattr(faults, "PAGE", tmp_path / "reliability.md")
 
-    def start(moments: int, *harms: str) -> tuple[int, list[dict]]:
+    def start(moments: int, *harms: str) -> tuple[int, list[dict[str, Any]]]:
         harm[:] = harms
         words = ["faults", "--moments", str(moments), "--longest", "0.3", "--folder", str(tmp_path / "studies")]
         monkeypatch.setattr(sys, "argv", words)
@@ -57,7 +60,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return start
 
 
-def test_moments_add_up_and_the_page_tells_them(run, tmp_path: Path):
+def test_moments_add_up_and_the_page_tells_them(run: Start, tmp_path: Path) -> None:
     status, first = run(1)
     assert status == 0
     assert all(row["equal"] for row in first)
@@ -70,7 +73,7 @@ def test_moments_add_up_and_the_page_tells_them(run, tmp_path: Path):
     assert f"{len(rows)} moments" in (tmp_path / "reliability.md").read_text()
 
 
-def test_a_table_that_differs_is_noticed(run, tmp_path: Path):
+def test_a_table_that_differs_is_noticed(run: Start) -> None:
     status, rows = run(1, "harm")
     assert status == 1
     assert not any(row["equal"] for row in rows)
