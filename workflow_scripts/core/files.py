@@ -42,6 +42,7 @@ MEASURE_ENDINGS = ("_mean", "_std", "_low", "_high")
 MEASURE_COLUMNS = (
     "loss", "score", "k", "share", "held_out_share", "real_views", "scale", "precision", "recall", "value", "batch",
     "distance_ratio", "correlation", "feature_distance", "copy", "authentic", "hash_distance", "distance",
+    "weights_moved", "loss_before", "loss_last", "rate_factor",
 )  # fmt: skip
 # What no two rows of a table share, by the name under which stages are given it (runtime/arguments.py).
 KEYS = {

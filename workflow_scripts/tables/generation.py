@@ -40,7 +40,7 @@ def generation_numbers(metrics: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    table = pd.concat(metrics, ignore_index=True)
+    table = pd.concat([part[["set", "metric", "batch", "value"]] for part in metrics], ignore_index=True)
     if "filtered" not in set(table["set"]):
         raise UserError(f"the metrics name the sets {', '.join(sorted(set(table['set'])))}; filtered is needed")
     names = [name for name in SETS if name in set(table["set"])]

@@ -19,6 +19,7 @@ from workflow_scripts.core.files import read_csv
 from workflow_scripts.core.log import say
 from workflow_scripts.core.statistics import patient_bootstrap
 from workflow_scripts.core.tables import Table, number, plus_minus, write_table
+from workflow_scripts.finetuning.predictions import PREDICTION_COLUMNS
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.tables.aggregation import SPREADS, aggregate, run_scores
@@ -113,7 +114,8 @@ def main(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
     by_patient, by_view = (
-        pd.concat(map(read_csv, paths), ignore_index=True) for paths in (arguments.by_patient, arguments.by_view)
+        pd.concat([read_csv(path)[PREDICTION_COLUMNS] for path in paths], ignore_index=True)
+        for paths in (arguments.by_patient, arguments.by_view)
     )
     values = leak_numbers(by_patient, by_view, arguments.positive, arguments.spread)
     seeds, folds = by_patient["seed"].nunique(), by_patient["fold"].nunique()

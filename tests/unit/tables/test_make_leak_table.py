@@ -66,3 +66,6 @@ def test_stage(tmp_path) -> None:
         text = (tmp_path / f"t.{suffix}").read_text()
         assert "PHANTOM" in text
         assert "views dealt freely" in text
+    write_csv(read_csv(tmp_path / "b1.csv").drop(columns="prediction"), tmp_path / "b1.csv")
+    with pytest.raises(UserError, match=r"b1.csv has no column 'prediction'"):
+        leak_table.main(leak_table.parser().parse_args(arguments))

@@ -563,3 +563,6 @@ def test_a_caption_says_how_far_weights_moved_and_whether_the_loss_had_settled(t
     write_csv(read_csv(files[0]).assign(rate_factor=100.0), files[0])
     sentence = table.movement(rows, list(runs), files)
     assert sentence.endswith("inner split of the training patients: UD: factor 1 in 1, 100 in 1 of 2 trainings.")
+    write_csv(read_csv(files[1]).drop(columns="rate_factor"), files[1])
+    with pytest.raises(UserError, match=r"ud1.csv has no column 'rate_factor'"):
+        table.movement(rows, list(runs), files)
