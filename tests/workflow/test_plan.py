@@ -291,6 +291,22 @@ def test_a_backbone_that_cannot_take_the_views_stops_a_dry_run(tmp_path: Path):
     assert "Traceback" not in output
 
 
+def test_a_deployed_workflow_makes_everything_when_nothing_is_named(tmp_path: Path):
+    """workflow/Snakefile before a workflow of one rule, as a module: the default target comes with it."""
+    (tmp_path / "workflow").mkdir()
+    (tmp_path / "workflow" / "Snakefile").write_bytes((REPOSITORY / "workflow" / "Snakefile").read_bytes())
+    deployed = tmp_path / "deployed"
+    deployed.mkdir()
+    (deployed / "Snakefile").write_text(
+        'module tusflow:\n    snakefile: "../workflow/Snakefile"\n    config: config\n\nuse rule * from tusflow\n'
+    )
+    (tmp_path / "Snakefile").write_text(
+        'rule made:\n    output: "made.txt"\n    shell: "touch {output}"\n\nrule all:\n    input: "made.txt"\n'
+    )
+    done = subprocess.run([SNAKEMAKE, "--dry-run"], cwd=deployed, env=ENVIRONMENT, capture_output=True, text=True)
+    assert job_counts(done.stdout) == {"made": 1, "everything": 1}, done.stdout + done.stderr
+
+
 # docs/how-to/environments.md: inputs and outputs are copied to the scratch of a compute node and back.
 SCRATCH = [
     "--default-storage-provider", "fs", "--shared-fs-usage", "persistence", "software-deployment", "sources", "source-cache",
