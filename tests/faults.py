@@ -179,13 +179,14 @@ def page(record: Mapping[str, Any]) -> str:
         f"packed classifier. Targets: {', '.join(record['targets'])}.", "",
         f"{len(moments)} moments, {dates[0]} to {dates[-1]}; {record['machine']['processor']}, {record['cores']} cores, Python",
         f"{record['versions']['python']}; the undisturbed run took {record['seconds']:.0f} s.", "",
-        "| signal | sent to | moments | of studies with equal results | tracebacks |",
-        "|---|---|---|---|---|",
+        "| signal | sent to | moments | of studies with equal results | tracebacks | of them while Snakemake planned |",
+        "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, receiver in SIGNALS.items():
         own = [moment for moment in moments if moment.signal == name]
-        told = sum(moment.tracebacks > 0 for moment in own)
-        lines.append(f"| {name} | {receiver} | {len(own)} | {sum(moment.equal for moment in own)} | {told} |")
+        told = [moment.running for moment in own if moment.tracebacks]
+        equal = sum(moment.equal for moment in own)
+        lines.append(f"| {name} | {receiver} | {len(own)} | {equal} | {len(told)} | {told.count('planning')} |")
     beside = Counter(moment.second_start for moment in moments if moment.second_start)
     asked = ", ".join(f"{answer} {count}" for answer, count in sorted(beside.items())) or "not tried"
     lines += [

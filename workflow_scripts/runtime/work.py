@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import re
 import shutil
 import signal
 import time
@@ -35,8 +37,10 @@ from workflow_scripts.core.files import (
 )
 from workflow_scripts.core.log import say
 
-# Tries without any progress after which a training gives up instead of looping through a cluster's retries.
+# Tries without any progress after which a training gives up instead of looping through a cluster's retries. Whoever starts
+# the workflow again tries anew: all SLURM jobs of one Snakemake have a UUID as their name, and without SLURM nothing is retried.
 BARREN_TRIES = 2
+JOB_NAME, UUID = "SLURM_JOB_NAME", re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # How long a training waits for another process to leave its work directory: one that was told to end is writing its
 # checkpoint.
 LOCK_SECONDS = 60.0
@@ -98,14 +102,15 @@ class WorkDir:
     """The work directory of one training.
 
     `fingerprint` is any JSON value. `progress` counts whatever only grows (steps, finished folds): each checkpoint
-    states it, and two tries in a row that end where they began raise `UserError`.
+    states it, and two tries of one SLURM run in a row that end where they began raise `UserError`.
     """
 
     def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
         self.path = path
         self.lock = _hold(path)
         wanted = json.loads(json.dumps(fingerprint))
-        state = self._state()
+        named = UUID.search(os.environ.get(JOB_NAME, ""))
+        run, state = named[0] if named else "", self._state()
         if state.get("fingerprint") != wanted:
             if state:
                 changed = sorted(
@@ -115,15 +120,15 @@ class WorkDir:
             self._discard()
             path.mkdir(parents=True)
             state = {"fingerprint": wanted, "progress": 0, "barren_tries": 0}
-        elif state["barren_tries"] >= BARREN_TRIES:
+        elif run and run == state.get("run") and state["barren_tries"] >= BARREN_TRIES:
             raise UserError(
                 f"{state['barren_tries']} tries of this training ended without progress (at {state['progress']}). Look at its "
-                f"log, raise its time or memory, then delete {path} or change its settings to start it again"
+                "log, raise its time or memory, then start the workflow again"
             )
         elif state["progress"]:
             say(f"continuing {path} from {state['progress']}")
-        self.state = state
-        self.state["barren_tries"] += 1
+        tries = state["barren_tries"] if run == state.get("run") else 0
+        self.state = {**state, "run": run, "barren_tries": tries + 1}
         self._write()
 
     def _state(self) -> dict[str, Any]:

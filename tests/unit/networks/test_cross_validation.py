@@ -657,9 +657,6 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(inputs, monkeypatch, clock
         except (work.Interrupted, KeyboardInterrupt):
             assert not (inputs / "parts" / "seed0.csv").exists()
             tries += 1
-            # Two deaths before a checkpoint end a training (tests of WorkDir); here it shall go on.
-            state = inputs / "parts" / "work" / "state.json"
-            state.write_text(json.dumps({**json.loads(state.read_text()), "barren_tries": 0}))
         else:
             break
     assert tries >= 3

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,23 @@ def test_a_match_is_continued_and_anything_else_starts_afresh(tmp_path: Path, ca
     assert "differs in: lr" in capsys.readouterr().err
 
 
-def test_two_tries_without_progress_end_with_an_explanation(tmp_path: Path):
-    WorkDir(tmp_path / "run", {})
-    WorkDir(tmp_path / "run", {})
-    with pytest.raises(UserError, match="2 tries of this training ended without progress"):
+def test_two_tries_of_a_slurm_run_without_progress_end_with_an_explanation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for run in (uuid.uuid4(), uuid.uuid4()):
+        monkeypatch.setenv(module.JOB_NAME, str(run))
+        for _ in range(2):
+            WorkDir(tmp_path / "run", {})
+        with pytest.raises(UserError, match="2 tries of this training ended without progress"):
+            WorkDir(tmp_path / "run", {})
+
+
+@pytest.mark.parametrize("name", ["", "snakemake.sh"])  # on its own machine, or inside a SLURM job
+def test_who_interrupts_a_training_may_start_it_again_however_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.setenv(module.JOB_NAME, name)
+    for _ in range(5):
         WorkDir(tmp_path / "run", {})
 
 
