@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,11 @@ def grey(file: Path) -> np.ndarray:
         return np.asarray(picture.convert("L"))
 
 
+def drawn(patients: np.ndarray, count: int) -> np.ndarray:
+    """bool (N,): the views of at most `count` of their patients (N,)."""
+    return np.isin(patients, np.random.default_rng(SEED + 3).permutation(np.unique(patients))[:count])
+
+
 def busbra(folder: Path) -> dict[str, np.ndarray]:
     """`views` and `patients` of BUS-BRA's cases with two views."""
     with (folder / "busbra" / "bus_data.csv").open(newline="", encoding="utf-8") as file:
@@ -60,14 +65,15 @@ def busbra(folder: Path) -> dict[str, np.ndarray]:
     return {"views": np.stack(views), "patients": np.array([row["Case"] for row in paired])}
 
 
-def ddti(folder: Path) -> dict[str, np.ndarray]:
-    """`views` and `patients` of DDTI."""
+def ddti(folder: Path, count: int) -> dict[str, np.ndarray]:
+    """`views` and `patients` of DDTI, of at most `count` patients."""
     from workflow_scripts.data.sonogram import find_sonograms
 
     with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["organ"] == "thyroid"]
     views, patients = [], []
-    for row in rows:
+    chosen = drawn(np.array([row["patient_id"] for row in rows]), count)
+    for row in (row for row, is_chosen in zip(rows, chosen, strict=True) if is_chosen):
         screen = grey(folder / row["path"])
         for top, left, height, width in find_sonograms(screen):
             views.append(view_of(screen[top : top + height, left : left + width]))
@@ -124,12 +130,6 @@ def same_patient(features: np.ndarray, patients: np.ndarray) -> dict[str, float]
     return {"patients": len(values), "auroc": float(values.mean()), "low": low, "high": high}
 
 
-def drawn(views: np.ndarray, patients: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Views and patients of at most `count` patients."""
-    chosen = np.isin(patients, np.random.default_rng(SEED + 3).permutation(np.unique(patients))[:count])
-    return views[chosen], patients[chosen]
-
-
 def random_crops(views: np.ndarray, zoom: float) -> np.ndarray:
     """Copies of views, uint8 (N, SIZE, SIZE), cropped to `zoom` of the side at places drawn at random."""
     from scipy.ndimage import map_coordinates
@@ -158,11 +158,17 @@ def measured(encoders: dict[str, Any], views: np.ndarray, patients: np.ndarray, 
     for name, run in encoders.items():
         embed = partial(copy_features, run.network, device=run.device)
 
-        def make(embed: Callable[..., np.ndarray] = embed) -> dict[str, np.ndarray]:
-            planted = np.stack([embed(pixels) for pixels in copies.values()])
-            return {"known": embed(known, crops=True), "unseen": embed(unseen), "planted": planted}
-
-        features[name] = kept(work / f"{name.replace(' ', '_')}.npz", make)
+        makes = {
+            "known": partial(embed, known, crops=True),
+            "unseen": partial(embed, unseen),
+            "planted": lambda embed=embed: np.stack([embed(pixels) for pixels in copies.values()]),
+        }
+        features[name] = {
+            part: kept(work / f"{name.replace(' ', '_')}_{part}.npz", lambda make=make: {"features": make()})[
+                "features"
+            ]
+            for part, make in makes.items()
+        }
     of = {part: {name: found[part] for name, found in features.items()} for part in ("known", "unseen", "planted")}
     detectors = Detectors(Views(known, of["known"], patients[~held_out]), SHIFT)
     calibration = detectors.calibrated(Views(unseen, of["unseen"], patients[held_out]), FALSE_ALARMS)
@@ -194,29 +200,29 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     work = arguments.work
-    real = {
-        read.__name__: kept(work / f"{read.__name__}.npz", partial(read, arguments.images)) for read in (busbra, ddti)
-    }
-    views, patients = real["busbra"].values()
+    views, patients = kept(work / "busbra.npz", partial(busbra, arguments.images)).values()
     names = np.random.default_rng(SEED + 1).permutation(np.unique(patients))
     learnt = np.isin(patients, names[: len(names) // 2])
     encoders = {name: trained(name, views[learnt], patients[learnt], arguments.steps, work) for name in TRAININGS}
-    rows = []
-    for source, found in {
-        "BUS-BRA": (views[~learnt], patients[~learnt]),
-        "DDTI": tuple(real["ddti"].values()),
-    }.items():
-        folder = work / f"{source}_{arguments.steps}_{arguments.patients}"
+    count, rows = arguments.patients, []
+    others = np.flatnonzero(~learnt)
+    tested = others[drawn(patients[others], count)]
+    sets: dict[str, Callable[[], Iterable[np.ndarray]]] = {
+        "BUS-BRA": lambda: (views[tested], patients[tested]),
+        "DDTI": lambda: kept(work / f"ddti_{count}.npz", partial(ddti, arguments.images, count)).values(),
+    }
+    for source, read in sets.items():
+        folder = work / f"{source}_{arguments.steps}_{count}"
         folder.mkdir(exist_ok=True)
         file = folder / "row.json"
         if not file.is_file():
-            write_json(measured(encoders, *drawn(*found, arguments.patients), folder), file)
+            write_json(measured(encoders, *read(), folder), file)
         rows.append({"set": source, **read_json(file)})
         print(rows[-1], flush=True)
-    write_result(
-        "reidentification", rows, steps=arguments.steps, size=SIZE, false_alarms=FALSE_ALARMS,
-        learnt_views=int(learnt.sum()), learnt_patients=len(set(patients[learnt])),
-    )  # fmt: skip
+        write_result(
+            "reidentification", rows, steps=arguments.steps, size=SIZE, false_alarms=FALSE_ALARMS,
+            learnt_views=int(learnt.sum()), learnt_patients=len(set(patients[learnt])),
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
