@@ -26,13 +26,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import write_result
+from benchmarks.measure import write_on_page, write_result
 from workflow_scripts.core.files import atomic_path, read_json, write_json
 from workflow_scripts.privacy.copy_encoder import TRAININGS, copy_features
 
 SIZE, SHIFT, FALSE_ALARMS, SEED, HELD_OUT = 96, 8, 0.01, 0, 0.5
 SAVE_EVERY = 20
 ZOOMS = (0.9, 0.85, 0.8, 0.75, 0.7)
+PAGE = Path(__file__).parents[1] / "docs" / "privacy.md"
 
 
 def view_of(picture: np.ndarray) -> np.ndarray:
@@ -187,8 +188,40 @@ def measured(encoders: dict[str, Any], views: np.ndarray, patients: np.ndarray, 
     }
 
 
+def page_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: what share of the planted copies of each kind is found, by set and detector, and who sets the threshold."""
+    names = list(rows[0]["control"]["by"])
+    lines = ["", "|---|" + "---|" * len(rows) * (1 + len(names))]
+    lines[0] = (
+        "| planted copies | "
+        + " | ".join(f"{row['set']}: found | {' | '.join(f'by {name}' for name in names)}" for row in rows)
+        + " |"
+    )
+
+    def line(title: str, shares: list[dict[str, Any]]) -> str:
+        cells = [share for found in shares for share in (found["share"], *(found["by"][name] for name in names))]
+        return f"| {title} | " + " | ".join(f"{100 * cell:.0f} %" for cell in cells) + " |"
+
+    for found in zip(*(row["found"] for row in rows), strict=True):
+        lines.append(line(found[0]["kind"], list(found)))
+    lines.append(line("unseen patients' views (no copies)", [row["control"] for row in rows]))
+    facts = "; ".join(
+        f"{row['set']}: {row['training_views']} training views, {row['held_out_views']} views of patients whom nobody learnt from"
+        for row in rows
+    )
+    pairs = " and ".join(
+        f"{row['set']} {found['auroc']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+        for row in rows
+        for name, found in row["same_patient"].items()
+        if name == "patient encoder"
+    )
+    return "\n".join(
+        [*lines, "", f"{facts}. AUROC of the patient encoder for views of one patient against those of two: {pairs}."]
+    )
+
+
 def main() -> None:
-    """Train, measure, write."""
+    """Train, measure, write benchmarks/results/reidentification.json and the table of docs/privacy.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
@@ -223,6 +256,7 @@ def main() -> None:
             "reidentification", rows, steps=arguments.steps, size=SIZE, false_alarms=FALSE_ALARMS,
             learnt_views=int(learnt.sum()), learnt_patients=len(set(patients[learnt])),
         )  # fmt: skip
+    write_on_page(PAGE, "reidentification", page_table(rows))
 
 
 if __name__ == "__main__":
