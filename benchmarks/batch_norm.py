@@ -2,12 +2,11 @@
 
 Rotation and shift of the fine-tuning bring black corners into the training views, and test views have none. So batch norm
 normalises test views by statistics of other views, and some networks call nearly all views the same. For the fine-tuned
-networks of a study, by start, fold and seed, all other things equal:
+networks of a study with `finetuning.recipe.batch_norm: running`, by start, fold and seed, all other things equal:
 
 - as they are: the networks of the study, as it predicted with them;
 - mirrored borders: trained anew with `augmentation.outside: reflected`;
-- statistics re-estimated: the networks of the study, batch norm's mean and variance taken again from their training views
-  without augmentation; no weight changes.
+- statistics re-estimated: the networks of the study as `batch_norm: re_estimated` has them; no weight changes.
 
 Each predicts the views of the study's first external set. Differences are by patient, of the same redraws of the patients.
 The table of docs/pretraining.md is written by this command.
@@ -20,7 +19,6 @@ A quarter of an hour for the quick BUS-BRA study on a quiet core. Networks that 
 from __future__ import annotations
 
 import argparse
-import copy
 import multiprocessing
 import sys
 from collections.abc import Mapping
@@ -31,30 +29,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.measure import start_run, write_result
+from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.files import read_csv, read_json, write_npy
 from workflow_scripts.study.experiments import repeat_of
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor, nn
 
 STARTS = {"imagenet": "ImageNet", "scratch": "random weights", "ud": "own pretraining"}
 VARIANTS = ("as they are", "mirrored borders", "statistics re-estimated")
-BATCH = 64
 # A network that calls more than this share of the patients the same has lost its threshold.
 ONE_SIDE = 0.95
 PAGE = Path(__file__).parents[1] / "docs" / "pretraining.md"
-
-
-def re_estimated(network: nn.Module, views: Tensor) -> nn.Module:
-    """A copy of the network whose running statistics are the mean of those of batches of `views`, uint8 (N, H, W)."""
-    from torch.optim.swa_utils import update_bn
-
-    from workflow_scripts.networks.backbone import normalise
-
-    changed = copy.deepcopy(network)
-    update_bn((normalise(part) for part in views.split(BATCH)), changed)
-    return changed.eval()
 
 
 def run_fold(results: Path, start: str, weights: Path | None, seed: int, fold: int, work: Path) -> np.ndarray:
@@ -63,7 +49,13 @@ def run_fold(results: Path, start: str, weights: Path | None, seed: int, fold: i
 
     from workflow_scripts.core.store import ViewStore
     from workflow_scripts.networks.backbone import load_classifier
-    from workflow_scripts.networks.cross_validation import CrossValidation, cross_validate, initial_classifier, predict
+    from workflow_scripts.networks.cross_validation import (
+        CrossValidation,
+        cross_validate,
+        initial_classifier,
+        predict,
+        re_estimate_batch_norm,
+    )
     from workflow_scripts.networks.fold_inputs import join_tables, training_targets
     from workflow_scripts.study.config.finetuning import FinetuningRecipe
 
@@ -89,7 +81,12 @@ def run_fold(results: Path, start: str, weights: Path | None, seed: int, fold: i
     ]
     as_predicted = of_network.loc[read_csv(external)["view_id"]].to_numpy()
 
-    recipe = FinetuningRecipe(**settings["finetuning"]["recipe"])
+    # A study of a version without the key let the statistics run.
+    recipe = FinetuningRecipe(**({"batch_norm": "running"} | settings["finetuning"]["recipe"]))
+    if recipe.batch_norm != "running":
+        raise UserError(
+            f"{results} predicts with re-estimated statistics; give a study with finetuning.recipe.batch_norm: running"
+        )
     mirrored = recipe.model_copy(
         update={"augmentation": recipe.augmentation.model_copy(update={"outside": "reflected"})}
     )
@@ -100,8 +97,8 @@ def run_fold(results: Path, start: str, weights: Path | None, seed: int, fold: i
     task = CrossValidation(views, {fold: targets[fold]}, folds, mirrored, seed)
     run = start_run(work / name)
     cross_validate({fold: model}, task, run)
-    networks = (model, re_estimated(as_it_is, views[task.training(fold)]))
-    probabilities = np.stack([as_predicted, *(predict(network, shown) for network in networks)])
+    re_estimate_batch_norm(as_it_is, views[task.training(fold)])
+    probabilities = np.stack([as_predicted, *(predict(network, shown) for network in (model, as_it_is))])
     write_npy(probabilities, kept)
     run.work.close()
     return probabilities

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 
 from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.log import say
@@ -83,7 +84,7 @@ class Fold:
 
     fold: int
     weights: dict[str, Tensor]
-    """State of the classifier after the last epoch, on CPU."""
+    """State of the classifier after the last epoch, on CPU; batch norm's statistics as the recipe's `batch_norm` says."""
     training: np.ndarray
     """Rows it was trained on, int64 (n,)."""
     losses: np.ndarray
@@ -387,6 +388,18 @@ def predict(model: nn.Module, views: Tensor) -> np.ndarray:
     return to_numpy(torch.cat(parts))
 
 
+def re_estimate_batch_norm(model: nn.Module, views: Tensor) -> None:
+    """Set batch norm's running mean and variance to the means of those of batches of `views`, uint8 (N, H, W), in eval mode.
+
+    Rotation and shift bring black corners into the training views, and test views have none; statistics that ran along are
+    thus of other views than those that are predicted. Leaves the model in eval mode; changes no weight.
+    """
+    model.eval()
+    bounds = batch_bounds(len(views), PREDICTION_BATCH)
+    batches = (normalise(views[slice(*part)]).contiguous(memory_format=torch.channels_last) for part in bounds)
+    update_bn(batches, model)
+
+
 def cross_validate(models: Mapping[int, Classifier], task: CrossValidation, run: Run) -> list[Fold]:
     """Train one model per fold on views of the other folds and predict every view of its own.
 
@@ -397,6 +410,8 @@ def cross_validate(models: Mapping[int, Classifier], task: CrossValidation, run:
     for fold, model in sorted(models.items()):
         training, test = task.training(fold), task.test(fold)
         losses = train_fold(model, task, fold, run)
+        if task.recipe.batch_norm == "re_estimated" and not task.recipe.freeze_backbone:
+            re_estimate_batch_norm(model, task.views[to_device(training, task.views.device)])
         probabilities = predict(model, task.views[to_device(test, task.views.device)])
         weights = {name: value.cpu() for name, value in model.state_dict().items()}
         results.append(Fold(fold, weights, training, losses, test, probabilities))

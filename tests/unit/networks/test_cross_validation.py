@@ -20,7 +20,14 @@ from workflow_scripts.core.randomness import uniforms
 from workflow_scripts.finetuning import finetune
 from workflow_scripts.networks import cross_validation as finetuning
 from workflow_scripts.networks import released_augmentation
-from workflow_scripts.networks.backbone import Classifier, create_backbone, load_classifier, standardise, to_unit
+from workflow_scripts.networks.backbone import (
+    Classifier,
+    create_backbone,
+    load_classifier,
+    normalise,
+    standardise,
+    to_unit,
+)
 from workflow_scripts.networks.cross_validation import (
     CrossValidation,
     augment,
@@ -35,6 +42,7 @@ from workflow_scripts.networks.cross_validation import (
     mean_per_view,
     partners,
     predict,
+    re_estimate_batch_norm,
     train_fold,
 )
 from workflow_scripts.networks.fold_inputs import join_tables, training_targets, weights_by_fold
@@ -352,6 +360,39 @@ def test_a_frozen_backbone_stays_as_it_starts(tmp_path):
         for name, value in fold.weights.items():
             # Running statistics too.
             assert torch.equal(value, start[name]) != name.startswith("head.")
+
+
+def test_re_estimated_statistics_are_those_of_the_views_and_no_weight_changes():
+    network = initial_classifier("test_resnet", "scratch", None, 0, 0).eval()
+    views = torch.from_numpy(textures(24, 32))
+    weights = {name: value.clone() for name, value in network.named_parameters()}
+    re_estimate_batch_norm(network, views)
+    assert not network.training
+    for name, value in network.named_parameters():
+        assert torch.equal(value, weights[name]), name
+    first = next(module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    seen: list[torch.Tensor] = []
+    first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        network(normalise(views))
+    assert first.running_mean is not None
+    torch.testing.assert_close(first.running_mean, seen[0].mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_folds_predict_with_statistics_of_their_training_views_as_they_are(tmp_path):
+    table = study()
+    labels = (table["label"] == CLASSES[1]).to_numpy(np.int64)
+    views = torch.from_numpy(pictures(table))
+    shifted = replace(TINY, augmentation=FULL)
+    running = run_folds(table, labels, replace(shifted, batch_norm="running"), tmp_path / "running")
+    for before, after in zip(running, run_folds(table, labels, shifted, tmp_path / "again"), strict=True):
+        model = initial_classifier("test_resnet", "scratch", None, 0, before.fold)
+        model.load_state_dict(before.weights)
+        re_estimate_batch_norm(model, views[before.training])
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, after.weights[name]), name
+        assert not torch.equal(before.weights["backbone.bn1.running_mean"], after.weights["backbone.bn1.running_mean"])
+        np.testing.assert_array_equal(after.probabilities, predict(model, views[after.test]))
 
 
 def test_divergence_names_fold_and_epoch(tmp_path):

@@ -66,6 +66,11 @@ class AuditRecipe(FinetuningRecipe):
         "shuffle",
         description="shuffle: one loss per view and epoch; weighted: as fine-tuning draws, with its class bias.",
     )
+    batch_norm: Literal["running", "re_estimated"] = Field(
+        "running",
+        description="As for fine-tuning. No loss that is recorded while a network learns depends on it; the out-of-fold "
+        "probabilities do.",
+    )
     augmentation: AuditAugmentation = Field(
         default_factory=AuditAugmentation,
         description="Per-image augmentation of the audit's runs; no markers unless asked for.",

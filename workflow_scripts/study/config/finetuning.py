@@ -38,7 +38,8 @@ class FinetuningAugmentation(Settings):
     outside: Literal["black", "reflected"] = Field(
         "black",
         description="What rotation and shift bring in from outside the view. black: pixels of 0, which test views do not have, "
-        "so that batch norm's running statistics are of other views than it meets; reflected: the view, mirrored at its edge.",
+        "so that batch norm's running statistics are of other views than it meets (see batch_norm); reflected: the view, "
+        "mirrored at its edge.",
     )
 
 
@@ -73,6 +74,12 @@ class FinetuningRecipe(Settings):
         ge=0,
         description="Weight of the symmetric Kullback-Leibler divergence between the predictions for the two views of an organ "
         "side, which are then trained together (the released code's coupled loss, 1); 0: each view alone.",
+    )
+    batch_norm: Literal["running", "re_estimated"] = Field(
+        "re_estimated",
+        description="Mean and variance that batch norm predicts with. running: as they ran along with the augmented training "
+        "views, whose black corners test views do not have; re_estimated: taken once more after training, of the training views "
+        "as they are.",
     )
     augmentation: FinetuningAugmentation = Field(
         default_factory=FinetuningAugmentation, description="Per-image augmentation of fine-tuning (paper, Sec. 4.3)."
