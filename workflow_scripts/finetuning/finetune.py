@@ -98,13 +98,8 @@ def main(arguments: argparse.Namespace) -> None:
 
     from workflow_scripts.core.files import read_csv, write_csv, write_rows
     from workflow_scripts.core.store import ViewStore
-    from workflow_scripts.finetuning.movement import (
-        TRAINING_COLUMNS,
-        backbone_weights,
-        last_quarters,
-        weights_moved,
-    )
-    from workflow_scripts.finetuning.predictions import PREDICTION_COLUMNS, decide
+    from workflow_scripts.finetuning.movement import backbone_weights, last_quarters, weights_moved
+    from workflow_scripts.finetuning.predictions import PREDICTION_COLUMNS, TRAINING_COLUMNS, decide
     from workflow_scripts.finetuning.rates import at_rates, with_own_rates
     from workflow_scripts.finetuning.training_sets import appended
     from workflow_scripts.networks.backbone import library_versions, save_weights

@@ -10,8 +10,6 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TRAINING_COLUMNS = ("seed", "fold", "weights_moved", "loss_before", "loss_last", "rate_factor")
-
 
 def backbone_weights(model: nn.Module) -> dict[str, Tensor]:
     """Copies of the parameters of a classifier's backbone by their names in the classifier; no running statistics."""

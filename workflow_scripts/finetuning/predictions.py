@@ -17,6 +17,8 @@ PREDICTION_COLUMNS = [
 ]  # fmt: skip
 # Of external views, which every network predicts: the network is that of a seed and a fold.
 EXTERNAL_COLUMNS = ["view_id", "patient_id", "label", "seed", "fold", "probability"]
+# Of each training: how far it moved the weights, its last losses, and the factor on its learning rates.
+TRAINING_COLUMNS = ["seed", "fold", "weights_moved", "loss_before", "loss_last", "rate_factor"]
 # A view is positive when its probability exceeds this: the argmax of two logits; a tie is negative.
 DECISION = 0.5
 

@@ -17,7 +17,7 @@ from workflow_scripts.core.errors import UserError
 from workflow_scripts.core.figures import save
 from workflow_scripts.core.files import read_csv
 from workflow_scripts.core.tables import write_table
-from workflow_scripts.finetuning.movement import TRAINING_COLUMNS
+from workflow_scripts.finetuning.predictions import TRAINING_COLUMNS
 from workflow_scripts.runtime.arguments import add_inputs, add_outputs, add_parameters
 from workflow_scripts.runtime.cli import run, stage_parser
 from workflow_scripts.tables import tables
@@ -50,7 +50,7 @@ def movement(rows: Sequence[Row], trained: Sequence[str], files: Sequence[Path])
         )
     parts, own = [], []
     for i, experiment in enumerate(trained):
-        runs = pd.concat([read_csv(file)[list(TRAINING_COLUMNS)] for file in files[i * seeds : (i + 1) * seeds]])
+        runs = pd.concat([read_csv(file)[TRAINING_COLUMNS] for file in files[i * seeds : (i + 1) * seeds]])
         name = next(row.name for row in rows if row.experiment == experiment)
         rise = 100 * (runs["loss_last"].mean() / runs["loss_before"].mean() - 1)
         since = "" if rise != rise else f", {with_sign(rise)} %"

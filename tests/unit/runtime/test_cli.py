@@ -116,6 +116,8 @@ def test_ctrl_c_at_any_moment_of_a_stage_is_one_line_at_most(tmp_path: Path, mom
     """While the stage imports what it needs, and while it works."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, sys\n"
+        # A shell ignores Ctrl-C for what it starts in the background, and so for this test's processes.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Interrupt:\n"
         "    def find_spec(self, name, *_):\n"
         f"        if name == 'workflow_scripts.{moment}': os.kill(os.getpid(), signal.SIGINT)\n"
