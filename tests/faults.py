@@ -45,6 +45,9 @@ SIGNALS = {"SIGTERM": "Snakemake alone", "SIGINT": "the whole group, as Ctrl-C",
 # The report holds times and is not compared, so it is not made.
 TARGETS = ("tables", "figures", "synthesis", "audit", "classifier")
 SECOND_START = 4  # every so many moments
+# After so long without an end a batch system sends SIGKILL. Running jobs may end first, and Snakemake's handler of SIGTERM waits
+# for a lock that its own main thread may hold: it then never ends.
+GRACE_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Moment:
     second_start: str = ""
     equal: bool = False
     left_over: int = 0
+    killed: bool = False
 
 
 def results_of(study: Study) -> dict[str, bytes]:
@@ -152,9 +156,17 @@ def interrupted(folder: Path, first: int, ask: Ask, expected: Mapping[str, bytes
                 process.terminate()
             else:
                 os.killpg(process.pid, getattr(signal, name))
-            process.wait()
+            try:
+                process.wait(GRACE_SECONDS)
+                killed = False
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                killed = True
         told = log.read_text(errors="replace").count("Traceback (most recent call last)")
-        moments.append(Moment(number, date.today().isoformat(), name, round(seconds, 1), running, told, second))
+        moments.append(
+            Moment(number, date.today().isoformat(), name, round(seconds, 1), running, told, second, killed=killed)
+        )
         write_json([vars(moment) for moment in moments], kept)
         say(f"{moments[-1]}")
     found = results_of(study)
@@ -194,6 +206,8 @@ def page(record: Mapping[str, Any]) -> str:
         "",
         f"The same command started beside the living run: {asked}. Studies after which a part of a file, a lock or a discarded",
         f"work directory was left: {'some' if any(moment.left_over for moment in moments) else 'none'}.",
+        f"Runs that had not ended {GRACE_SECONDS} seconds after the signal, and were then killed as a batch system kills:",
+        f"{sum(moment.killed for moment in moments)}. (Snakemake's handler of SIGTERM waits for a lock that may be its own.)",
         "",
         "| last rule started | moments |",
         "|---|---|",
